@@ -1,0 +1,3 @@
+//! Spans out of the agent: OTLP, the terminal, a file.
+//!
+//! (contract; see the helper task)

@@ -1,0 +1,5 @@
+//! Exchanges in, spans out: who is whose parent.
+//!
+//! (contract; see the helper task)
+
+pub mod span;
