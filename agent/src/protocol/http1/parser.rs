@@ -114,10 +114,10 @@ impl Parser {
         }
         self.ledger.bytes += bytes.len() as u64;
         self.next = offset.saturating_add(bytes.len() as u64);
-        if self.has_torn_method(bytes, starts_call) {
-            self.lose(self.start, Malformed::Method, emit);
+        if let Some(why) = self.overtaken(bytes, starts_call) {
+            self.lose(self.start, why, emit);
         }
-        if !self.doubt || self.is_settled(offset, bytes, starts_call, answers, emit) {
+        if !self.doubt || self.settle_doubt(offset, bytes, starts_call, answers, emit) {
             self.advance(offset, bytes, starts_call, answers, emit);
         }
         self.ledger.held = self.held.len() as u64;
@@ -419,7 +419,7 @@ impl Parser {
 
     /// In doubt: decides by the first bytes of the next call whether the response has a body. True if
     /// these bytes still have to be taken, false if they are held because they are too few to tell.
-    fn is_settled(
+    fn settle_doubt(
         &mut self,
         offset: u64,
         bytes: &[u8],
@@ -458,17 +458,28 @@ impl Parser {
         }
     }
 
-    /// While the place is not known: the message that may have begun consists of a piece of a method only,
-    /// and with the call that begins now it is no registered method.
-    fn has_torn_method(&self, bytes: &[u8], starts_call: bool) -> bool {
-        let State::Head(scan) = self.state else { return false };
-        if !starts_call || self.lost.is_none() || self.side != Side::Requests || !scan.line.in_method() {
-            return false;
+    /// While the place is not known: why the message that may have begun is none, now that a call begins
+    /// with these bytes. It has a piece of a method that is not continued to a registered one, or the call
+    /// begins with a start line where a field would have to go on.
+    fn overtaken(&self, bytes: &[u8], starts_call: bool) -> Option<Malformed> {
+        let State::Head(scan) = self.state else { return None };
+        if !starts_call || self.lost.is_none() {
+            return None;
         }
-        match memchr::memchr(b' ', bytes) {
-            Some(end) => !is_registered_method(&self.held, bytes.get(..end).unwrap_or_default()),
-            None => !begins_registered_method(&self.held, bytes),
+        let word = memchr::memchr(b' ', bytes).and_then(|end| bytes.get(..end));
+        let is_method = match (self.side, word) {
+            (Side::Responses, _) => true,
+            (Side::Requests, Some(method)) if scan.line.in_method() => {
+                is_registered_method(&self.held, method)
+            }
+            (Side::Requests, None) if scan.line.in_method() => begins_registered_method(&self.held, bytes),
+            (Side::Requests, method) => is_registered_method(b"", method.unwrap_or_default()),
+        };
+        if scan.line.in_method() {
+            return (!is_method).then_some(Malformed::Method);
         }
+        let restarts = scan.line.is_complete() && is_method && likeness(self.side, bytes) == Likeness::Yes;
+        restarts.then_some(Malformed::HeadCut)
     }
 
     fn add_body(&mut self, bytes: usize) {

@@ -75,6 +75,31 @@ fn the_call_that_shows_that_an_attempt_was_none_is_an_attempt_itself() {
 }
 
 #[test]
+fn a_head_that_may_be_one_does_not_swallow_the_message_after_it() {
+    let mut driver = lost();
+    driver.call("GET /logged HTTP/1.1\r\nHost: a").told(&["20 began"]);
+    driver.call(GET).told(&["20 lost: head_cut", "49 began", "49..67 GET /", "67 ended, body 0"]);
+    let mut driver = Driver::new(Side::Responses, &[Answers::Unknown]);
+    driver.call("HTTP/1.1 200 OK\r\nDate:").call("HTTP/1.1 204 No\r\n\r\n");
+    driver.told(&["0 began", "0 lost: head_cut", "22 began", "22..41 204", "41 ended, body 0"]);
+}
+
+#[test]
+fn a_head_whose_place_is_known_goes_on_whatever_its_calls_begin_with() {
+    let mut driver = Driver::new(Side::Requests, &[]);
+    driver.call(GET).call("abc").call(GET).told(&[
+        "0 began",
+        "0..18 GET /",
+        "18 ended, body 0",
+        "18 began",
+        "18..39 abcGET /",
+        "39 ended, body 0",
+    ]);
+    driver.call("GET / HTTP/1.1\r\nHost: ").call("GET / HTTP/1.1\r\n\r\n");
+    driver.told(&["39 began", "39..79 GET / Host=GET / HTTP/1.1", "79 ended, body 0"]);
+}
+
+#[test]
 fn a_broken_chunk_line_at_the_start_of_a_call_may_be_a_head() {
     let mut driver = Driver::new(Side::Requests, &[]);
     driver.call(CHUNKED).call(GET);
