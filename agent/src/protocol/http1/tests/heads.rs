@@ -42,6 +42,7 @@ fn a_value_may_be_empty_and_contain_colons() {
 fn folded_lines_are_one_value() {
     fields("User-Agent: a\r\n  b\r\n\tc \r\nHost: h\r\n", " UserAgent=a b c Host=h");
     fields("User-Agent:\r\n a\n b\nHost: h\r\n", " UserAgent=a b Host=h");
+    fields("User-Agent: a\r\n \r\n b\r\n", " UserAgent=a b");
     fields("Cookie: a\r\n Host: no\r\nHost: h\r\n", " Host=h");
     fields("Host: h\r\n \r\nUser-Agent: u\r\n", " Host=h UserAgent=u");
 }
