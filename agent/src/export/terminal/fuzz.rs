@@ -47,6 +47,10 @@ pub fn fuzz_terminal(data: &[u8]) {
         let (trace, id) = (TraceId([1 + whom % 5; 16]), SpanId([1 + whom / 5 % 9; 8]));
         let mut full = Full;
         let result = match what % 8 {
+            0 if what & 0x40 != 0 => {
+                terminal.abandoned(trace, id, now);
+                Ok(())
+            }
             0 | 1 => {
                 terminal.bound(trace, id, now);
                 Ok(())

@@ -1,7 +1,7 @@
 //! Traces as trees on the terminal.
 //!
-//! In: which spans have been bound to which trace ([`Terminal::bound`]), and spans that have ended
-//! ([`Terminal::ended`]). Out: text. A trace is printed when no exchange of it is open and nothing came for
+//! In: which spans have been bound to which trace ([`Terminal::bound`]) and will not come after all
+//! ([`Terminal::abandoned`]), and spans that have ended ([`Terminal::ended`]). Out: text. A trace is printed when no exchange of it is open and nothing came for
 //! a second; then also its root has ended, or is somewhere else. What belongs to a printed trace and comes
 //! later is a line of its own, marked `late`.
 //! ```text
@@ -152,6 +152,15 @@ impl Terminal {
         let held = self.traces.entry(trace).or_insert_with(|| Trace::new(now));
         held.last = held.last.max(now);
         self.spans += usize::from(held.open.insert(span));
+    }
+
+    /// A span that was bound will not come: nothing waits for it any more.
+    pub fn abandoned(&mut self, trace: TraceId, span: SpanId, now: Monotonic) {
+        let Some(held) = self.traces.get_mut(&trace) else { return };
+        if held.open.remove(&span) {
+            held.last = held.last.max(now);
+            self.spans -= 1;
+        }
     }
 
     /// A span has ended.

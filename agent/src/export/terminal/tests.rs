@@ -435,6 +435,23 @@ fn an_exchange_that_never_ends_is_not_held_for_ever() {
 }
 
 #[test]
+fn a_span_that_was_given_up_is_not_waited_for() {
+    let mut screen = Screen::new(Limits::default());
+    let list = spans(SHOP);
+    screen.bound(&list[1], 0);
+    screen.bound(&list[2], 0);
+    screen.ended(&list[1], 10);
+    let gone = &list[2];
+    for _ in 0..2 {
+        screen.terminal.abandoned(gone.trace, gone.id, Monotonic(20 * MS));
+    }
+    assert_eq!(screen.terminal.spans, 1);
+    assert!(screen.poll(1_020).contains("· 1 span · 1 service\n"));
+    screen.terminal.abandoned(gone.trace, gone.id, Monotonic(2_000 * MS));
+    assert_eq!((screen.balanced().in_tree, screen.terminal.spans), (1, 0));
+}
+
+#[test]
 fn over_a_bound_a_span_is_a_line_at_once_and_counted() {
     let other = |n: u8, id: &str| {
         let mut span = Span::clone(&span(&format!("{id} - s server GET /{n} 200 0..10")));
