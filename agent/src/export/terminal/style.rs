@@ -127,7 +127,7 @@ impl Line {
     }
 }
 
-/// Text of the traffic as it may be shown: what [`is_harmful`] becomes `\xNN` up to U+00FF, else `\u{…}`.
+/// Text of the traffic as it may be shown: what `is_harmful` becomes `\xNN` up to U+00FF, else `\u{…}`.
 pub fn harmless(text: &str) -> Cow<'_, str> {
     if !text.contains(is_harmful) {
         return Cow::Borrowed(text);
