@@ -2,4 +2,7 @@
 //!
 //! (contract; see the helper task)
 
+pub mod context;
+pub mod http;
+pub mod sampler;
 pub mod span;
