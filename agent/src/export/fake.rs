@@ -4,7 +4,7 @@
 //! Compiled for tests only. Each runs in a thread of its own, and keeps what it took.
 
 use std::collections::VecDeque;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -22,10 +22,18 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
 use prost::Message;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use tonic::codec::CompressionEncoding;
 use tonic::metadata::MetadataMap;
-use tonic::transport::{Identity, Server, ServerTlsConfig};
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic::{Code, Request, Response, Status};
+
+const CA: &[u8] = include_bytes!("testdata/tls/ca.pem");
+const SERVER: &[u8] = include_bytes!("testdata/tls/server.pem");
+const SERVER_KEY: &[u8] = include_bytes!("testdata/tls/server.key");
 
 /// What a backend does with one message. When the script is over, it takes everything.
 #[derive(Clone, Debug)]
@@ -126,9 +134,36 @@ pub fn serve_http(address: SocketAddr, seen: Seen) {
     });
 }
 
-fn converse(stream: TcpStream, seen: &Seen) -> Option<()> {
-    let mut reader = BufReader::new(stream.try_clone().ok()?);
-    let mut stream = stream;
+/// Serves OTLP over HTTP with TLS at this address, to clients whose certificate the test CA signed.
+pub fn serve_https(address: SocketAddr, seen: Seen) {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(CA).unwrap()).unwrap();
+    let clients =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build().unwrap();
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(clients)
+        .with_single_cert(
+            vec![CertificateDer::from_pem_slice(SERVER).unwrap()],
+            PrivateKeyDer::from_pem_slice(SERVER_KEY).unwrap(),
+        )
+        .unwrap();
+    let config = Arc::new(config);
+    let listener = TcpListener::bind(address).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let (seen, config) = (seen.clone(), Arc::clone(&config));
+            std::thread::spawn(move || {
+                converse(StreamOwned::new(ServerConnection::new(config).unwrap(), stream), &seen)
+            });
+        }
+    });
+}
+
+fn converse(stream: impl Read + Write, seen: &Seen) -> Option<()> {
+    let mut reader = BufReader::new(stream);
     loop {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
@@ -156,7 +191,7 @@ fn converse(stream: TcpStream, seen: &Seen) -> Option<()> {
             Act::Http(status, line) => {
                 let newline = if line.is_empty() { "" } else { "\r\n" };
                 let answer = format!("HTTP/1.1 {status} Fake\r\n{line}{newline}content-length: 0\r\n\r\n");
-                stream.write_all(answer.as_bytes()).ok()?;
+                reader.get_mut().write_all(answer.as_bytes()).ok()?;
                 continue;
             }
             Act::Grpc(..) => panic!("not over HTTP"),
@@ -181,20 +216,33 @@ fn converse(stream: TcpStream, seen: &Seen) -> Option<()> {
         };
         let head =
             format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n", reply.len());
-        stream.write_all(head.as_bytes()).ok()?;
-        stream.write_all(&reply).ok()?;
+        reader.get_mut().write_all(head.as_bytes()).ok()?;
+        reader.get_mut().write_all(&reply).ok()?;
+        reader.get_mut().flush().ok()?;
     }
 }
 
-/// Serves OTLP over gRPC at this address, with TLS if an identity is given.
-pub fn serve_grpc(address: SocketAddr, seen: Seen, identity: Option<Identity>) {
+/// Whether a backend speaks TLS.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Tls {
+    /// In the clear.
+    No,
+    /// With a certificate of the test CA, to clients that have one too.
+    Mutual,
+}
+
+/// Serves OTLP over gRPC at this address.
+pub fn serve_grpc(address: SocketAddr, seen: Seen, tls: Tls) {
     let _ = rustls::crypto::ring::default_provider().install_default();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let mut server = Server::builder();
-            if let Some(identity) = identity {
-                server = server.tls_config(ServerTlsConfig::new().identity(identity)).unwrap();
+            if tls == Tls::Mutual {
+                let config = ServerTlsConfig::new()
+                    .identity(Identity::from_pem(SERVER, SERVER_KEY))
+                    .client_ca_root(Certificate::from_pem(CA));
+                server = server.tls_config(config).unwrap();
             }
             let traces = TraceServiceServer::new(seen.clone()).accept_compressed(CompressionEncoding::Gzip);
             let metrics = MetricsServiceServer::new(seen).accept_compressed(CompressionEncoding::Gzip);

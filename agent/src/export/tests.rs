@@ -11,10 +11,10 @@ use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, Span as OtlpSpan, Tra
 use tonic::Code;
 
 use super::answer::BackOff;
-use super::fake::{Act, Seen, free_port, serve_grpc, serve_http};
+use super::fake::{Act, Seen, Tls, free_port, serve_grpc, serve_http, serve_https};
 use super::metrics::agent_resource;
 use super::queue::estimate;
-use super::settings::Signal;
+use super::settings::{Protocol, Signal};
 use super::testing::{Said, Sample, service};
 use super::{Counter, Destination, Exporter, Ledger, Limits, MetricsDestination, OtlpSettings};
 
@@ -50,7 +50,7 @@ fn http(address: SocketAddr, variables: &'static str) -> Destination {
 
 fn grpc(address: SocketAddr, variables: &'static str) -> Destination {
     let mut settings = settings(Signal::Traces, &format!("http://{address}"), variables);
-    settings.protocol = super::settings::Protocol::Grpc;
+    settings.protocol = Protocol::Grpc;
     settings.endpoint.set_path("");
     Destination::Otlp(Box::new(settings))
 }
@@ -103,7 +103,7 @@ fn against(acts: impl IntoIterator<Item = Act>, variables: &'static str) -> (See
 
 fn against_grpc(acts: impl IntoIterator<Item = Act>, variables: &'static str) -> (Seen, Rig) {
     let (seen, address) = (Seen::acts(acts), free_port());
-    serve_grpc(address, seen.clone(), None);
+    serve_grpc(address, seen.clone(), Tls::No);
     (seen, Rig::new(&[grpc(address, variables)], limits()))
 }
 
@@ -115,7 +115,7 @@ fn the_same_spans_reach_all_encodings_with_the_same_content() {
     let acts = || Seen::acts([]);
     let (by_grpc, by_http, by_json) = (acts(), acts(), acts());
     let (a, b, c) = (free_port(), free_port(), free_port());
-    serve_grpc(a, by_grpc.clone(), None);
+    serve_grpc(a, by_grpc.clone(), Tls::No);
     serve_http(b, by_http.clone());
     serve_http(c, by_json.clone());
     let mut rig = Rig::new(
@@ -303,7 +303,7 @@ fn a_backend_that_is_away_and_comes_back_gets_everything() {
         assert_eq!(rig.exporter.ledger().waiting, 20);
         match over {
             "http" => serve_http(address, seen.clone()),
-            _ => serve_grpc(address, seen.clone(), None),
+            _ => serve_grpc(address, seen.clone(), Tls::No),
         }
         assert_eq!(rig.settle().exported, 20);
         let (_, said) = rig.stop(SOON);
@@ -459,8 +459,8 @@ fn own_metrics_are_sent_each_interval_and_with_final_figures_at_the_end() {
                 http(address, "")
             }
             _ => {
-                serve_grpc(address, seen.clone(), None);
-                metrics.protocol = super::settings::Protocol::Grpc;
+                serve_grpc(address, seen.clone(), Tls::No);
+                metrics.protocol = Protocol::Grpc;
                 grpc(address, "")
             }
         };
@@ -525,4 +525,80 @@ fn without_destinations_it_starts_and_stops() {
     let exporter = Exporter::start(&[], None, limits(), Said::default().say()).unwrap();
     exporter.offer(Arc::new(Sample::server(1)));
     assert_eq!(exporter.flush_and_stop(SOON), Ledger::default());
+}
+
+fn pem(name: &str) -> Option<PathBuf> {
+    Some(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/export/testdata/tls").join(name))
+}
+
+/// An exporter that sends over TLS to a backend that wants a certificate, both set up by `configure`.
+fn over_tls(protocol: Protocol, configure: impl Fn(&mut OtlpSettings)) -> (Seen, Rig) {
+    let (seen, address) = (Seen::default(), free_port());
+    match protocol {
+        Protocol::Grpc => serve_grpc(address, seen.clone(), Tls::Mutual),
+        _ => serve_https(address, seen.clone()),
+    }
+    let endpoint = format!("https://localhost:{}", address.port());
+    let mut settings = settings(Signal::Traces, &endpoint, "");
+    settings.protocol = protocol;
+    if protocol == Protocol::Grpc {
+        settings.endpoint.set_path("");
+    }
+    configure(&mut settings);
+    (seen, Rig::new(&[Destination::Otlp(Box::new(settings))], limits()))
+}
+
+#[test]
+fn tls_trusts_the_given_certificate_and_shows_the_clients() {
+    for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
+        let (seen, mut rig) = over_tls(protocol, |settings| {
+            settings.certificate = pem("ca.pem");
+            settings.client_certificate = pem("client.pem");
+            settings.client_key = pem("client.key");
+        });
+        let ledger = rig.offer(10).settle();
+        assert_eq!((ledger.exported, seen.spans()), (10, 10));
+        assert_eq!(rig.stop(SOON).1, [""; 0]);
+    }
+}
+
+#[test]
+fn a_server_whose_certificate_is_not_trusted_gets_nothing_and_the_log_says_why() {
+    for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
+        let (seen, mut rig) = over_tls(protocol, |_| {});
+        rig.offer(10);
+        std::thread::sleep(Duration::from_millis(200));
+        let (ledger, said) = rig.stop(Duration::from_millis(200));
+        assert_eq!((ledger.exported, ledger.shutdown, seen.attempts()), (0, 10, 0));
+        assert!(said[0].contains("invalid peer certificate"), "{said:?}");
+    }
+}
+
+#[test]
+fn a_client_without_the_certificate_that_the_server_wants_is_told() {
+    for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
+        let (seen, mut rig) = over_tls(protocol, |settings| settings.certificate = pem("ca.pem"));
+        rig.offer(10);
+        std::thread::sleep(Duration::from_millis(200));
+        let (ledger, said) = rig.stop(Duration::from_millis(200));
+        assert_eq!((ledger.exported, ledger.shutdown, seen.attempts()), (0, 10, 0));
+        assert!(said[0].starts_with("cannot reach https://localhost:"), "{said:?}");
+    }
+}
+
+#[test]
+fn a_certificate_that_cannot_be_used_is_an_error_at_the_start_with_its_path() {
+    for endpoint in ["https://localhost:4317", "https://localhost:4318"] {
+        for (path, want) in [
+            (PathBuf::from("/nonexistent/ca.pem"), "cannot read /nonexistent/ca.pem: "),
+            (pem("README.md").unwrap(), "README.md holds no usable certificate in PEM form"),
+        ] {
+            let mut settings = settings(Signal::Traces, endpoint, "");
+            settings.certificate = Some(path);
+            let destination = Destination::Otlp(Box::new(settings));
+            let result = Exporter::start(&[destination], None, limits(), Said::default().say());
+            let error = result.err().unwrap().to_string();
+            assert!(error.contains(want), "{error}");
+        }
+    }
 }
