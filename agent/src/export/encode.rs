@@ -11,6 +11,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::wire;
+use crate::discover::{Resource, ResourceValue};
+use crate::identity::Monotonic;
+use crate::stitch::span::{Kind, Span, Value};
 use bytes::Bytes;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value};
@@ -20,11 +24,6 @@ use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{
     ResourceSpans, ScopeSpans, Span as OtlpSpan, SpanFlags, Status, TracesData,
 };
-use prost::Message;
-
-use crate::discover::{Resource, ResourceValue};
-use crate::identity::Monotonic;
-use crate::stitch::span::{Kind, Span, Value};
 
 /// The name of the instrumentation scope of everything that the agent sends.
 pub const SCOPE_NAME: &str = "spandrel";
@@ -71,12 +70,12 @@ pub fn bodies(spans: &[Arc<Span>], encoding: Encoding, limit: usize) -> Bodies {
         todo.push(0..spans.len());
     }
     while let Some(range) = todo.pop() {
-        let message = request(spans.get(range.clone()).unwrap_or_default());
+        let part = spans.get(range.clone()).unwrap_or_default();
         let bytes = match encoding {
-            Encoding::Protobuf if message.encoded_len() <= limit => Some(message.encode_to_vec()),
-            Encoding::Protobuf => None,
-            Encoding::Json => serde_json::to_vec(&message).ok().filter(|bytes| bytes.len() <= limit),
+            Encoding::Protobuf => Some(wire::request(&groups(part))),
+            Encoding::Json => serde_json::to_vec(&request(part)).ok(),
         };
+        let bytes = bytes.filter(|bytes| bytes.len() <= limit);
         match bytes {
             Some(bytes) => result.bodies.push(Body { bytes: bytes.into(), spans: range }),
             None if range.len() <= 1 => result.unsent.extend(range),
@@ -129,7 +128,23 @@ pub fn text(key: &str, value: &str) -> KeyValue {
 }
 
 fn resource_spans(spans: &[Arc<Span>]) -> Vec<ResourceSpans> {
-    let mut groups: Vec<(Arc<Resource>, Vec<OtlpSpan>)> = Vec::new();
+    groups(spans)
+        .into_iter()
+        .map(|(service, spans)| ResourceSpans {
+            resource: Some(resource(service)),
+            scope_spans: vec![ScopeSpans {
+                scope: Some(scope()),
+                spans: spans.into_iter().map(otlp_span).collect(),
+                schema_url: SCHEMA_URL.to_owned(),
+            }],
+            schema_url: SCHEMA_URL.to_owned(),
+        })
+        .collect()
+}
+
+/// The spans by their service, services in the order in which they come first.
+fn groups(spans: &[Arc<Span>]) -> Vec<(&Resource, Vec<&Span>)> {
+    let mut groups: Vec<(&Resource, Vec<&Span>)> = Vec::new();
     // Resources are shared, so nearly always the address finds the group; equal ones at two addresses
     // (a program that was looked up twice) are found by their content.
     let mut by_address: HashMap<*const Resource, usize> = HashMap::new();
@@ -143,7 +158,7 @@ fn resource_spans(spans: &[Arc<Span>]) -> Vec<ResourceSpans> {
                 let same =
                     |index: &&usize| groups.get(**index).is_some_and(|(other, _)| **other == *span.resource);
                 let index = alike.iter().find(same).copied().unwrap_or_else(|| {
-                    groups.push((Arc::clone(&span.resource), Vec::new()));
+                    groups.push((&span.resource, Vec::new()));
                     alike.push(groups.len() - 1);
                     groups.len() - 1
                 });
@@ -152,17 +167,10 @@ fn resource_spans(spans: &[Arc<Span>]) -> Vec<ResourceSpans> {
             }
         };
         if let Some((_, group)) = groups.get_mut(index) {
-            group.push(otlp_span(span));
+            group.push(span);
         }
     }
     groups
-        .into_iter()
-        .map(|(service, spans)| ResourceSpans {
-            resource: Some(resource(&service)),
-            scope_spans: vec![ScopeSpans { scope: Some(scope()), spans, schema_url: SCHEMA_URL.to_owned() }],
-            schema_url: SCHEMA_URL.to_owned(),
-        })
-        .collect()
 }
 
 fn content_hash(resource: &Resource) -> u64 {
@@ -178,20 +186,7 @@ fn content_hash(resource: &Resource) -> u64 {
 }
 
 fn otlp_span(span: &Span) -> OtlpSpan {
-    let mut attributes: Vec<KeyValue> =
-        span.attributes.iter().map(|(key, value)| attribute(key, value)).collect();
-    let mut add_missing = |key: &str, value: &str| {
-        if !span.attributes.iter().any(|(present, _)| *present == key) {
-            attributes.push(text(key, value));
-        }
-    };
-    if let Some(error) = &span.error {
-        add_missing("error.type", error);
-    }
-    if let Some(parent) = &span.parent {
-        add_missing("spandrel.link.method", parent.method.name());
-    }
-    let start = wall(span.start, span.wall_offset);
+    let (start_time_unix_nano, end_time_unix_nano) = times(span);
     OtlpSpan {
         trace_id: span.trace.0.to_vec(),
         span_id: span.id.0.to_vec(),
@@ -199,14 +194,15 @@ fn otlp_span(span: &Span) -> OtlpSpan {
         parent_span_id: span.parent.map(|parent| parent.span.0.to_vec()).unwrap_or_default(),
         flags: flags(span),
         name: span.name.clone(),
-        kind: match span.kind {
-            Kind::Server => SpanKind::Server,
-            Kind::Client => SpanKind::Client,
-        } as i32,
-        start_time_unix_nano: start,
-        // Backends refuse or misdraw a span that ends before it starts.
-        end_time_unix_nano: wall(span.end, span.wall_offset).max(start),
-        attributes,
+        kind: kind(span) as i32,
+        start_time_unix_nano,
+        end_time_unix_nano,
+        attributes: span
+            .attributes
+            .iter()
+            .map(|(key, value)| attribute(key, value))
+            .chain(implied(span).into_iter().flatten().map(|(key, value)| text(key, value)))
+            .collect(),
         dropped_attributes_count: 0,
         events: span
             .events
@@ -223,23 +219,49 @@ fn otlp_span(span: &Span) -> OtlpSpan {
         dropped_links_count: 0,
         // No description: it would only repeat `error.type` and the status code, which the conventions
         // ask not to do. UNSET is written out, because OTLP/JSON would otherwise say `null`.
-        status: Some(Status {
-            message: String::new(),
-            code: if span.error.is_some() { StatusCode::Error } else { StatusCode::Unset } as i32,
-        }),
+        status: Some(Status { message: String::new(), code: status(span) as i32 }),
     }
+}
+
+/// Attributes that follow from the span's own fields, where it does not have them yet.
+pub(super) fn implied(span: &Span) -> [Option<(&'static str, &str)>; 2] {
+    let missing = |key: &str| !span.attributes.iter().any(|(present, _)| *present == key);
+    [
+        span.error.as_deref().filter(|_| missing("error.type")).map(|error| ("error.type", error)),
+        span.parent
+            .filter(|_| missing("spandrel.link.method"))
+            .map(|parent| ("spandrel.link.method", parent.method.name())),
+    ]
+}
+
+/// Start and end, in nanoseconds since 1970. An end never precedes its start: backends refuse or misdraw
+/// such a span.
+pub(super) fn times(span: &Span) -> (u64, u64) {
+    let start = wall(span.start, span.wall_offset);
+    (start, wall(span.end, span.wall_offset).max(start))
 }
 
 /// OTLP's `Span.flags`: the W3C trace flags in bits 0–7, bit 8 "it is known whether the parent is remote",
 /// bit 9 "it is"; all others 0. A root has no remote parent, and says so, as the SDKs do.
-fn flags(span: &Span) -> u32 {
+pub(super) fn flags(span: &Span) -> u32 {
     let remote = span.parent.is_some_and(|parent| parent.remote);
     u32::from(span.flags)
         | SpanFlags::ContextHasIsRemoteMask as u32
         | if remote { SpanFlags::ContextIsRemoteMask as u32 } else { 0 }
 }
 
-fn wall(time: Monotonic, offset: u64) -> u64 {
+pub(super) fn kind(span: &Span) -> SpanKind {
+    match span.kind {
+        Kind::Server => SpanKind::Server,
+        Kind::Client => SpanKind::Client,
+    }
+}
+
+pub(super) fn status(span: &Span) -> StatusCode {
+    if span.error.is_some() { StatusCode::Error } else { StatusCode::Unset }
+}
+
+pub(super) fn wall(time: Monotonic, offset: u64) -> u64 {
     time.0.saturating_add(offset)
 }
 
@@ -260,6 +282,7 @@ fn key_value(key: &str, value: any_value::Value) -> KeyValue {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
     use serde_json::{Value as Json, json};
 
     use super::*;

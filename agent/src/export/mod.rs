@@ -36,6 +36,7 @@ mod notice;
 pub mod queue;
 mod sender;
 pub mod settings;
+mod wire;
 mod worker;
 
 #[cfg(test)]
