@@ -236,7 +236,7 @@ pub fn root_cause(error: &(dyn Error + 'static)) -> String {
     }
 }
 
-/// A text from outside, fit for one line of a log: no control characters, at most [`MAX_MESSAGE`] characters.
+/// A text from outside, fit for one line of a log: no control characters, at most 300 characters.
 pub fn harmless(text: &str) -> String {
     let mut clean: String = text
         .chars()

@@ -234,6 +234,18 @@ mod tests {
     }
 
     #[test]
+    fn in_json_numbers_are_strings_and_nothing_is_null() {
+        let request = request(&agent_resource(&|_| None, 1), &COUNTERS, 100, 200);
+        let json = serde_json::to_value(&request).unwrap();
+        let metrics = &json["resourceMetrics"][0]["scopeMetrics"][0]["metrics"];
+        let point = &metrics[0]["sum"]["dataPoints"][1];
+        assert_eq!((&point["asInt"], &point["timeUnixNano"]), (&"5".into(), &"200".into()));
+        assert_eq!(metrics[0]["sum"]["aggregationTemporality"], 2);
+        assert_eq!(metrics[1]["gauge"]["dataPoints"][0]["asInt"], "7");
+        assert!(!json.to_string().contains("null"), "{json}");
+    }
+
+    #[test]
     fn the_table_is_aligned_and_leaves_zeros_out() {
         assert_eq!(
             table(&COUNTERS),

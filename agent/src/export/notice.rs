@@ -14,8 +14,10 @@ use super::queue::Ledger;
 pub struct Notices {
     /// The endpoint or path, as it may be shown.
     destination: String,
-    /// Since when it takes nothing, and what it had lost by then.
-    away: Option<(Instant, u64)>,
+    /// It takes nothing now.
+    away: Option<Away>,
+    /// When that was said last.
+    said_away: Option<Instant>,
     refused: Limited,
     partial: Limited,
     lost: Limited,
@@ -30,6 +32,7 @@ impl Notices {
         Self {
             destination,
             away: None,
+            said_away: None,
             refused: Limited::default(),
             partial: Limited::default(),
             lost: Limited::default(),
@@ -38,7 +41,8 @@ impl Notices {
         }
     }
 
-    /// An attempt failed and will be repeated.
+    /// An attempt failed and will be repeated. A destination that comes and goes is not told of each time:
+    /// one outage a minute is, and one that lasts is in any case.
     pub fn retrying(
         &mut self,
         now: Instant,
@@ -46,10 +50,12 @@ impl Notices {
         reason: &str,
         ledger: &Ledger,
     ) -> Option<String> {
-        if self.away.is_some() {
+        let away = self.away.get_or_insert(Away { since: now, dropped: ledger.dropped(), said: Said::No });
+        if away.said == Said::Yes || within_quiet(self.said_away, now) {
             return None;
         }
-        self.away = Some((now, ledger.dropped()));
+        away.said = Said::Yes;
+        self.said_away = Some(now);
         let destination = &self.destination;
         let what = match reached {
             Reached::No => format!("cannot reach {destination}: {reason}"),
@@ -60,7 +66,7 @@ impl Notices {
 
     /// The destination answered.
     pub fn taken(&mut self, now: Instant, ledger: &Ledger) -> Option<String> {
-        let (since, dropped) = self.away.take()?;
+        let Away { since, dropped, said: Said::Yes } = self.away.take()? else { return None };
         let seconds = now.saturating_duration_since(since).as_secs_f64();
         Some(format!(
             "{} takes spans again after {seconds:.1} s; {} waiting, {} lost meanwhile",
@@ -109,6 +115,22 @@ impl Notices {
     }
 }
 
+/// A time in which the destination takes nothing.
+#[derive(Debug)]
+struct Away {
+    since: Instant,
+    /// What had been dropped by then.
+    dropped: u64,
+    said: Said,
+}
+
+/// Whether the log knows.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Said {
+    Yes,
+    No,
+}
+
 /// Says something at most once in [`QUIET`], and adds up what it kept to itself.
 #[derive(Debug, Default)]
 struct Limited {
@@ -121,12 +143,16 @@ impl Limited {
     fn add(&mut self, now: Instant, count: u64) -> Option<(u64, u64)> {
         self.count += count;
         self.times += 1;
-        if self.last.is_some_and(|last| now.saturating_duration_since(last) < QUIET) {
+        if within_quiet(self.last, now) {
             return None;
         }
         self.last = Some(now);
         Some((std::mem::take(&mut self.count), std::mem::take(&mut self.times)))
     }
+}
+
+fn within_quiet(last: Option<Instant>, now: Instant) -> bool {
+    last.is_some_and(|last| now.saturating_duration_since(last) < QUIET)
 }
 
 fn spans(count: u64) -> String {
@@ -160,6 +186,24 @@ mod tests {
             "http://c:4317 takes spans again after 61.0 s; 1 span waiting, 4 spans lost meanwhile"
         );
         assert_eq!(notices.taken(start, &ledger), None);
+    }
+
+    #[test]
+    fn a_destination_that_comes_and_goes_is_told_of_once_a_minute_and_one_that_stays_away_at_last() {
+        let mut notices = Notices::new("c".into());
+        let start = Instant::now();
+        let ledger = Ledger::default();
+        let mut said = 0;
+        for second in 0..110 {
+            let now = start + Duration::from_secs(second);
+            said += usize::from(notices.retrying(now, Reached::Yes, "503", &ledger).is_some());
+            said += usize::from(notices.taken(now, &ledger).is_some());
+        }
+        assert_eq!(said, 4);
+        let late = start + Duration::from_secs(111);
+        assert_eq!(notices.retrying(late, Reached::No, "refused", &ledger), None);
+        assert!(notices.retrying(late + QUIET, Reached::No, "refused", &ledger).is_some());
+        assert!(notices.taken(late + QUIET, &ledger).unwrap().contains("after 60.0 s"));
     }
 
     #[test]

@@ -228,7 +228,10 @@ impl OtlpSettings {
             Signal::Metrics => BatchSettings::default(),
         };
         let interval = match signal {
-            Signal::Metrics => read.named_milliseconds("OTEL_METRIC_EXPORT_INTERVAL"),
+            Signal::Metrics => {
+                read.check_temporality();
+                read.named_milliseconds("OTEL_METRIC_EXPORT_INTERVAL")
+            }
             Signal::Traces => None,
         };
         Ok(Self {
@@ -441,6 +444,14 @@ impl Reader<'_> {
             }
         }
         Headers(headers)
+    }
+
+    /// The ledgers are cumulative; differences of them would hide what a lost message held.
+    fn check_temporality(&mut self) {
+        let key = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
+        if let Some(value) = self.variable(key).filter(|value| !value.eq_ignore_ascii_case("cumulative")) {
+            self.ignore(key, &value, "cumulative");
+        }
     }
 
     /// Which variable switches this signal off.
