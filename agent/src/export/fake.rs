@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -118,9 +119,18 @@ pub fn count(message: &ExportTraceServiceRequest) -> u64 {
     scopes.map(|scope| scope.spans.len() as u64).sum()
 }
 
-/// A port of loopback that is free, and refuses connections until someone listens.
+/// A port of loopback that is free, and refuses connections until someone listens. Below the range that the
+/// kernel takes ports of outgoing connections from: one of those could take it, or even connect to itself.
 pub fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let number = u32::from(NEXT.fetch_add(1, Ordering::Relaxed)) + std::process::id() * 37;
+        let port = 20_000 + u16::try_from(number % 12_000).unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
 }
 
 /// Serves OTLP over HTTP at this address.

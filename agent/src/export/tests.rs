@@ -282,12 +282,12 @@ fn what_is_refused_is_counted_and_never_sent_again() {
 
 #[test]
 fn a_server_that_never_answers_is_given_up_on_after_the_timeout_and_tried_again() {
-    let timeout = "OTEL_EXPORTER_OTLP_TIMEOUT=100";
+    let timeout = "OTEL_EXPORTER_OTLP_TIMEOUT=1500";
     for (seen, mut rig) in [against([Act::Hang], timeout), against_grpc([Act::Hang], timeout)] {
         let ledger = rig.offer(10).settle();
         assert_eq!((ledger.exported, ledger.failed_calls, seen.spans()), (10, 1, 10));
         let (_, said) = rig.stop(SOON);
-        assert!(said[0].contains("no answer within 100ms; retrying, 10 spans waiting"), "{said:?}");
+        assert!(said[0].contains("no answer within 1.5s; retrying, 10 spans waiting"), "{said:?}");
     }
 }
 
@@ -316,14 +316,14 @@ fn a_backend_that_is_away_and_comes_back_gets_everything() {
 
 #[test]
 fn a_slow_backend_fills_the_queue_and_never_the_callers_time() {
-    let (seen, address) = (Seen::acts(vec![Act::TakeAfter(Duration::from_millis(300)); 3]), free_port());
+    let (seen, address) = (Seen::acts([Act::TakeAfter(Duration::from_secs(3))]), free_port());
     serve_http(address, seen.clone());
     let size = estimate(&Sample::server(1));
     let limits = Limits { queue_bytes: 100 * size, ..limits() };
     let mut rig = Rig::new(&[http(address, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE=20")], limits);
     let start = Instant::now();
     rig.offer(10_000);
-    assert!(start.elapsed() < Duration::from_millis(250), "offering took {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_millis(2_500), "offering took {:?}", start.elapsed());
     let ledger = rig.settle();
     assert!(ledger.exported >= 100 && ledger.queue_full > 9_000, "{ledger:?}");
     assert_eq!(ledger.exported, seen.spans());
