@@ -7,6 +7,7 @@ pub mod discover;
 pub mod exchange;
 pub mod export;
 pub mod identity;
+pub mod log;
 pub mod protocol;
 pub mod stitch;
 pub mod stream;
