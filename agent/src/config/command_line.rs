@@ -160,10 +160,10 @@ fn explained(error: &clap::Error) -> ConfigError {
     }
 }
 
-const AFTER_HELP: &str = "\
-Every option is also a key of the configuration file (with _ for -) and a variable (SPANDREL_ and the key in
-capitals; lists with commas): --ring-bytes, ring_bytes, SPANDREL_RING_BYTES. Flags win over the file, the file
-over the environment. Sizes take KiB, MiB and GiB; durations need ms, s, m or h.
-
-Exit status: 0 after SIGINT or SIGTERM with everything flushed, 2 for a bad argument or configuration, 1 for
-anything else.";
+const AFTER_HELP: &str = concat!(
+    "Every option is also a key of the configuration file (with _ for -) and a variable (SPANDREL_ and the key in ",
+    "capitals; lists with commas): --ring-bytes, ring_bytes, SPANDREL_RING_BYTES. Flags win over the file, the file ",
+    "over the environment. Sizes take KiB, MiB and GiB; durations need ms, s, m or h.\n\n",
+    "Exit status: 0 after SIGINT or SIGTERM with everything flushed, 2 for a bad argument or configuration, 1 for ",
+    "anything else."
+);

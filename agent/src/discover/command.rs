@@ -80,6 +80,27 @@ impl Interpreter {
 
 /// What `argv` (with `argv[0]`) makes `interpreter` run.
 pub fn program(interpreter: Interpreter, argv: &[Vec<u8>]) -> Program {
+    match parsed(interpreter, argv) {
+        // A descriptor has no name that says anything.
+        Program::Script(path) if is_descriptor(&path) => Program::Inline,
+        program => program,
+    }
+}
+
+/// Whether a Python process was started by `multiprocessing` to go on with what its parent does: its code is
+/// `-c`, and its name the parent's (Lib/multiprocessing/spawn.py, forkserver.py).
+pub fn continues_parent(argv: &[Vec<u8>]) -> bool {
+    argv.iter().any(|argument| {
+        argument == b"--multiprocessing-fork"
+            || argument.starts_with(b"from multiprocessing.forkserver import main")
+    })
+}
+
+fn is_descriptor(path: &[u8]) -> bool {
+    path == b"/dev/stdin" || path.starts_with(b"/dev/fd/") || path.starts_with(b"/proc/self/fd/")
+}
+
+fn parsed(interpreter: Interpreter, argv: &[Vec<u8>]) -> Program {
     let arguments = Arguments::after_first(argv);
     match interpreter {
         Interpreter::Python | Interpreter::Pypy => python(arguments),

@@ -87,7 +87,15 @@ pub struct CgroupTree {
 }
 
 impl CgroupTree {
-    /// The unified hierarchy mounted at `root` (`/sys/fs/cgroup`).
+    /// This machine's unified hierarchy: `/sys/fs/cgroup`, or `unified` in it beside those of v1. In any other
+    /// file system an inode would mean something else.
+    pub fn of_host() -> Self {
+        let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+        let found = roots.into_iter().find(|root| Path::new(root).join("cgroup.controllers").exists());
+        Self::at(found.unwrap_or_default())
+    }
+
+    /// The unified hierarchy mounted at `root`.
     pub fn at(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into(), known: HashMap::new(), read: None }
     }

@@ -182,7 +182,7 @@ fn is_script(facts: &ProcessFacts) -> bool {
 }
 
 /// `python3` is a form of `python3.11`, `nc` of `nc.openbsd`; `sh` is none of `shop`.
-fn is_form_of(name: &[u8], full: &[u8]) -> bool {
+pub(super) fn is_form_of(name: &[u8], full: &[u8]) -> bool {
     !name.is_empty()
         && full.strip_prefix(name).is_some_and(|rest| {
             rest.first().is_none_or(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'-'))

@@ -20,15 +20,16 @@ use std::sync::{Arc, OnceLock};
 
 use super::Resource;
 use super::cgroup::Membership;
+use super::command;
 use super::containers::{CgroupTree, Containers};
 use super::environment::Declared;
-use super::naming::ProcessFacts;
+use super::naming::{self, MAX_SERVICE_NAME, ProcessFacts};
 use super::proc::{self, FileIdentity, ProcFs, ReadError, Snapshot, Stat};
 use super::resource::{self, Description, Host};
 use super::runtime::{Content, Runtime};
 use super::select::{Candidate, Selection, Verdict};
 use super::serving::Serving;
-use super::text::base_name;
+use super::text::{base_name, harmless};
 use crate::identity::{Monotonic, ProcessKey};
 
 /// What the kernel's record of an `execve` says.
@@ -134,7 +135,7 @@ struct Record {
 impl ProcessTable {
     /// A table for this machine.
     pub fn new() -> Self {
-        Self::with(ProcFs::default(), Host::read(), Containers::below("/"), CgroupTree::at("/sys/fs/cgroup"))
+        Self::with(ProcFs::default(), Host::read(), Containers::below("/"), CgroupTree::of_host())
     }
 
     /// A table over other edges.
@@ -158,17 +159,32 @@ impl ProcessTable {
 
     /// Calls every service by this name: for when one process was selected and the agent has
     /// `OTEL_SERVICE_NAME`.
-    pub fn set_service_name(&mut self, name: String) {
-        self.name = Some(name);
+    pub fn set_service_name(&mut self, name: &str) {
+        self.name = Some(harmless(name.as_bytes(), MAX_SERVICE_NAME)).filter(|name| !name.is_empty());
     }
 
     /// Reads every process that runs now. Call it once, after the probes are attached, so that whatever starts
     /// or ends meanwhile has a record.
     pub fn scan(&mut self) -> std::io::Result<usize> {
+        let mut continued = Vec::new();
         for pid in self.proc.pids(MAX_PROCESSES)? {
-            if let Ok(snapshot) = self.look(pid, |stat| !stat.kernel_thread) {
-                let description = self.describe(pid, Some(&snapshot), None);
-                self.scanned.insert(pid, (snapshot.stat, description));
+            // Most of what /proc lists on an idle machine are threads of the kernel's.
+            if self.proc.stat(pid).is_ok_and(|stat| stat.kernel_thread) {
+                continue;
+            }
+            let Ok(snapshot) = self.look(pid, |_| true) else { continue };
+            if command::continues_parent(&proc::split_arguments(&snapshot.cmdline, false)) {
+                continued.push((pid, snapshot.stat.parent));
+            }
+            let description = self.describe(pid, Some(&snapshot), None);
+            self.scanned.insert(pid, (snapshot.stat, description));
+        }
+        // Pids mostly grow from parent to child; where they do not, a child of a child keeps its own name.
+        continued.sort_unstable();
+        for (pid, parent) in continued {
+            let of_parent = self.scanned.get(&parent).map(|(_, description)| Arc::clone(description));
+            if let (Some(description), Some(entry)) = (of_parent, self.scanned.get_mut(&pid)) {
+                entry.1 = description;
             }
         }
         self.ledger.scanned = self.ledger.scanned.saturating_add(self.scanned.len() as u64);
@@ -179,9 +195,17 @@ impl ProcessTable {
     pub fn exec(&mut self, facts: ExecFacts) {
         let ExecFacts { key, filename, mut argv, cgroup_id, time } = facts;
         self.time(time);
+        argv.truncate(RECORDED_ARGV);
+        // A fork gave it its parent's image; a Python worker keeps that although it is executed anew.
+        let before = self.current.get(&key.pid).filter(|before| before.started == key.started);
+        let inherited =
+            before.and_then(|before| self.entries.get(before)).map(|entry| Arc::clone(&entry.image));
+        let continues = command::continues_parent(&proc::split_arguments(&argv, true));
         self.end_others(key, time);
         self.scanned.remove(&key.pid);
-        argv.truncate(RECORDED_ARGV);
+        if let Some(image) = inherited.filter(|_| continues) {
+            return self.insert(key, image);
+        }
         let record = Record { filename: filename.into(), argv: argv.into(), cgroup_id };
         self.insert(key, Arc::new(Image { record: Some(record), described: OnceLock::new() }));
     }
@@ -526,9 +550,7 @@ fn same_program(record: &Record, snapshot: &Snapshot) -> bool {
     let executable = base_name(&snapshot.executable);
     let interpreter = record.argv.split(|byte| *byte == 0).next().map(base_name).unwrap_or(&[]);
     executable.is_empty()
-        || [base_name(&record.filename), interpreter]
-            .iter()
-            .any(|name| !name.is_empty() && executable.starts_with(name))
+        || [base_name(&record.filename), interpreter].iter().any(|name| naming::is_form_of(name, executable))
 }
 
 /// How much of the arguments a record holds, in bytes.

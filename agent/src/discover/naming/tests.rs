@@ -70,6 +70,7 @@ fn code_without_a_name_is_the_interpreters() {
     check("/usr/bin/node", "node -e code x.js", "node", Executable);
     check("/usr/bin/node", "node --eval=code", "node", Executable);
     check("/usr/bin/node", "node -r x -p code", "node", Executable);
+    check("/usr/bin/bash", "bash /dev/fd/3", "bash", Executable);
     check("/usr/bin/bash", "bash -c ls", "bash", Executable);
     check("/usr/bin/bash", "-bash", "bash", Executable);
     check("/usr/bin/bash", "bash -lc ls", "bash", Executable);

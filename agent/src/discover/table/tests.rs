@@ -167,6 +167,28 @@ fn a_forked_worker_is_what_its_parent_is_even_when_both_are_gone() {
 }
 
 #[test]
+fn a_python_worker_that_was_spawned_is_what_its_parent_is() {
+    let fake = Fake::new("spawned");
+    let worker =
+        "python3\0-c\0from multiprocessing.spawn import spawn_main; spawn_main(1)\0--multiprocessing-fork\0";
+    let mut table = fake.table();
+    table.exec(exec(key(10, 1, 5), "/usr/bin/python3", "python3\0-m\0uvicorn\0shop:app\0", 1));
+    table.fork(key(10, 1, 5), key(11, 1, 6), Monotonic(2));
+    table.exec(exec(key(11, 2, 6), "/usr/bin/python3", worker, 3));
+    assert_eq!(table.resource(key(11, 2, 6)).service, "shop:app");
+    assert_eq!(table.serving(key(11, 2, 6)), Serving::ManyPerThread);
+    balanced(&table);
+
+    fake.process(20, 500, "/usr/bin/python3.11", "python3\0-m\0uvicorn\0cart:app\0", "");
+    fake.process(21, 500, "/usr/bin/python3.11", worker, "");
+    let stat = fake.root.join("21/stat");
+    let text = std::fs::read_to_string(&stat).unwrap().replace("(x) S 1 ", "(x) S 20 ");
+    std::fs::write(stat, text).unwrap();
+    table.scan().unwrap();
+    assert_eq!(table.resource(key(21, 2, 5)).service, "cart:app");
+}
+
+#[test]
 fn a_long_command_line_goes_on_in_proc_where_the_record_ends() {
     let fake = Fake::new("long");
     let argv = format!("java\0-cp\0{}\0com.acme.Shop\0", "x".repeat(600));
@@ -206,6 +228,19 @@ fn a_scanned_process_keeps_its_name_after_its_exit_and_its_forks_have_it() {
     assert_eq!(table.resource(key(11, 1, 7)).service, "app");
     assert_eq!(table.resource(key(10, 1, 5)).service, "app");
     balanced(&table);
+}
+
+#[test]
+fn a_process_that_is_gone_is_still_known_by_its_cgroup() {
+    let fake = Fake::new("cgroup");
+    let unit = fake.root.join("cgroup/system.slice/shop.service");
+    std::fs::create_dir_all(&unit).unwrap();
+    let cgroup_id = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&unit).unwrap());
+    let mut table = fake.table();
+    table.exec(ExecFacts { cgroup_id, ..exec(key(10, 1, 5), "/usr/bin/python3", "python3\0app.py\0", 1) });
+    table.exit(key(10, 1, 5), Monotonic(2));
+    assert_eq!(table.resource(key(10, 1, 5)).service, "shop");
+    assert_eq!(table.description(key(10, 1, 5)).cgroup, "/system.slice/shop.service");
 }
 
 #[test]
@@ -260,7 +295,7 @@ fn live_processes_without_exit_records_stay_bounded() {
 fn a_selected_name_names_the_service() {
     let fake = Fake::new("name");
     let mut table = fake.table();
-    table.set_service_name("mine".to_owned());
+    table.set_service_name("mine");
     table.exec(exec(key(10, 1, 5), "/usr/bin/curl", "curl\0", 1));
     assert_eq!(table.resource(key(10, 1, 5)).service, "mine");
 }
