@@ -4,7 +4,8 @@
 use super::naming::{self, MAX_SERVICE_NAME, ProcessFacts};
 use super::runtime::{self, Content};
 use super::text::moves_a_terminal;
-use super::{cgroup, environment, proc, serving};
+use super::{ExecFacts, Host, ProcessTable, cgroup, containers, environment, proc, serving};
+use crate::identity::{Monotonic, ProcessKey};
 
 #[track_caller]
 fn assert_harmless(text: &str, max: usize) {
@@ -76,6 +77,48 @@ pub fn fuzz_stat(data: &[u8]) {
     }
 }
 
+/// Records in any order, over a procfs that has nobody: the table stays bounded and its books balance.
+#[doc(hidden)]
+pub fn fuzz_table(data: &[u8]) {
+    let nowhere = "/nonexistent";
+    let mut table = ProcessTable::with(
+        proc::ProcFs::at(nowhere),
+        Host::default(),
+        containers::Containers::below(nowhere),
+        containers::CgroupTree::at(nowhere),
+    );
+    let mut time = 0u64;
+    for step in data.chunks_exact(4) {
+        let &[what, pid, exec, age] = step else { continue };
+        let key = |pid: u8| ProcessKey {
+            pid: u32::from(pid % 8),
+            exec: u32::from(exec % 4),
+            started: u64::from(age % 4),
+        };
+        time = time.saturating_add(u64::from(age) << 28);
+        let now = Monotonic(time);
+        match what % 5 {
+            0 => table.exec(ExecFacts {
+                key: key(pid),
+                filename: step.to_vec(),
+                argv: data.to_vec(),
+                cgroup_id: u64::from(exec),
+                time: now,
+            }),
+            1 => table.fork(key(pid), key(pid.wrapping_add(1)), now),
+            2 => table.exit(key(pid), now),
+            3 => table.expire(now),
+            _ => assert_harmless(&table.resource(key(pid)).service, MAX_SERVICE_NAME),
+        }
+        let ledger = table.ledger();
+        let gone = ledger.ended_by_age + ledger.ended_by_count + ledger.vanished + ledger.displaced;
+        assert_eq!(ledger.met, ledger.held + gone, "{ledger:?}");
+        let named = ledger.by_image + ledger.by_scan + ledger.by_proc + ledger.by_record + ledger.unnamed;
+        assert_eq!(ledger.resolved, named, "{ledger:?}");
+        assert!(ledger.held <= 128);
+    }
+}
+
 /// An executable's content.
 #[doc(hidden)]
 pub fn fuzz_elf(data: &[u8]) {
@@ -118,6 +161,7 @@ mod tests {
         fuzz_cgroup(data);
         fuzz_stat(data);
         fuzz_elf(data);
+        fuzz_table(data);
     }
 
     #[test]

@@ -360,8 +360,9 @@ impl ProcessTable {
             return;
         }
         if let Some((_, key)) = self.ended.pop_front() {
-            self.entries.remove(&key);
-            self.ledger.ended_by_count = self.ledger.ended_by_count.saturating_add(1);
+            if self.entries.remove(&key).is_some() {
+                self.ledger.ended_by_count = self.ledger.ended_by_count.saturating_add(1);
+            }
         } else if let Some(key) = self.current.values().next().copied() {
             self.current.remove(&key.pid);
             if self.entries.remove(&key).is_some() {
