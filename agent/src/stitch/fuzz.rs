@@ -1,1 +1,231 @@
-//! fuzz
+//! Sequences of inputs, legal or not, out of bytes.
+//!
+//! It asserts that no sequence panics, that both sums of the ledger hold after every input, that every bound
+//! holds, that no span ends twice or without having been bound, and that nothing is left at the end.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use super::span::{SpanId, TraceId};
+use super::{Endpoints, Input, Limits, Output, Serving, Settings, Stitcher};
+use crate::discover::Resource;
+use crate::exchange::{Exchange, ExchangeId, Failure, FailureKind};
+use crate::identity::{ConnectionId, Direction, Moment, Monotonic, ProcessKey, Role, ThreadId};
+use crate::protocol::{FieldName, Fields, RequestHead, ResponseHead, Version};
+
+/// See the module.
+pub fn fuzz_stitcher(data: &[u8]) {
+    let limits = Limits {
+        open_exchanges: 8,
+        pending_spans: 6,
+        pending_bytes: 12_000,
+        pending_age: 1_000,
+        stream_grace: 100,
+        remembered_clients: 4,
+        connections: 6,
+        inbound_contexts: 8,
+        lost_processes: 3,
+    };
+    let settings = Settings { limits: limits.clone(), ..Settings::default() };
+    let mut stitcher = Stitcher::new(settings, Box::new(StdRng::seed_from_u64(1)));
+    let mut bytes = data.iter().copied();
+    let mut made = Made { bytes: &mut bytes, time: 0 };
+    let mut judge = Judge::default();
+    let mut out = Vec::new();
+    while let Some(step) = made.bytes.next() {
+        if step % 16 == 15 {
+            let next = stitcher.poll(Monotonic(made.time), &mut out);
+            assert!(next.is_none_or(|next| next > stitcher.clock), "something due was left");
+        } else {
+            let input = made.input(step);
+            stitcher.handle(input, &mut out);
+        }
+        judge.take(&mut out);
+        let ledger = stitcher.ledger();
+        assert_eq!(ledger.balance(), (0, 0), "{ledger:#?}");
+        assert_eq!(ledger.held.open, stitcher.open.len() as u64);
+        assert!(stitcher.open.len() <= limits.open_exchanges);
+        assert!(stitcher.unbound <= limits.pending_spans);
+        assert!(stitcher.bytes <= limits.pending_bytes, "{}", stitcher.bytes);
+        assert!(stitcher.remembered.len() <= limits.remembered_clients);
+        assert!(stitcher.connections.len() <= limits.connections);
+        assert!(stitcher.lost.len() <= limits.lost_processes);
+        assert!(stitcher.processes.len() <= limits.open_exchanges);
+        assert!(stitcher.doomed.len() <= limits.open_exchanges);
+        assert!(stitcher.closing.len() <= limits.connections);
+        assert_eq!(stitcher.connections.len(), stitcher.connections_by_age.len());
+        assert_eq!(stitcher.by_exchange.len(), stitcher.nodes.len());
+    }
+    stitcher.finish(Monotonic(made.time), &mut out);
+    stitcher.poll(Monotonic(u64::MAX), &mut out);
+    judge.take(&mut out);
+    assert_eq!(stitcher.ledger().balance(), (0, 0));
+    assert_eq!((stitcher.nodes.len(), stitcher.bytes, stitcher.unbound), (0, 0, 0));
+    assert!(stitcher.deadlines.is_empty() && stitcher.processes.is_empty());
+    assert_eq!(stitcher.ledger().spans, judge.spans);
+    assert!(judge.bound.keys().all(|span| judge.over.contains(span)), "a bound span never ended");
+}
+
+#[derive(Default)]
+struct Judge {
+    bound: HashMap<SpanId, TraceId>,
+    over: HashSet<SpanId>,
+    spans: u64,
+}
+
+impl Judge {
+    fn take(&mut self, out: &mut Vec<Output>) {
+        for output in out.drain(..) {
+            match output {
+                Output::Bound { trace, span } => assert!(self.bound.insert(span, trace).is_none()),
+                Output::Abandoned { trace, span } => {
+                    assert_eq!(self.bound.get(&span), Some(&trace));
+                    assert!(self.over.insert(span));
+                }
+                Output::Ended(span) => {
+                    assert_eq!(self.bound.get(&span.id), Some(&span.trace));
+                    assert!(self.over.insert(span.id) && span.start <= span.end);
+                    if let Some(trace) = span.parent.and_then(|parent| self.bound.get(&parent.span)) {
+                        assert_eq!(*trace, span.trace);
+                    }
+                    self.spans += 1;
+                }
+            }
+        }
+    }
+}
+
+struct Made<'a> {
+    bytes: &'a mut dyn Iterator<Item = u8>,
+    time: u64,
+}
+
+impl Made<'_> {
+    fn byte(&mut self) -> u8 {
+        self.bytes.next().unwrap_or(0)
+    }
+
+    fn connection(&mut self) -> ConnectionId {
+        ConnectionId(u64::from(self.byte() % 8))
+    }
+
+    fn id(&mut self) -> ExchangeId {
+        let connection = self.connection();
+        let offset = match self.byte() {
+            255 => u64::MAX,
+            offset => u64::from(offset % 4),
+        };
+        ExchangeId { connection, offset }
+    }
+
+    fn moment(&mut self) -> Moment {
+        let (who, how) = (self.byte(), self.byte());
+        self.time = match how {
+            255 => u64::MAX,
+            how => self.time.saturating_add(u64::from(how >> 2)),
+        };
+        Moment {
+            time: Monotonic(if how & 3 == 3 { self.time / 2 } else { self.time }),
+            process: ProcessKey { pid: u32::from(who % 3), exec: 0, started: 0 },
+            thread: ThreadId(u32::from((who >> 2) % 3)),
+            nonblocking: who & 64 != 0,
+            in_epoll: who & 128 != 0,
+        }
+    }
+
+    fn head(&mut self) -> Box<RequestHead> {
+        let kind = self.byte();
+        let mut fields = Vec::new();
+        if kind % 4 == 1 {
+            let value = format!("00-{:032x}-{:016x}-{:02x}", 1 + kind / 128, 1 + kind / 64, kind & 1);
+            fields.push((FieldName::Traceparent, value.into_bytes().into_boxed_slice()));
+        }
+        let intake = kind % 16 == 2;
+        Box::new(RequestHead {
+            method: if intake { b"POST".as_slice() } else { b"GET" }.into(),
+            target: if intake { b"/api/v2/spans".as_slice() } else { b"/" }.into(),
+            version: Version::Http11,
+            fields: Fields(fields),
+        })
+    }
+
+    fn input(&mut self, step: u8) -> Input {
+        let role = if step & 16 == 0 { Role::Server } else { Role::Client };
+        match step % 16 {
+            0..=5 => {
+                let at = self.moment();
+                let began = if step & 32 == 0 { at } else { self.moment() };
+                Input::Opened {
+                    id: self.id(),
+                    role,
+                    began,
+                    at,
+                    head: self.head(),
+                    ends: Endpoints { born_here: step & 64 == 0, ..Endpoints::default() },
+                    resource: Arc::new(Resource { service: String::new(), attributes: Vec::new() }),
+                    serving: match step >> 6 {
+                        0 | 1 => Serving::Unknown,
+                        2 => Serving::OneRequestPerThread,
+                        _ => Serving::ManyPerThread,
+                    },
+                }
+            }
+            6 | 7 => Input::Responding { id: self.id(), at: self.moment() },
+            8..=10 => {
+                let (id, began, at) = (self.id(), self.moment(), self.moment());
+                let failure = (step & 32 != 0).then_some(Failure {
+                    kind: FailureKind::ConnectionReset,
+                    at: at.time,
+                    during: Direction::Receive,
+                });
+                let response =
+                    ResponseHead { status: 200, version: Version::Http11, fields: Fields::default() };
+                Input::Closed(Box::new(Exchange {
+                    id,
+                    role,
+                    began,
+                    request_ended: None,
+                    responded: None,
+                    ended: at.time,
+                    request: self.head(),
+                    response: failure.is_none().then(|| Box::new(response)),
+                    request_body: 0,
+                    response_body: 0,
+                    failure,
+                    switched: false,
+                    incomplete: step & 64 != 0,
+                }))
+            }
+            11 => Input::Joined {
+                a: self.connection(),
+                b: self.connection(),
+                a_to_b: if step & 128 == 0 { 0 } else { i64::MIN },
+                b_to_a: if step & 64 == 0 { 0 } else { i64::MAX },
+            },
+            12 => Input::ConnectionClosed { connection: self.connection(), time: Monotonic(self.time) },
+            13 => Input::ProcessExited { process: self.moment().process, time: Monotonic(self.time) },
+            _ => Input::RecordsLost { since: self.moment().time, until: Monotonic(self.time) },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::RngCore;
+
+    use super::*;
+
+    #[test]
+    fn no_sequence_of_inputs_breaks_an_invariant() {
+        fuzz_stitcher(b"");
+        let mut random = StdRng::seed_from_u64(42);
+        for length in 0..3_000 {
+            let mut data = vec![0; length % 400];
+            random.fill_bytes(&mut data);
+            fuzz_stitcher(&data);
+        }
+    }
+}

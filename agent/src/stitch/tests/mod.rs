@@ -225,6 +225,8 @@ pub(super) fn exchange(
 struct Parser {
     numbers: HashMap<String, u64>,
     opened: HashMap<(String, bool), u64>,
+    /// Who opened exchanges on a connection.
+    owners: HashMap<String, String>,
     /// Under way, oldest first.
     under_way: Vec<(String, Exchange)>,
 }
@@ -277,6 +279,7 @@ impl Parser {
         let offset = (*count * 100).checked_add_signed(if server { SHIFT } else { 0 }).unwrap();
         *count += 1;
         let id = ExchangeId { connection: ConnectionId(self.number(connection)), offset };
+        self.owners.insert(connection.to_owned(), who.to_owned());
         let head = request(method, target, fields);
         self.under_way.push((connection.to_owned(), exchange(id, role, began, head.clone(), at)));
         let resource = resource(&format!("{name} {target}"));
@@ -327,6 +330,7 @@ pub(super) fn parse(script: &str) -> Vec<Line> {
                 vec![Input::Joined { a, b, a_to_b: SHIFT, b_to_a: -3 }]
             }
             ("close", [c]) => {
+                actor = parser.owners.get(*c).cloned().unwrap_or_default();
                 let connection = ConnectionId(parser.number(c));
                 vec![Input::ConnectionClosed { connection, time: now }]
             }
