@@ -366,6 +366,28 @@ fn a_process_that_calls_itself_with_an_sdks_context_is_not_its_own_parent() {
     }
 }
 
+#[test]
+fn reports_that_would_make_a_span_its_own_ancestor_are_not_believed() {
+    let ledger = check(
+        "join c1 s1
+         join c2 s2
+         app.1 reads s1 /a ctx=7:5
+         app.2 calls c2 /b ctx=7:5
+         app.3 reads s2 /b ctx=8:6
+         app.4 calls c1 /a ctx=8:6
+         app.4 gets c1
+         app.3 answers s2
+         app.2 gets c2
+         app.1 answers s1",
+        "
+         server app /a
+           client app /b forwarded
+             server app /b stream
+               client app /a forwarded",
+    );
+    assert_eq!(ledger.orphans.cycle, 1);
+}
+
 // --- thread ---
 
 const THREAD: &str = "web.1 reads s1 /a born
