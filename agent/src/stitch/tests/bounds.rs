@@ -213,3 +213,11 @@ fn a_second_opening_of_the_same_exchange_and_the_end_of_none_are_counted() {
     let ledger = finish(stitcher, &mut out).ledger;
     assert_eq!((ledger.dropped.duplicate, ledger.stray.events, ledger.spans), (1, 1, 1));
 }
+
+#[test]
+fn a_node_is_small_enough_for_the_default_bounds() {
+    let node = super::super::node::node_bytes(None);
+    let limits = Limits::default();
+    assert!(node <= 800, "{node}");
+    assert!(node * (limits.remembered_clients + 10_000) <= limits.pending_bytes, "{node}");
+}

@@ -547,6 +547,24 @@ fn a_thread_that_holds_two_requests_proves_nothing_for_either_nor_ever_after() {
 }
 
 #[test]
+fn a_call_that_no_rule_can_link_does_not_wait() {
+    for before in [
+        "web.1 reads s1 /a born\n web.1 reads s2 /b born",
+        "web.1 reads s1 /a born\n web.1 reads s2 /b born\n web.1 begins s1",
+        "web.1 reads s1 /a born epoll",
+        "web.2 reads s1 /a born",
+    ] {
+        let mut stitcher = super::stitcher(Settings::default());
+        let mut out = Vec::new();
+        for line in parse(&format!("{before}\n web.1 calls c1 /x born\n web.1 gets c1")) {
+            line.inputs.into_iter().for_each(|input| stitcher.handle(input, &mut out));
+        }
+        let held = stitcher.ledger().held;
+        assert_eq!((held.pending, held.undecided, stitcher.ledger().orphans.total()), (0, 0, 1), "{before}");
+    }
+}
+
+#[test]
 fn the_earlier_request_counts_even_if_it_is_answered_first() {
     let ledger = check(
         "loop.1 reads s1 /a born
