@@ -1,7 +1,7 @@
 //! The trace context that a request carries, whatever format it is written in.
 //!
 //! In: the kept fields of a request's head. Out: which span of which trace sent it, or nothing. Each
-//! format is one reader in [`READERS`]; the first that finds a valid context wins, and a reader that
+//! format is one reader in `READERS`; the first that finds a valid context wins, and a reader that
 //! finds none changes nothing. Today there is one: W3C Trace Context (level 2).
 //!
 //! It must never repair what is broken (a context that breaks a rule is no context: a new trace is

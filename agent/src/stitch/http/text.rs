@@ -8,7 +8,7 @@
 
 use std::fmt::Write as _;
 
-/// Text that is not a URL: valid UTF-8, one line, without [`is_harmful`] characters. A tab is a space.
+/// Text that is not a URL: valid UTF-8, one line, without `is_harmful` characters. A tab is a space.
 pub fn harmless(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes)
         .chars()

@@ -126,7 +126,7 @@ impl<'a> Authority<'a> {
 }
 
 /// What may stand in a host: RFC 3986's `reg-name` and the colon of IPv6; beyond ASCII whatever is not
-/// [`is_harmful`], since such names are sent although they should be encoded.
+/// `is_harmful`, since such names are sent although they should be encoded.
 fn in_host(character: char) -> bool {
     match character {
         '\0'..='\x7f' => character.is_ascii_alphanumeric() || "-._~%!$&'()*+,;=:".contains(character),
