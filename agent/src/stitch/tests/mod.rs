@@ -17,6 +17,7 @@ mod bounds;
 mod order;
 mod rules;
 mod simulate;
+mod thread;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
