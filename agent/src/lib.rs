@@ -6,6 +6,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod books;
 pub mod config;
 pub mod discover;
 pub mod exchange;
