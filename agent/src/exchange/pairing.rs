@@ -6,11 +6,14 @@
 //! leaves those that were seen before it countable, and puts later ones out of step; a loss on the side of
 //! the responses closes all that are unanswered (incomplete, with no response) and puts us out of step.
 //!
-//! Out of step a response is believed to answer a request only if the request
-//! - is the only one unanswered, and was completely moved before the response began;
-//! - and the response begins at the very offset that the responses' direction had reached when the
-//!   request's head was complete (interim responses apart), so that nothing unseen lies between them;
-//! - and the connection does not pipeline; if it did, the request must have come after a silence.
+//! Out of step a response is believed to answer a request only if
+//! 1. the request is the only one unanswered, and was completely moved before the response began;
+//! 2. the response begins at the very offset that the responses' direction had reached when the request's
+//!    head was complete (interim responses apart), so that nothing unseen lies between them;
+//! 3. if requests went missing before it, something was moved in the responses' direction that answered them;
+//! 4. the connection does not pipeline; if it did, the request must have come after a silence;
+//! 5. the records of the two stand in their true order: the calls of one thread do; those of two do if they
+//!    are far apart in time, or if request and response have taken turns [`TURNS`] times before.
 //!
 //! With it we are in step again. A response that fails this closes what is unanswered. What this assumes,
 //! because no byte can show it: a connection that has never been seen to pipeline had no unseen request
@@ -41,6 +44,8 @@ pub(super) struct Pairing {
     role: Role,
     /// Every request and response since nothing was outstanding was seen.
     in_step: bool,
+    /// We are in step because of a proof that assumes that nothing overlaps.
+    assumed: bool,
     pending: VecDeque<Pending>,
     /// Bytes of the pending requests' heads.
     bytes: usize,
@@ -52,12 +57,35 @@ pub(super) struct Pairing {
     response: Option<Response>,
     /// The offset of the next byte of the responses' direction.
     reached: Option<u64>,
+    /// The call that moved the byte before it.
+    reached_at: Option<Moment>,
+    /// Where the last response ended that was paired.
+    answered: Option<u64>,
+    /// Requests may be missing since.
+    missing: bool,
+    /// How often in a row a request and a response took turns, with nothing against them but that two
+    /// threads made the records.
+    turns: u8,
     /// When something was moved last, in any direction.
     moved: Option<Monotonic>,
+    /// Requests that began in step.
     requests: u64,
     /// Requests that began while another one was unanswered.
     overlaps: u64,
+    /// In step, a request that was not the first one began when all before it were answered.
+    takes_turns: bool,
     stopped: Option<Stopped>,
+}
+
+/// What was seen before the first message.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Step {
+    /// Everything since the connection's birth, which is nothing.
+    In,
+    /// Not the beginning.
+    Out,
+    /// Not the beginning, and since we look, requests went missing.
+    MissingRequests,
 }
 
 /// Why no more exchanges come.
@@ -79,10 +107,21 @@ struct Beginning {
 #[derive(Debug)]
 struct Response {
     at: Moment,
-    /// The offset of the request that it answers, unless it is interim.
-    answers: Option<u64>,
+    /// Which request it answers, unless it is interim.
+    claim: Claim,
     /// Its final head came, and it does answer that request.
     bound: bool,
+}
+
+/// What can be said of a response that begins.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Claim {
+    /// It answers the request at this offset.
+    Answers(u64),
+    /// It would, if the order of the records were certain.
+    Turn,
+    /// It answers none that we know, or which one is not certain.
+    Nothing,
 }
 
 #[derive(Debug)]
@@ -94,6 +133,8 @@ struct Pending {
     /// What [`Pairing::reached`] was when its head was complete, or the end of its last interim response.
     reached: Option<u64>,
     after_silence: bool,
+    /// Its response may have been recorded before it, by another thread.
+    overtaken: bool,
     request: Progress,
     response: Progress,
     /// When a byte of it was moved last.
@@ -111,20 +152,26 @@ enum Progress {
 }
 
 impl Pairing {
-    pub fn new(connection: ConnectionId, role: Role, in_step: bool) -> Self {
+    pub fn new(connection: ConnectionId, role: Role, step: Step) -> Self {
         Self {
             connection,
             role,
-            in_step,
+            in_step: step == Step::In,
+            assumed: false,
             pending: VecDeque::new(),
             bytes: 0,
             beginning: None,
             unfinished: None,
             response: None,
             reached: None,
+            reached_at: None,
+            answered: None,
+            missing: step == Step::MissingRequests,
+            turns: 0,
             moved: None,
             requests: 0,
             overlaps: 0,
+            takes_turns: false,
             stopped: None,
         }
     }
@@ -153,7 +200,9 @@ impl Pairing {
                 }
             }
             http1::Event::Lost { .. } => {
-                (self.beginning, self.in_step) = (None, false);
+                // Inside a request it is most likely its own rest that is missing.
+                self.missing |= self.unfinished.is_none();
+                (self.beginning, self.in_step, self.turns) = (None, false, 0);
                 if let Some(pending) = self.take_unfinished() {
                     pending.exchange.incomplete = true;
                     pending.request = Progress::Lost;
@@ -172,11 +221,14 @@ impl Pairing {
         }
         match event {
             http1::Event::Began { offset } => {
-                let answers = self.answered_by(offset, at).map(|pending| pending.exchange.id.offset);
-                self.response = Some(Response { at: *at, answers, bound: false });
+                let claim = self.claim(offset, at);
+                self.response = Some(Response { at: *at, claim, bound: false });
             }
             http1::Event::Response { start, end, head } => self.respond(start, end, head, at, sink),
-            http1::Event::Ended { offset: _, ending: Ending::Complete, body } => {
+            http1::Event::Ended { offset, ending: Ending::Complete, body } => {
+                if self.bound().is_some() {
+                    (self.answered, self.missing) = (Some(offset), self.missing && !self.in_step);
+                }
                 self.end_response(at.time, body, sink)
             }
             http1::Event::Ended { offset: _, ending: Ending::Truncated, body } => {
@@ -190,8 +242,8 @@ impl Pairing {
 
     /// What the response that has begun answers, for its framing.
     pub fn answers(&self) -> Answers {
-        let offset = self.response.as_ref().and_then(|response| response.answers);
-        offset.and_then(|offset| self.find(offset)).map_or(Answers::Unknown, |pending| pending.answers)
+        let answered = self.response.as_ref().and_then(|response| self.answered_by(response));
+        answered.map_or(Answers::Unknown, |pending| pending.answers)
     }
 
     /// True if a response that would begin now has no request that it could answer, though we are in step:
@@ -230,10 +282,15 @@ impl Pairing {
         }
     }
 
-    /// A piece of the connection was moved; `reached`: the end of what came of the responses' direction.
-    pub fn note_moved(&mut self, at: &Moment, reached: Option<u64>) {
+    /// A piece of a request was moved.
+    pub fn note_request(&mut self, at: &Moment) {
         self.moved = self.moved.max(Some(at.time));
-        self.reached = reached.or(self.reached);
+    }
+
+    /// A piece of a response was moved, and now its direction has reached this offset.
+    pub fn note_response(&mut self, at: &Moment, reached: u64) {
+        self.moved = self.moved.max(Some(at.time));
+        (self.reached, self.reached_at) = (Some(reached), Some(*at));
     }
 
     /// The response that lasts as long as the connection is complete.
@@ -320,9 +377,16 @@ impl Pairing {
         let beginning = self.beginning.take().filter(|beginning| beginning.offset == start);
         let (began, after_silence) =
             beginning.map_or((*at, false), |beginning| (beginning.at, beginning.after_silence));
-        self.requests += 1;
-        let overlaps = self.unanswered().next().is_some();
-        self.overlaps += u64::from(overlaps);
+        // Out of step, taking turns shows nothing: it looks so with any number of unseen requests.
+        self.requests += u64::from(self.in_step);
+        if self.unanswered().next().is_some() {
+            self.overlaps += 1;
+            self.doubt();
+        } else {
+            self.takes_turns |= self.in_step && self.answered.is_some();
+        }
+        let overtaken = self.role == Role::Client
+            && self.reached_at.is_some_and(|response| !are_ordered(&response, &began));
         let id = ExchangeId { connection: self.connection, offset: start };
         sink.ledger.opened += 1;
         sink.events.push(Event::Opened { id, role: self.role, began, at: *at, head: head.clone() });
@@ -349,6 +413,7 @@ impl Pairing {
             counted: self.in_step,
             reached: self.reached,
             after_silence,
+            overtaken,
             request: Progress::UnderWay,
             response: Progress::Waiting,
             moved: at.time,
@@ -356,24 +421,51 @@ impl Pairing {
         });
     }
 
-    /// The request that a response answers which begins here and now.
-    fn answered_by(&self, start: u64, at: &Moment) -> Option<&Pending> {
+    /// Which request a response answers that begins here and now.
+    fn claim(&self, start: u64, at: &Moment) -> Claim {
         let mut unanswered = self.unanswered();
-        let first = unanswered.next()?;
+        let Some(first) = unanswered.next() else { return Claim::Nothing };
+        let id = first.exchange.id.offset;
         if self.role == Role::Server && at.time < first.exchange.began.time {
-            return None;
+            return Claim::Nothing;
         }
-        let is_proven = first.request == Progress::Ended
-            && first.reached.is_none_or(|reached| reached == start)
-            && (first.after_silence || !self.pipelines())
-            && unanswered.next().is_none();
-        (first.counted || is_proven).then_some(first)
+        if first.counted {
+            return Claim::Answers(id);
+        }
+        let Some(ended) = first.exchange.request_ended else { return Claim::Nothing };
+        let adjoins = first.reached.is_none_or(|reached| reached == start);
+        let alone = unanswered.next().is_none() && (first.after_silence || !self.pipelines());
+        if !adjoins || !alone || self.shows_unanswered(first) {
+            return Claim::Nothing;
+        }
+        let ordered = match self.role {
+            Role::Client => !first.overtaken,
+            Role::Server => are_ordered(&ended, at),
+        };
+        match ordered || self.turns >= TURNS {
+            true => Claim::Answers(id),
+            false => Claim::Turn,
+        }
+    }
+
+    /// Requests are missing before this one, and nothing was moved that could have answered them: they
+    /// were unanswered when it was sent.
+    fn shows_unanswered(&self, first: &Pending) -> bool {
+        self.missing && first.reached == self.answered
+    }
+
+    /// The exchange that this response belongs to.
+    fn answered_by(&self, response: &Response) -> Option<&Pending> {
+        match response.claim {
+            Claim::Answers(offset) => self.find(offset),
+            Claim::Turn | Claim::Nothing => None,
+        }
     }
 
     /// A response's head is complete.
     fn respond(&mut self, start: u64, end: u64, head: Box<ResponseHead>, at: &Moment, sink: &mut Sink<'_>) {
         let Some(mut response) = self.response.take() else { return };
-        let asked = response.answers.and_then(|offset| self.find(offset)).map(|pending| pending.answers);
+        let asked = self.answered_by(&response).map(|pending| pending.answers);
         let interim = match head.status {
             // Without having been asked for it means nothing (RFC 9110 §15.2.2).
             101 => asked.is_some_and(|asked| asked != Answers::Upgrade),
@@ -387,9 +479,13 @@ impl Pairing {
             return;
         }
         sink.ledger.responses += 1;
-        let pending = response.answers.and_then(|offset| self.find_mut(offset));
+        let pending = match response.claim {
+            Claim::Answers(offset) => self.find_mut(offset),
+            Claim::Turn | Claim::Nothing => None,
+        };
         let Some(pending) = pending else {
             sink.ledger.responses_without_request += 1;
+            self.turns = if response.claim == Claim::Turn { self.turns.saturating_add(1) } else { 0 };
             self.count_candidates(start);
             self.close_unanswered(sink);
             self.in_step = false;
@@ -407,7 +503,9 @@ impl Pairing {
         pending.moved = at.time;
         sink.events.push(Event::Responding { id: pending.exchange.id, at: response.at });
         let proven = !std::mem::replace(&mut pending.counted, true);
-        self.in_step |= proven;
+        if proven {
+            (self.in_step, self.assumed, self.missing, self.turns) = (true, true, false, 0);
+        }
         response.bound = true;
         self.response = Some(response);
     }
@@ -424,28 +522,39 @@ impl Pairing {
 
     /// Where the responses' direction is, is not known: a response may be missing.
     fn lose_responses(&mut self, sink: &mut Sink<'_>) {
-        (self.response, self.in_step) = (None, false);
+        (self.response, self.in_step, self.turns) = (None, false, 0);
         if let Some(index) = self.pending.iter().position(|pending| pending.response == Progress::UnderWay)
             && let Some(pending) = self.remove(index)
         {
             close_incomplete(pending, sink);
         }
-        // That they overlapped says only that a response is missing.
+        // That they overlapped says only that a response is missing, unless it was so from the beginning.
         let unanswered = self.unanswered().count() as u64;
-        self.overlaps = self.overlaps.saturating_sub(unanswered.saturating_sub(1));
+        if self.takes_turns {
+            self.overlaps = self.overlaps.saturating_sub(unanswered.saturating_sub(1));
+        }
         self.close_unanswered(sink);
     }
 
     /// A response came that any of several requests may have been for: the connection pipelines.
     fn count_candidates(&mut self, start: u64) {
         let candidates = self.unanswered().filter(|pending| pending.reached.is_none_or(|at| at == start));
-        self.overlaps += u64::from(candidates.count() > 1);
+        let unseen = self.unanswered().next().is_some_and(|first| self.shows_unanswered(first));
+        self.overlaps += u64::from(candidates.count() > 1 || unseen);
     }
 
     /// True if requests are sent before the last one was answered. Two threads that move requests and
     /// responses of one connection look like that too, once in a long while.
     fn pipelines(&self) -> bool {
         self.overlaps.saturating_mul(RARE) > self.requests
+    }
+
+    /// Requests overlap. Where it was assumed that they do not, nothing is certain any more.
+    fn doubt(&mut self) {
+        if std::mem::take(&mut self.assumed) {
+            self.in_step = false;
+            self.pending.iter_mut().for_each(|pending| pending.counted = false);
+        }
     }
 
     fn close_unanswered(&mut self, sink: &mut Sink<'_>) {
@@ -508,9 +617,10 @@ impl Pairing {
 
     /// The exchange whose final response is under way.
     fn bound(&mut self) -> Option<&mut Pending> {
-        let response = self.response.as_ref().filter(|response| response.bound)?;
-        let offset = response.answers?;
-        self.find_mut(offset)
+        match self.response {
+            Some(Response { at: _, claim: Claim::Answers(offset), bound: true }) => self.find_mut(offset),
+            _ => None,
+        }
     }
 
     fn take_unfinished(&mut self) -> Option<&mut Pending> {
@@ -566,6 +676,14 @@ fn close(pending: Pending, sink: &mut Sink<'_>) {
     sink.events.push(Event::Closed(exchange));
 }
 
+/// True if the records of two calls are certain to stand in the order in which their bytes were moved: the
+/// calls of one thread follow each other; of two threads, one may have been preempted between moving its
+/// bytes and making its record.
+fn are_ordered(first: &Moment, second: &Moment) -> bool {
+    (first.process, first.thread) == (second.process, second.thread)
+        || second.time.since(first.time) >= PREEMPTED_FOR
+}
+
 /// Memory that a head takes, about.
 fn size(head: &RequestHead) -> usize {
     let fields: usize = head.fields.0.iter().map(|(_, value)| value.len() + FIELD).sum();
@@ -582,6 +700,13 @@ const HELD_FOR: u64 = 1_000_000_000;
 
 /// A silence that ends what was outstanding on a connection that pipelines, in nanoseconds.
 const SETTLED: u64 = 1_000_000_000;
+
+/// Longer than a thread is preempted but in a machine that is hopelessly overloaded, in nanoseconds.
+const PREEMPTED_FOR: u64 = 10_000_000;
+
+/// How often requests and responses must have taken turns until the order of two threads' records is
+/// believed: records that are late once in a hundred times are late three times in a row once in a million.
+const TURNS: u8 = 2;
 
 /// A connection pipelines if more than one in so many requests overlapped.
 const RARE: u64 = 64;

@@ -98,24 +98,29 @@ fn after_a_lost_response_pairing_starts_with_the_next_request() {
 
 #[test]
 fn a_response_behind_a_gap_is_not_given_to_a_request_before_it() {
-    // The response to /a was lost, the next request came, and only its response shows the loss.
+    // The response to /b was lost, the next request came, and only its response shows the loss.
     check(
         &[
             REQUEST,
+            "< HTTP/1.1 204 N||",
             "> GET /b HTTP/1.1||",
+            "> GET /c HTTP/1.1||",
             "<~ lost 18",
             "< HTTP/1.1 204 N||",
-            "> GET /c HTTP/1.1||",
+            "> GET /d HTTP/1.1||",
             "< HTTP/1.1 304 N||",
         ],
         &[
             OPENED,
-            "19 Client GET /b @2..2",
-            "0 none @1 incomplete",
-            "19 none @2 incomplete",
-            "38 Client GET /c @5..5",
-            "38 responding @6",
-            "38 304 @6",
+            "0 responding @2",
+            "0 204 @2",
+            "19 Client GET /b @3..3",
+            "38 Client GET /c @4..4",
+            "19 none @3 incomplete",
+            "38 none @4 incomplete",
+            "57 Client GET /d @7..7",
+            "57 responding @8",
+            "57 304 @8",
         ],
     );
 }
