@@ -9,7 +9,9 @@ use std::cell::Cell;
 
 use super::classify::{Proven, Skipped};
 use super::held::{Held, length};
-use super::pairing::{Pairing, Sink, Step, Stopped, failure_kind, request_direction};
+use super::pairing::{Pairing, Stopped};
+use super::pending::{Sink, failure_kind, request_direction};
+use super::step::Joined;
 use super::wishes::{Capture, Wishes, policy};
 use super::{FailureKind, Policy};
 use crate::identity::{ConnectionId, Direction, Monotonic, Role};
@@ -54,13 +56,13 @@ pub(super) enum State {
 }
 
 impl Conversation {
-    pub fn new(id: ConnectionId, role: Role, step: Step) -> Self {
+    pub fn new(id: ConnectionId, role: Role, joined: Joined) -> Self {
         let way = |side| Way { parser: Parser::new(side), next: 0, capture: Capture::Heads };
         Self {
             role,
             requests: way(Side::Requests),
             responses: way(Side::Responses),
-            pairing: Pairing::new(id, role, step),
+            pairing: Pairing::new(id, role, joined),
             held: Held::default(),
             skipped: Skipped::default(),
             proven: Proven::No,
