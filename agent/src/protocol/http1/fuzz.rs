@@ -14,7 +14,8 @@ pub fn fuzz_parser(data: &[u8]) {
     let side = if first & 1 == 0 { Side::Requests } else { Side::Responses };
     let mut parser = Parser::new(side);
     let mut order = Order::new(side);
-    let (mut offset, mut asked) = (u64::from(first) << 20, u32::from(first));
+    let start = u64::from(first) << 20;
+    let (mut offset, mut asked) = (start, u32::from(first));
     while let Some((&operation, after)) = rest.split_first() {
         rest = after;
         let length = usize::from(operation >> 3);
@@ -52,11 +53,11 @@ pub fn fuzz_parser(data: &[u8]) {
                 _ => {}
             },
         }
-        check_books(&parser, offset);
+        check_books(&parser, offset - start);
         order.check_awaits(parser.awaits());
     }
     parser.close(&mut |event| order.check(&event));
-    check_books(&parser, offset);
+    check_books(&parser, offset - start);
     assert_eq!(parser.ledger().held, 0, "nothing is held after the end");
 }
 
@@ -95,8 +96,9 @@ pub(super) fn run<'a>(
     (events, parser.ledger().clone())
 }
 
-fn check_books(parser: &Parser, _offset: u64) {
+fn check_books(parser: &Parser, came: u64) {
     let ledger = parser.ledger();
+    assert_eq!(ledger.bytes + ledger.gap, came, "what came in is not what was given: {ledger:?}");
     assert!(ledger.balances(), "the books do not balance: {ledger:?}");
     assert!(ledger.held <= MAX_HEAD as u64, "more is held than a head: {ledger:?}");
 }

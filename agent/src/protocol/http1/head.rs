@@ -153,11 +153,8 @@ fn split_field(lines: &[u8]) -> Option<(&[u8], &[u8])> {
         return None;
     }
     let mut end = line_end(lines);
-    // The empty line is never continued: a head ends there.
-    if !matches!(lines.get(..end), Some(b"\n" | b"\r\n")) {
-        while let Some(b' ' | b'\t') = lines.get(end) {
-            end += line_end(lines.get(end..).unwrap_or_default());
-        }
+    while let Some(b' ' | b'\t') = lines.get(end) {
+        end += line_end(lines.get(end..).unwrap_or_default());
     }
     let (field, after) = lines.split_at_checked(end)?;
     Some((field.strip_suffix(b"\n").unwrap_or(field), after))

@@ -15,8 +15,8 @@ pub enum Malformed {
     /// Bytes were missing where a start line, a header or chunk framing had to be.
     #[error("bytes were missing where framing had to be")]
     Gap,
-    /// The direction ended inside a head.
-    #[error("the direction ended inside a head")]
+    /// The direction ended inside a head; while resynchronising also: another message began there.
+    #[error("the head was cut")]
     HeadCut,
     /// Bytes came for a direction that had ended.
     #[error("bytes came after the end of the direction")]

@@ -25,7 +25,8 @@ use crate::protocol::{RequestHead, ResponseHead};
 /// began in an earlier one. Programs begin a message with a call of their own nearly always, and bodies
 /// that look like a head at the start of a call nearly never; a method that was cut by a call's end (Go
 /// reads one byte ahead) is believed only if it is a registered one, so that the end of a body does not
-/// become the beginning of a method.
+/// become the beginning of a method; and a call that begins with a start line ends an attempt that has no
+/// empty line yet.
 ///
 /// # Responses to unknown requests
 /// After a late attach the request is not known, and it may have been `HEAD`. As long as nothing of the
@@ -34,10 +35,7 @@ use crate::protocol::{RequestHead, ResponseHead};
 pub struct Parser {
     side: Side,
     state: State,
-    /// Why the place is not known; `None` while it is.
-    lost: Option<Malformed>,
-    /// [`Event::Lost`] was told since the place was known last.
-    told: bool,
+    place: Place,
     /// The response of an unknown request may have a body, and nothing of it was seen.
     doubt: bool,
     /// The offset of the present message's first byte.
@@ -49,6 +47,17 @@ pub struct Parser {
     /// The offset of the next byte to come.
     next: u64,
     ledger: Ledger,
+}
+
+/// Whether it is known where the present message begins, or the next one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Place {
+    /// The end of the message before, or a complete head, proves it.
+    Known,
+    /// Nothing was seen yet.
+    New,
+    /// [`Event::Lost`] was told; what is skipped counts under this cause.
+    Lost(Malformed),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -87,8 +96,7 @@ impl Parser {
         Self {
             side,
             state: State::Resync,
-            lost: Some(Malformed::Joined),
-            told: false,
+            place: Place::New,
             doubt: false,
             start: 0,
             body: 0,
@@ -114,10 +122,10 @@ impl Parser {
         }
         self.ledger.bytes += bytes.len() as u64;
         self.next = offset.saturating_add(bytes.len() as u64);
-        if self.has_torn_method(bytes, starts_call) {
-            self.lose(self.start, Malformed::Method, emit);
+        if let Some(why) = self.overtaken(bytes, starts_call) {
+            self.lose(self.start, why, emit);
         }
-        if !self.doubt || self.is_settled(offset, bytes, starts_call, answers, emit) {
+        if !self.doubt || self.settle_doubt(offset, bytes, starts_call, answers, emit) {
             self.advance(offset, bytes, starts_call, answers, emit);
         }
         self.ledger.held = self.held.len() as u64;
@@ -157,7 +165,7 @@ impl Parser {
         self.ledger.gap_lost = self.ledger.gap_lost.saturating_add(length - harmless);
         if harmless < length {
             match self.state {
-                State::Resync | State::Start if self.lost.is_some() && self.told => {
+                State::Resync | State::Start if matches!(self.place, Place::Lost(_)) => {
                     self.state = State::Resync
                 }
                 State::Head(_) => self.lose(self.start, Malformed::Gap, emit),
@@ -205,7 +213,7 @@ impl Parser {
     pub fn awaits(&self) -> Awaits {
         match self.state {
             State::Resync => Awaits::Resync,
-            State::Start | State::Head(_) if self.lost.is_some() => Awaits::Resync,
+            State::Start | State::Head(_) if self.place != Place::Known => Awaits::Resync,
             State::Start | State::Head(_) => Awaits::Head,
             State::Body(_) | State::Chunked(_) | State::Close if self.doubt => Awaits::Head,
             State::Body(left) => Awaits::Body(left),
@@ -239,7 +247,7 @@ impl Parser {
                 Ok(taken) => taken,
                 Err(broken) => {
                     // What showed that an earlier attempt was none may itself be a message.
-                    try_call = try_call && self.start < offset && broken.offset <= offset;
+                    try_call = try_call && self.start < offset;
                     self.lose(broken.offset, broken.why, emit);
                     broken.taken
                 }
@@ -259,11 +267,10 @@ impl Parser {
     ) -> Result<usize, Broken> {
         match &mut self.state {
             State::Resync => {
-                let cause = self.cause(Malformed::Joined);
-                if !std::mem::replace(&mut self.told, true) {
-                    emit(Event::Lost { offset: at, why: cause });
+                if self.place == Place::New {
+                    self.lose(at, Malformed::Joined, emit);
                 }
-                self.ledger.add_unparsed(cause, bytes.len() as u64);
+                self.ledger.add_unparsed(self.cause(Malformed::Joined), bytes.len() as u64);
                 Ok(bytes.len())
             }
             State::Start => self.begin(at, bytes, emit),
@@ -322,16 +329,16 @@ impl Parser {
     /// Skips empty lines (RFC 9112 §2.2) and lets a message begin at the first other byte.
     fn begin(&mut self, at: u64, bytes: &[u8], emit: &mut dyn FnMut(Event)) -> Result<usize, Broken> {
         let skipped = leading_line_ends(bytes);
-        match self.lost {
-            Some(cause) if self.told => self.ledger.add_unparsed(cause, skipped as u64),
-            _ => self.ledger.framing += skipped as u64,
+        match self.place {
+            Place::Lost(cause) => self.ledger.add_unparsed(cause, skipped as u64),
+            Place::Known | Place::New => self.ledger.framing += skipped as u64,
         }
         let Some(first) = bytes.get(skipped..=skipped) else { return Ok(skipped) };
         let offset = at.saturating_add(skipped as u64);
         // A byte that begins no message at all is not worth an event while it is known that we are lost.
         let mut scan = Scan::new(self.side);
         match scan.feed(first) {
-            Err(_) if self.lost.is_some() && self.told => {
+            Err(_) if matches!(self.place, Place::Lost(_)) => {
                 self.state = State::Resync;
                 Ok(skipped)
             }
@@ -365,8 +372,8 @@ impl Parser {
         };
         let read = read(self.side, &whole, scan.line, &mut self.ledger).and_then(|(message, told)| {
             // To find a place again takes a head in which nothing is wrong.
-            let doubtful = match (&message, self.lost) {
-                (_, None) => None,
+            let doubtful = match (&message, self.place) {
+                (_, Place::Known) => None,
                 (Message::Request(_), _) => told.request().err(),
                 (Message::Response(head), _) => told.response(head.status, Answers::Unknown).err(),
             };
@@ -383,7 +390,7 @@ impl Parser {
             }
         };
         self.ledger.head += whole.len() as u64;
-        (self.lost, self.told) = (None, false);
+        self.place = Place::Known;
         let start = self.start;
         let framing = match message {
             Message::Request(head) => {
@@ -419,7 +426,7 @@ impl Parser {
 
     /// In doubt: decides by the first bytes of the next call whether the response has a body. True if
     /// these bytes still have to be taken, false if they are held because they are too few to tell.
-    fn is_settled(
+    fn settle_doubt(
         &mut self,
         offset: u64,
         bytes: &[u8],
@@ -458,17 +465,28 @@ impl Parser {
         }
     }
 
-    /// While the place is not known: the message that may have begun consists of a piece of a method only,
-    /// and with the call that begins now it is no registered method.
-    fn has_torn_method(&self, bytes: &[u8], starts_call: bool) -> bool {
-        let State::Head(scan) = self.state else { return false };
-        if !starts_call || self.lost.is_none() || self.side != Side::Requests || !scan.line.in_method() {
-            return false;
+    /// While the place is not known: why the message that may have begun is none, now that a call begins
+    /// with these bytes. It has a piece of a method that is not continued to a registered one, or the call
+    /// begins with a start line where a field would have to go on.
+    fn overtaken(&self, bytes: &[u8], starts_call: bool) -> Option<Malformed> {
+        let State::Head(scan) = self.state else { return None };
+        if !starts_call || self.place == Place::Known {
+            return None;
         }
-        match memchr::memchr(b' ', bytes) {
-            Some(end) => !is_registered_method(&self.held, bytes.get(..end).unwrap_or_default()),
-            None => !begins_registered_method(&self.held, bytes),
+        let word = memchr::memchr(b' ', bytes).and_then(|end| bytes.get(..end));
+        let is_method = match (self.side, word) {
+            (Side::Responses, _) => true,
+            (Side::Requests, Some(method)) if scan.line.in_method() => {
+                is_registered_method(&self.held, method)
+            }
+            (Side::Requests, None) if scan.line.in_method() => begins_registered_method(&self.held, bytes),
+            (Side::Requests, method) => is_registered_method(b"", method.unwrap_or_default()),
+        };
+        if scan.line.in_method() {
+            return (!is_method).then_some(Malformed::Method);
         }
+        let restarts = scan.line.is_complete() && is_method && likeness(self.side, bytes) == Likeness::Yes;
+        restarts.then_some(Malformed::HeadCut)
     }
 
     fn add_body(&mut self, bytes: usize) {
@@ -486,19 +504,18 @@ impl Parser {
     /// The place is not known any more. What is held is not understood.
     fn lose(&mut self, offset: u64, why: Malformed, emit: &mut dyn FnMut(Event)) {
         let cause = self.cause(why);
-        (self.lost, self.told, self.doubt) = (Some(cause), true, false);
         self.ledger.add_unparsed(cause, self.held.len() as u64);
-        self.held = Vec::new();
-        self.state = State::Resync;
+        (self.state, self.place, self.doubt, self.held) =
+            (State::Resync, Place::Lost(cause), false, Vec::new());
         emit(Event::Lost { offset, why });
     }
 
     /// What bytes count under that are not understood for this reason: the first one since the place was
     /// known.
     fn cause(&self, why: Malformed) -> Malformed {
-        match self.lost {
-            None | Some(Malformed::Joined) => why,
-            Some(first) => first,
+        match self.place {
+            Place::Known | Place::New | Place::Lost(Malformed::Joined) => why,
+            Place::Lost(first) => first,
         }
     }
 

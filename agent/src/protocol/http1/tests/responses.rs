@@ -32,6 +32,7 @@ fn a_status_line_that_breaks_a_rule_is_no_response() {
         "HTTP/1.1 20 OK",
         "HTTP/1.1 2000",
         "HTTP/1.1 099 OK",
+        "HTTP/1.1 0200 OK",
         "HTTP/1.1 2x0 OK",
         "HTTP/1.1",
         "HTTP/2 200 OK",

@@ -22,6 +22,15 @@ fn a_stream_that_is_joined_inside_a_call_is_lost_until_the_next_one() {
 }
 
 #[test]
+fn what_a_joined_stream_turns_out_to_be_is_the_cause() {
+    let mut driver = Driver::new(Side::Requests, &[]);
+    driver.more("...").call("PRI * HTTP/2.0\r\n\r\n").call("SM\r\n\r\n");
+    driver.told(&["0 lost: joined", "3 began", "3 lost: http2_preface", "21 began", "21 lost: method"]);
+    let ledger = driver.parser.ledger();
+    assert_eq!((ledger.unparsed(Malformed::Joined), ledger.unparsed(Malformed::Http2Preface)), (3, 24));
+}
+
+#[test]
 fn a_stream_that_is_joined_inside_a_body_finds_the_next_head() {
     let mut driver = Driver::new(Side::Requests, &[]);
     driver.call("some of a body, ").told(&["0 began", "0 lost: version"]);
@@ -72,6 +81,46 @@ fn the_call_that_shows_that_an_attempt_was_none_is_an_attempt_itself() {
     driver.call("GET /x HTTP/1.1\r\nX").told(&["20 began"]);
     driver.call("\x01: y\r\n\r\n").told(&["20 lost: field_line"]);
     driver.call(GET).told(&["46 began", "46..64 GET /", "64 ended, body 0"]);
+}
+
+#[test]
+fn a_call_is_tried_once() {
+    let mut driver = Driver::new(Side::Requests, &[]);
+    driver.call(GET).told(&["0 began", "0..18 GET /", "18 ended, body 0"]);
+    driver.call("abc\x01").told(&["18 began", "18 lost: method"]);
+    driver.call("abc\x01").told(&["22 began", "22 lost: method"]);
+}
+
+#[test]
+fn a_head_that_may_be_one_does_not_swallow_the_message_after_it() {
+    let mut driver = lost();
+    driver.call("GET /logged HTTP/1.1\r\nHost: a").told(&["20 began"]);
+    driver.call(GET).told(&["20 lost: head_cut", "49 began", "49..67 GET /", "67 ended, body 0"]);
+    let mut driver = Driver::new(Side::Responses, &[Answers::Unknown]);
+    driver.call("HTTP/1.1 200 OK\r\nDate:").call("HTTP/1.1 204 No\r\n\r\n");
+    driver.told(&["0 began", "0 lost: head_cut", "22 began", "22..41 204", "41 ended, body 0"]);
+}
+
+#[test]
+fn a_value_that_goes_on_in_another_call_may_look_like_a_line_without_a_method() {
+    let mut driver = lost();
+    driver.call("GET / HTTP/1.1\r\nUser-Agent:").call("a b HTTP/1.1\r\n\r\n");
+    driver.told(&["20 began", "20..63 GET / UserAgent=a b HTTP/1.1", "63 ended, body 0"]);
+}
+
+#[test]
+fn a_head_whose_place_is_known_goes_on_whatever_its_calls_begin_with() {
+    let mut driver = Driver::new(Side::Requests, &[]);
+    driver.call(GET).call("abc").call(GET).told(&[
+        "0 began",
+        "0..18 GET /",
+        "18 ended, body 0",
+        "18 began",
+        "18..39 abcGET /",
+        "39 ended, body 0",
+    ]);
+    driver.call("GET / HTTP/1.1\r\nHost: ").call("GET / HTTP/1.1\r\n\r\n");
+    driver.told(&["39 began", "39..79 GET / Host=GET / HTTP/1.1", "79 ended, body 0"]);
 }
 
 #[test]
