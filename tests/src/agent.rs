@@ -206,7 +206,12 @@ impl Agent {
     /// SIGINT, and what it left behind. A status other than success is an error.
     pub fn stop(self) -> Result<Outcome> {
         let outcome = self.end(Signal::SIGINT)?;
-        ensure!(outcome.status.success(), "the agent ended with {}: {}", outcome.status, outcome.stderr.join("\n"));
+        ensure!(
+            outcome.status.success(),
+            "the agent ended with {}: {}",
+            outcome.status,
+            outcome.stderr.join("\n")
+        );
         Ok(outcome)
     }
 

@@ -37,7 +37,8 @@ pub struct Wiring {
 
 impl Wiring {
     fn arguments(&self) -> Vec<String> {
-        let path = |key: &str, value: &Option<PathBuf>| value.as_ref().map(|v| format!("{key}={}", v.display()));
+        let path =
+            |key: &str, value: &Option<PathBuf>| value.as_ref().map(|v| format!("{key}={}", v.display()));
         let mut all: Vec<String> = Vec::new();
         all.extend(path("routes", &self.routes));
         all.extend(self.next.as_ref().map(|next| format!("next={}", next.target())));
@@ -86,7 +87,11 @@ pub fn go(at: &Endpoint, wiring: &Wiring, scratch: &Scratch) -> Result<Service> 
 pub fn go_service() -> Result<PathBuf> {
     built("go-service", &source("go/main.go"), |target| {
         let mut command = Command::new(needed("go").unwrap_or_else(|_| "go".into()));
-        command.current_dir(source("go")).env("GOFLAGS", "-buildvcs=false").args(["build", "-trimpath", "-o"]);
+        command.current_dir(source("go")).env("GOFLAGS", "-buildvcs=false").args([
+            "build",
+            "-trimpath",
+            "-o",
+        ]);
         output(command.arg(target).arg(".")).map(drop)
     })
 }
@@ -96,7 +101,8 @@ pub fn c_program(name: &str) -> Result<PathBuf> {
     let from = source(&format!("{name}.c"));
     built(name, &from, |target| {
         let compiler = needed("cc")?;
-        output(Command::new(compiler).args(["-O2", "-Wall", "-o"]).arg(target).arg(&from).arg("-lpthread")).map(drop)
+        output(Command::new(compiler).args(["-O2", "-Wall", "-o"]).arg(target).arg(&from).arg("-lpthread"))
+            .map(drop)
     })
 }
 
@@ -114,7 +120,16 @@ pub fn gunicorn(at: &Endpoint, wiring: &Wiring, scratch: &Scratch) -> Result<Ser
         Endpoint::Unix(path) => format!("unix:{}", path.display()),
     };
     let mut command = Command::new(virtual_environment()?.join("bin/gunicorn"));
-    command.args(["--workers", "8", "--worker-class", "sync", "--worker-tmp-dir", "/dev/shm", "--bind", &bind]);
+    command.args([
+        "--workers",
+        "8",
+        "--worker-class",
+        "sync",
+        "--worker-tmp-dir",
+        "/dev/shm",
+        "--bind",
+        &bind,
+    ]);
     command.arg("--chdir").arg(source("")).arg("wsgi_service:application");
     command.env("PYTHONDONTWRITEBYTECODE", "1");
     if let Some(routes) = &wiring.routes {
@@ -224,7 +239,9 @@ pub fn apache(mpm: &str, at: &Endpoint, proxy: &Proxy, scratch: &Scratch) -> Res
         .map(|name| format!("LoadModule {name}_module {}/mod_{name}.so\n", modules.display()))
         .collect();
     let size = match mpm {
-        "prefork" => "StartServers 8\nMinSpareServers 8\nMaxSpareServers 64\nServerLimit 64\nMaxRequestWorkers 64\n",
+        "prefork" => {
+            "StartServers 8\nMinSpareServers 8\nMaxSpareServers 64\nServerLimit 64\nMaxRequestWorkers 64\n"
+        }
         _ => "StartServers 2\nThreadsPerChild 32\nServerLimit 2\nMaxRequestWorkers 64\n",
     };
     let text = format!(

@@ -53,8 +53,7 @@ impl Collector {
         );
         std::fs::write(&config, text).with_context(|| format!("writing {}", config.display()))?;
         let mut command = Command::new(binary()?);
-        let service =
-            Service::listening("collector", command.arg("--config").arg(&config), scratch, &grpc)?;
+        let service = Service::listening("collector", command.arg("--config").arg(&config), scratch, &grpc)?;
         Ok(Self { service, grpc, http, file })
     }
 

@@ -85,8 +85,9 @@ fn worker(
             extra = format!("traceparent: {}\r\n", carried.header());
         }
         let began = Instant::now();
-        let (place, closes) =
-            open.exchange(&call.path, &extra).with_context(|| format!("GET {} from {}", call.path, load.to))?;
+        let (place, closes) = open
+            .exchange(&call.path, &extra)
+            .with_context(|| format!("GET {} from {}", call.path, load.to))?;
         sent.push((call.path.clone(), place, began.elapsed()));
         if !closes {
             connection = Some(open);
@@ -147,7 +148,10 @@ impl Connection {
             self.received += count as u64;
             if count == 0 {
                 let head = String::from_utf8_lossy(&data).into_owned();
-                ensure!(head.starts_with("HTTP/1.") && !head.to_lowercase().contains("content-length"), "closed early");
+                ensure!(
+                    head.starts_with("HTTP/1.") && !head.to_lowercase().contains("content-length"),
+                    "closed early"
+                );
                 return Ok(true);
             }
             data.extend_from_slice(&buffer[..count]);
@@ -167,7 +171,8 @@ fn complete(data: &[u8]) -> Result<Option<End>> {
     let status = text.split(' ').nth(1).unwrap_or("").to_owned();
     ensure!(status == "200", "status {status}");
     let field = |name: &str| {
-        text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':').map(|value| value.trim().to_owned()))
+        text.lines()
+            .find_map(|l| l.strip_prefix(name)?.strip_prefix(':').map(|value| value.trim().to_owned()))
     };
     let closes = field("connection").is_some_and(|value| value.contains("close"));
     if let Some(length) = field("content-length") {

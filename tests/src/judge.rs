@@ -31,7 +31,7 @@ impl Provable {
     pub const ALL: Self = Self { services: u16::MAX };
     /// Every service but the one that answers this edge.
     pub const fn but(edge: u8) -> Self {
-        Self { services: u16::MAX & !(1 << edge) }
+        Self { services: !(1 << edge) }
     }
 
     fn at(self, edge: u8) -> bool {
@@ -149,7 +149,15 @@ pub fn judge(
     places: &HashMap<String, Place>,
     gaps: &GapIndex,
 ) -> Verdict {
-    let mut judge = Judge { plan, provable, seen: index(spans), ids: ids(spans), places, gaps, verdict: Verdict::default() };
+    let mut judge = Judge {
+        plan,
+        provable,
+        seen: index(spans),
+        ids: ids(spans),
+        places,
+        gaps,
+        verdict: Verdict::default(),
+    };
     for &root in roots {
         let complete = judge.call(root);
         judge.verdict.requests += 1;
@@ -161,8 +169,15 @@ pub fn judge(
 /// Judges the calls that belong to no request. They may be missing (how many were made is not known), never wrong.
 pub fn judge_background(plan: &Plan, spans: &[SeenSpan]) -> Verdict {
     let (places, gaps) = (HashMap::new(), GapIndex::default());
-    let mut judge =
-        Judge { plan, provable: Provable::ALL, seen: index(spans), ids: ids(spans), places: &places, gaps: &gaps, verdict: Verdict::default() };
+    let mut judge = Judge {
+        plan,
+        provable: Provable::ALL,
+        seen: index(spans),
+        ids: ids(spans),
+        places: &places,
+        gaps: &gaps,
+        verdict: Verdict::default(),
+    };
     for &call in &plan.background {
         let path = &plan.calls[call].path;
         for kind in [Kind::Client, Kind::Server] {
@@ -298,7 +313,9 @@ impl<'a> Judge<'a> {
                 let want = want.map_or("none".to_owned(), |(trace, id, _)| format!("{id} of {trace}"));
                 self.verdict.example(|| {
                     let (method, trace) = (span.method(), &span.trace);
-                    format!("wrong: {kind:?} {path} has parent {is} of {trace} by {method:?}, should have {want}")
+                    format!(
+                        "wrong: {kind:?} {path} has parent {is} of {trace} by {method:?}, should have {want}"
+                    )
                 });
                 false
             }

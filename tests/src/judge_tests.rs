@@ -27,7 +27,8 @@ fn perfect(plan: &Plan) -> Vec<SeenSpan> {
             (Kind::Client, None) => (outside, "header"),
         };
         let key = if kind == Kind::Server { "url.path" } else { "url.full" };
-        let value = if kind == Kind::Server { call.path.clone() } else { format!("http://127.0.0.1:1{}", call.path) };
+        let value =
+            if kind == Kind::Server { call.path.clone() } else { format!("http://127.0.0.1:1{}", call.path) };
         SeenSpan {
             trace,
             id: id(index, kind),
@@ -39,7 +40,8 @@ fn perfect(plan: &Plan) -> Vec<SeenSpan> {
             flags: 0,
             trace_state: String::new(),
             status: 0,
-            attributes: [(key.to_owned(), value), ("spandrel.link.method".to_owned(), method.to_owned())].into(),
+            attributes: [(key.to_owned(), value), ("spandrel.link.method".to_owned(), method.to_owned())]
+                .into(),
             events: Vec::new(),
             resource: BTreeMap::new(),
         }
@@ -95,7 +97,9 @@ fn two_parents_exchanged_in_one_trace_are_two_wrong() {
     let plan = plan();
     let mut spans = perfect(&plan);
     let parent = plan.calls.iter().find(|call| call.calls.len() == 2).unwrap();
-    let at = |child: usize| spans.iter().position(|s| s.path() == plan.calls[child].path && s.kind == Kind::Server).unwrap();
+    let at = |child: usize| {
+        spans.iter().position(|s| s.path() == plan.calls[child].path && s.kind == Kind::Server).unwrap()
+    };
     let (one, other) = (at(parent.calls[0]), at(parent.calls[1]));
     let kept = spans[one].parent.clone();
     spans[one].parent = spans[other].parent.clone();
@@ -132,7 +136,11 @@ fn an_orphan_is_excused_only_where_nothing_can_be_proved() {
     spans[at].trace = format!("{:032x}", 0xabcdef);
     spans[below].trace = spans[at].trace.clone();
     let strict = judged(&plan, Provable::ALL, &spans);
-    assert_eq!((strict.orphan, strict.orphan_provable, strict.wrong, strict.complete), (1, 1, 0, 49), "{strict}");
+    assert_eq!(
+        (strict.orphan, strict.orphan_provable, strict.wrong, strict.complete),
+        (1, 1, 0, 49),
+        "{strict}"
+    );
     let mild = judged(&plan, Provable::but(1), &spans);
     assert_eq!((mild.orphan, mild.orphan_provable, mild.wrong, mild.complete), (1, 0, 0, 50), "{mild}");
 }
@@ -159,7 +167,11 @@ fn a_missing_span_is_explained_only_by_a_gap_at_its_place() {
     };
     for (gaps, unexplained) in [(GapIndex::default(), 1), (gap(95), 0), (gap(100), 1)] {
         let verdict = judge(&plan, &plan.roots, Provable::ALL, &spans, &places, &gaps);
-        assert_eq!((verdict.missing, verdict.unexplained, verdict.complete), (1, unexplained, 49), "{verdict}");
+        assert_eq!(
+            (verdict.missing, verdict.unexplained, verdict.complete),
+            (1, unexplained, 49),
+            "{verdict}"
+        );
     }
 }
 

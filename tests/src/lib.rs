@@ -9,12 +9,14 @@
 //! otlp     the spans that came out          gaps   what it says is missing
 //! judge    spans against the plan: complete, right, orphan, missing, wrong
 //! rows     the truth table: one program, one claim a row
+//! checks   what several tests ask of spans            collector   a real OpenTelemetry Collector
 //! ```
 //! Everything asserts on what came out of the agent. Nothing here may share code with it: a mistake in its types
 //! must not be able to hide itself. Start reading in [`judge`] and [`rows`].
 
 pub mod agent;
 pub mod apps;
+pub mod checks;
 pub mod collector;
 pub mod driver;
 pub mod gaps;

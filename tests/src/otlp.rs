@@ -155,7 +155,8 @@ fn text(value: &Value, key: &str) -> Result<String> {
 
 fn hex(value: &Value, key: &str, digits: usize) -> Result<String> {
     let id = text(value, key)?;
-    let right = id.len() == digits && id.bytes().all(|b| b.is_ascii_hexdigit()) && id.bytes().any(|b| b != b'0');
+    let right =
+        id.len() == digits && id.bytes().all(|b| b.is_ascii_hexdigit()) && id.bytes().any(|b| b != b'0');
     if !right {
         bail!("{key} {id:?} is not {digits} hex digits that are not all 0");
     }

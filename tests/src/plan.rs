@@ -84,7 +84,11 @@ impl Plan {
             let root = plan.grow(shape, 1, None, &mut random);
             if let Some(flags) = shape.carried_flags {
                 plan.calls[root].carried = Some(Carried {
-                    trace: format!("{:016x}{:016x}", random.random::<u64>(), random.random_range(1..u64::MAX)),
+                    trace: format!(
+                        "{:016x}{:016x}",
+                        random.random::<u64>(),
+                        random.random_range(1..u64::MAX)
+                    ),
                     span: format!("{:016x}", random.random_range(1..u64::MAX)),
                     flags,
                 });
@@ -145,8 +149,10 @@ impl Plan {
 
     /// The paths of the calls that belong to no request, one a line.
     pub fn write_background(&self, file: &Path) -> Result<()> {
-        let text: String = self.background.iter().map(|&call| format!("{}\n", self.calls[call].path)).collect();
-        std::fs::write(file, text).with_context(|| format!("writing the background calls to {}", file.display()))
+        let text: String =
+            self.background.iter().map(|&call| format!("{}\n", self.calls[call].path)).collect();
+        std::fs::write(file, text)
+            .with_context(|| format!("writing the background calls to {}", file.display()))
     }
 }
 
@@ -162,7 +168,8 @@ mod tests {
     #[test]
     fn no_two_calls_share_a_token() {
         let plan = Plan::new(&shape(), 500, 7);
-        let tokens: HashSet<_> = plan.calls.iter().map(|call| call.path.rsplit('/').next().unwrap()).collect();
+        let tokens: HashSet<_> =
+            plan.calls.iter().map(|call| call.path.rsplit('/').next().unwrap()).collect();
         assert_eq!(tokens.len(), plan.calls.len());
     }
 
@@ -180,7 +187,8 @@ mod tests {
 
     #[test]
     fn one_seed_is_one_plan() {
-        let paths = |seed| Plan::new(&shape(), 20, seed).calls.iter().map(|c| c.path.clone()).collect::<Vec<_>>();
+        let paths =
+            |seed| Plan::new(&shape(), 20, seed).calls.iter().map(|c| c.path.clone()).collect::<Vec<_>>();
         assert_eq!(paths(1), paths(1));
         assert_ne!(paths(1), paths(2));
     }

@@ -108,7 +108,12 @@ impl Service {
             if let Some(status) = self.exited()? {
                 return Ok(status);
             }
-            ensure!(Instant::now() < deadline, "{} still runs after {at_most:?}: {}", self.name, self.output());
+            ensure!(
+                Instant::now() < deadline,
+                "{} still runs after {at_most:?}: {}",
+                self.name,
+                self.output()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -215,7 +220,9 @@ pub fn needed(program: &str) -> Result<PathBuf> {
         .chain(also)
         .map(|folder| folder.join(program))
         .find(|path| path.is_file())
-        .with_context(|| format!("{program} is not installed: `cargo xtask setup` installs what tests/needs.txt lists"))
+        .with_context(|| {
+            format!("{program} is not installed: `cargo xtask setup` installs what tests/needs.txt lists")
+        })
 }
 
 /// Waits until `done` says so.

@@ -195,7 +195,8 @@ pub struct Report {
 /// Runs a row.
 pub fn run(row: &Row, how: &Run) -> Result<Report> {
     let scratch = Scratch::new("truth")?;
-    let stage = Stage::set(row, how, &scratch).with_context(|| format!("setting the stage of row {}", row.name))?;
+    let stage =
+        Stage::set(row, how, &scratch).with_context(|| format!("setting the stage of row {}", row.name))?;
     let agent = if how.dry {
         None
     } else {
@@ -264,11 +265,17 @@ impl Row {
                 misses.push(text);
             }
         };
-        miss(total.wrong + report.background.wrong > 0, format!("wrong {}", total.wrong + report.background.wrong));
+        miss(
+            total.wrong + report.background.wrong > 0,
+            format!("wrong {}", total.wrong + report.background.wrong),
+        );
         miss(total.acausal > 0, format!("acausal {}", total.acausal));
         if self.claim == NoSpans {
             let left_out = outcome.counters.sum(&["sampled"]);
-            miss(total.missing != total.spans, format!("{} spans of unsampled requests", total.spans - total.missing));
+            miss(
+                total.missing != total.spans,
+                format!("{} spans of unsampled requests", total.spans - total.missing),
+            );
             miss(
                 left_out != total.spans as u64,
                 format!("the counters for unsampled spans say {left_out}, {} were left out", total.spans),
@@ -301,7 +308,8 @@ impl Stage {
     fn set(row: &Row, how: &Run, scratch: &Scratch) -> Result<Self> {
         let hops = row.programs.len();
         // A proxy makes exactly one call; a service up to two.
-        let fan_out = row.programs[..hops - 1].iter().map(|program| if program.is_proxy() { 1 } else { 2 }).collect();
+        let fan_out =
+            row.programs[..hops - 1].iter().map(|program| if program.is_proxy() { 1 } else { 2 }).collect();
         let shape = Shape {
             fan_out,
             delay_ms: how.delay_ms.clone(),
@@ -324,7 +332,8 @@ impl Stage {
             let wiring = Wiring {
                 routes: Some(routes.clone()),
                 next: next.clone(),
-                log: (!matches!(program, Node | Go | Asyncio | Poll)).then(|| scratch.join(&format!("calls-{edge}.log"))),
+                log: (!matches!(program, Node | Go | Asyncio | Poll))
+                    .then(|| scratch.join(&format!("calls-{edge}.log"))),
                 copy: row.copies == edge,
                 background: (row.timer == edge).then(|| background.clone()),
             };
@@ -377,7 +386,8 @@ fn logs(folder: &Path, prefix: &str) -> Result<Vec<String>> {
     for entry in std::fs::read_dir(folder).with_context(|| format!("listing {}", folder.display()))? {
         let path = entry?.path();
         if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)) {
-            texts.push(std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?);
+            texts
+                .push(std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?);
         }
     }
     Ok(texts)

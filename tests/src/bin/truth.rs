@@ -61,10 +61,16 @@ fn main() -> ExitCode {
         backend: arguments.backend,
         ..Run::default()
     };
-    println!("commit {}, seed {}, {} requests a row, backend {}", commit(), run.seed, run.requests, run.backend);
     println!(
-        "{:<24}{:>5}{:>10}{:>9}{:>9}{:>8}{:>9}{:>7}  {}",
-        "row", "at", "complete", "right", "orphan", "missing", "unexpl.", "wrong", "links"
+        "commit {}, seed {}, {} requests a row, backend {}",
+        commit(),
+        run.seed,
+        run.requests,
+        run.backend
+    );
+    println!(
+        "{:<24}{:>5}{:>10}{:>9}{:>9}{:>8}{:>9}{:>7}  links",
+        "row", "at", "complete", "right", "orphan", "missing", "unexpl.", "wrong"
     );
     let mut failed = false;
     for row in chosen {
@@ -86,7 +92,8 @@ fn print(row: &Row, report: &Report, counters: bool) -> bool {
         return false;
     }
     for (concurrency, verdict) in &report.batches {
-        let links: Vec<_> = verdict.methods.iter().map(|(method, count)| format!("{method} {count}")).collect();
+        let links: Vec<_> =
+            verdict.methods.iter().map(|(method, count)| format!("{method} {count}")).collect();
         println!(
             "{:<24}{:>5}{:>9.2}%{:>9}{:>9}{:>8}{:>9}{:>7}  {}",
             row.name,
@@ -126,5 +133,6 @@ fn print(row: &Row, report: &Report, counters: bool) -> bool {
 fn commit() -> String {
     let mut command = std::process::Command::new("git");
     command.current_dir(spandrel_tests::apps::workspace()).args(["describe", "--always", "--dirty"]);
-    spandrel_tests::process::output(&mut command).map_or_else(|_| "unknown".into(), |text| text.trim().to_owned())
+    spandrel_tests::process::output(&mut command)
+        .map_or_else(|_| "unknown".into(), |text| text.trim().to_owned())
 }
