@@ -1,6 +1,36 @@
 //! Which processes there are, what they are called, and which of them to trace.
 //!
-//! (contract; see the helper task)
+//! In: the kernel's exec, fork and exit records, one look at `/proc` at the start, and keys that other
+//! records mention. Out: one [`Resource`] per program, its [`Serving`] model, and what [`select`] needs.
+//! ```text
+//!   records ──▶ table ◀── proc, containers      (the only I/O: bounded reads, never a write)
+//!                 │ facts
+//!                 ▼
+//!   command ─▶ naming ─▶ resource               (pure; cgroup, environment, runtime and text parse for them)
+//! ```
+//! Start reading at [`ProcessTable`] and [`naming::service_name`]. Invariants: a name comes from the process
+//! that made the traffic or from nothing (a reused pid is told by its start time); of a target's environment
+//! two variables are kept; nothing leaves here that could move a terminal. Ledger: [`table::Ledger`].
+
+pub mod cgroup;
+pub mod command;
+pub mod containers;
+pub mod environment;
+#[doc(hidden)]
+pub mod fuzz;
+pub mod naming;
+pub mod proc;
+pub mod resource;
+pub mod runtime;
+pub mod select;
+pub mod serving;
+pub mod table;
+pub mod text;
+
+pub use resource::Host;
+pub use select::{Candidate, Selection};
+pub use serving::Serving;
+pub use table::{ExecFacts, ProcessTable};
 
 /// What a traced service says of itself: one OTLP resource per program.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -1,9 +1,107 @@
 //! Requests and responses of one connection in, timed exchanges out.
 //!
-//! (contract; see the helper task)
+//! In: the pieces of both directions of one connection end as `stream` yields them, and its end. Out: an
+//! [`Event`] when a request's head is complete, when its response begins, and when both are over or have
+//! failed; and wishes ([`Want`]): which of the bytes to come are worth sending.
+//!
+//! ```text
+//!   piece ─▶ classify ─▶ conversation: parser of requests ───┐
+//!                                      parser of responses ──┴▶ pairing ─▶ events
+//!                                      what they await ───────▶ wishes
+//! ```
+//!
+//! What holds: every `Opened` has exactly one `Closed`; the ids of a connection grow; a response belongs to
+//! the request that it is given to, or to none (`pairing` says when that is proven); the [`Ledger`]
+//! balances after every step; memory is bounded by [`MAX_HELD_BYTES`], [`MAX_UNANSWERED`] and
+//! [`MAX_UNANSWERED_BYTES`]. It must never read a clock, link one connection with another, or invent a
+//! response.
+
+mod classify;
+mod connection;
+mod conversation;
+pub mod fuzz;
+mod held;
+mod ledger;
+mod pairing;
+#[cfg(test)]
+mod tests;
+mod wishes;
+
+pub use connection::Connection;
+pub use held::{MAX_HELD_BYTES, MAX_HELD_PIECES};
+pub use ledger::Ledger;
 
 use crate::identity::{ConnectionId, Direction, Moment, Monotonic, Role};
 use crate::protocol::{RequestHead, ResponseHead};
+
+/// How many requests may be unanswered on one connection. Pipelining clients send tens; a connection with
+/// more than this is given up ([`Other::GivenUp`], [`Ledger::requests_refused`]).
+pub const MAX_UNANSWERED: usize = 1000;
+
+/// How many bytes the heads of unanswered requests may take on one connection: sixteen of the longest.
+/// More: as for [`MAX_UNANSWERED`].
+pub const MAX_UNANSWERED_BYTES: usize = 16 * crate::protocol::http1::MAX_HEAD;
+
+/// What a [`Connection`] has to say.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// For `stitch`, in order.
+    pub events: Vec<Event>,
+    /// For the kernel side.
+    pub wishes: Vec<Want>,
+}
+
+/// From now on, this policy is right for this direction of the connection. It is an optimisation: nothing
+/// goes wrong if it takes effect late, or not at all.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Want {
+    /// The direction.
+    pub direction: Direction,
+    /// What to send of it.
+    pub policy: Policy,
+}
+
+/// What the kernel side sends of one direction of a connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Policy {
+    /// Of each call the blocks of 4 KiB up to and including the one with the first empty line, at most
+    /// 64 KiB. What every connection starts with.
+    Heads,
+    /// The first 4 KiB of each call.
+    FirstBlock,
+    /// Up to 64 KiB of each call.
+    Everything,
+    /// Calls that end before this stream offset make no record. One whose end reaches it makes one, with the
+    /// bytes from there on, as for `Heads`; so do all later ones.
+    From {
+        /// The offset.
+        offset: u64,
+    },
+    /// Nothing, for good.
+    Nothing,
+}
+
+/// What a connection speaks.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Classified {
+    /// Not known yet.
+    Unknown,
+    /// HTTP/1.0 or HTTP/1.1.
+    Http1,
+    /// Nothing that we follow: no more is asked for.
+    Other(Other),
+}
+
+/// Why a connection is not followed.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Other {
+    /// Neither direction looks like HTTP/1.
+    Unrecognised,
+    /// It was HTTP/1 and became something else (WebSocket, a tunnel).
+    Switched,
+    /// More requests were unanswered than a bound allows.
+    GivenUp,
+}
 
 /// One exchange, unique in the life of the agent.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]

@@ -1,8 +1,105 @@
 //! Records of single calls in, byte streams with positions and known gaps out.
 //!
-//! (contract; the station's page comes with its implementation)
+//! ```text
+//!   Data ─▶ Streams ─▶ Track (one direction) ─▶ Event::Piece: bytes and gaps, in order, without holes
+//!   Opened, late snapshots ─▶ Names ─▶ Event::Joined: two ends are one connection
+//!   State, unix ends, exits ─▶ Event::Closed
+//! ```
+//! Invariants: pieces of a direction never overlap and never go back; every byte that the kernel says was
+//! moved is in exactly one piece; a byte is never placed by the order in which records arrived. What is
+//! held is bounded ([`Limits`]). It does no I/O and reads no clock.
+//!
+//! Where to read: [`Streams`] (what records do), `track` (order and gaps of one direction), `names`
+//! (which two ends are one connection).
 
-use crate::identity::Moment;
+mod names;
+mod streams;
+mod track;
+
+#[doc(hidden)]
+pub mod fuzz;
+#[cfg(test)]
+mod tests;
+
+use crate::identity::{Address, ConnectionId, Direction, Moment};
+
+pub use streams::{Ledger, Limits, Streams};
+
+/// What the streams tell the stations behind them.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// An end of a connection that was not known. It comes before any other event about it.
+    Opened(&'a Opened),
+    /// The next bytes or the next gap of a direction.
+    Piece {
+        /// Which end.
+        connection: ConnectionId,
+        /// Which way.
+        direction: Direction,
+        /// The piece.
+        piece: Piece<'a>,
+    },
+    /// Two ends of this host are one connection: what `a` sends at offset `o`, `b` receives at
+    /// `o + a_to_b`, and the other way round.
+    Joined {
+        /// One end.
+        a: ConnectionId,
+        /// The other.
+        b: ConnectionId,
+        /// Added to an offset of what `a` sends.
+        a_to_b: i64,
+        /// Added to an offset of what `b` sends.
+        b_to_a: i64,
+    },
+    /// No more bytes will be read at this end, though it may still write.
+    Finished {
+        /// Which end.
+        connection: ConnectionId,
+        /// When.
+        time: crate::identity::Monotonic,
+    },
+    /// An end is over; nothing about it follows.
+    Closed {
+        /// Which end.
+        connection: ConnectionId,
+        /// How.
+        closed: &'a Closed,
+    },
+    /// Bytes that were moved and will never be seen, for whoever asks where something went.
+    Gap(&'a Gap),
+}
+
+/// An end of a connection.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Opened {
+    /// Which.
+    pub connection: ConnectionId,
+    /// Its own address.
+    pub local: Address,
+    /// The other end's.
+    pub peer: Address,
+    /// It was seen from its first byte.
+    pub born_here: bool,
+}
+
+/// Bytes that were moved and are not here, with all that tells them apart from other bytes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Gap {
+    /// Which end.
+    pub connection: ConnectionId,
+    /// Its own address, if that is known.
+    pub local: Option<Address>,
+    /// The other end's, if that is known.
+    pub peer: Option<Address>,
+    /// Which way; none if the ring lost even that.
+    pub direction: Direction,
+    /// The TCP sequence number of the first byte, or the lower half of its offset.
+    pub position: u32,
+    /// How many.
+    pub length: u64,
+    /// Why.
+    pub cause: GapCause,
+}
 
 /// One step of one direction of one connection, in order of position: pieces never overlap, never go
 /// back, and leave no hole between them (a hole is a piece too: [`Content::Gap`]).
@@ -34,7 +131,7 @@ pub enum Content<'a> {
 }
 
 /// Why bytes that were moved are not here. Each is a value of the label `cause`.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum GapCause {
     /// A policy of ours said that they are not needed (the middle of a body).
     Silent,
@@ -45,6 +142,24 @@ pub enum GapCause {
     Unseen,
     /// A record was lost on the way: the ring was full, a page could not be read.
     Lost,
+    /// Bytes that came, but whose place is not certain: two threads wrote into one socket at once.
+    Uncertain,
+}
+
+impl GapCause {
+    /// All.
+    pub const ALL: [Self; 5] = [Self::Silent, Self::Limit, Self::Unseen, Self::Lost, Self::Uncertain];
+
+    /// Its name as a label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Silent => "silent",
+            Self::Limit => "limit",
+            Self::Unseen => "unseen",
+            Self::Lost => "lost",
+            Self::Uncertain => "uncertain",
+        }
+    }
 }
 
 /// How a connection ended, seen from one end.

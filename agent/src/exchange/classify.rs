@@ -1,0 +1,115 @@
+//! Is this HTTP/1, and which end is it? Decided by the first bytes of calls, in either direction.
+//!
+//! A connection may be joined in the middle of a body, so one call that begins no message proves nothing:
+//! only when several calls of *both* directions showed none, the connection is something else. A start
+//! line needs the whole line to be one, and may come byte by byte; what may still become one waits in
+//! [`Held`]. Nothing here may keep bytes itself, or decide by ports or by time.
+
+use super::held::{Held, length};
+use crate::identity::{Direction, Role};
+use crate::protocol::http1::{Likeness, Side, looks_like};
+use crate::stream::{Content, Piece};
+
+/// What a piece of a connection that is not classified yet shows.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Verdict {
+    /// With this piece a message is certain: HTTP/1, and the process plays this part.
+    Http1(Role),
+    /// It may be the beginning of a start line.
+    Wait,
+    /// It begins no message.
+    Skip,
+}
+
+/// What this piece shows, together with those of its direction that wait.
+pub(super) fn verdict(direction: Direction, piece: &Piece<'_>, held: &Held) -> Verdict {
+    let Content::Bytes(bytes) = piece.content else { return Verdict::Skip };
+    if held.holds(direction) {
+        let joined = held.joined_with(direction, bytes);
+        let verdict = likeness(direction, &joined);
+        if verdict != Verdict::Skip {
+            return verdict;
+        }
+    }
+    match piece.starts_call {
+        true => likeness(direction, bytes),
+        false => Verdict::Skip,
+    }
+}
+
+fn likeness(direction: Direction, bytes: &[u8]) -> Verdict {
+    let (requests, responses) = (looks_like(Side::Requests, bytes), looks_like(Side::Responses, bytes));
+    match (requests, responses, direction) {
+        (Likeness::Yes, _, Direction::Receive) | (_, Likeness::Yes, Direction::Send) => {
+            Verdict::Http1(Role::Server)
+        }
+        (Likeness::Yes, _, Direction::Send) | (_, Likeness::Yes, Direction::Receive) => {
+            Verdict::Http1(Role::Client)
+        }
+        (Likeness::Maybe, _, _) | (_, Likeness::Maybe, _) => Verdict::Wait,
+        (Likeness::No, Likeness::No, _) => Verdict::Skip,
+    }
+}
+
+/// What was moved in both directions since a message was seen last.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Skipped {
+    receive: Amount,
+    send: Amount,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Amount {
+    calls: u32,
+    bytes: u64,
+}
+
+impl Skipped {
+    /// Counts a piece in which no message began.
+    pub fn add(&mut self, direction: Direction, piece: &Piece<'_>) {
+        let amount = match direction {
+            Direction::Receive => &mut self.receive,
+            Direction::Send => &mut self.send,
+        };
+        amount.calls = amount.calls.saturating_add(u32::from(piece.starts_call));
+        amount.bytes = amount.bytes.saturating_add(length(piece));
+    }
+
+    /// True if something of this direction was skipped.
+    pub fn any(&self, direction: Direction) -> bool {
+        let amount = match direction {
+            Direction::Receive => self.receive,
+            Direction::Send => self.send,
+        };
+        amount.calls > 0 || amount.bytes > 0
+    }
+
+    /// True if both directions showed enough to say that this is not HTTP/1.
+    pub fn is_enough(&self, proven: Proven) -> bool {
+        let calls = match proven {
+            Proven::No => MANY_CALLS,
+            Proven::Yes => MANY_CALLS_OF_HTTP1,
+        };
+        [self.receive, self.send]
+            .into_iter()
+            .all(|amount| amount.calls >= calls || amount.bytes >= u64::from(calls) * BYTES_FOR_A_CALL)
+    }
+}
+
+/// Whether the connection has already shown a message.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Proven {
+    Yes,
+    No,
+}
+
+/// How many calls in each direction may begin no message before the connection is taken for something
+/// else. (Two would do where it was seen from birth, but for proxies that send a PROXY header first.)
+const MANY_CALLS: u32 = 8;
+
+/// The same for a connection that has already carried HTTP/1 and lost its place, perhaps because the
+/// response that switched it to another protocol was not seen.
+const MANY_CALLS_OF_HTTP1: u32 = 64;
+
+/// So many bytes are as good as a call: a sender of few huge calls must not keep us waiting.
+const BYTES_FOR_A_CALL: u64 = 8 * 1024;

@@ -1,0 +1,294 @@
+//! One connection end from its first piece to its end: unknown, then HTTP/1 or something else.
+//!
+//! ```text
+//!             a start line                  101, 2xx to CONNECT, too many unanswered
+//!   Joining ────────────────▶ Conversation ──────────────────────────────────────────▶ Other
+//!     │  ▲                        │   │                                                  ▲
+//!     │  └─ it was none, or ──────┘   └─ no message in many calls of both directions ────┤
+//!     │     the process died                                                             │
+//!     └─ no start line in several calls of both directions ──────────────────────────────┘
+//! ```
+//!
+//! It must never read a clock, never know another connection, and never keep more than the bounds that
+//! `exchange` names.
+
+use super::classify::{Proven, Skipped, Verdict, verdict};
+use super::conversation::{Conversation, State};
+use super::held::{Held, length};
+use super::pairing::{Sink, Stopped};
+use super::wishes::Wishes;
+use super::{Classified, Event, Ledger, Other, Output, Policy};
+use crate::identity::{ConnectionId, Direction, Monotonic, ProcessKey, Role};
+use crate::protocol::http1;
+use crate::stream::{Closed, Piece};
+
+/// One connection end: one socket as the processes that use it see it.
+///
+/// Pieces of both directions go in as they come, each direction in order of position; then one of
+/// [`Connection::closed`] and [`Connection::abandoned`]. Both may be preceded by
+/// [`Connection::process_exited`]. Every [`Event::Opened`] is followed by exactly one [`Event::Closed`] at
+/// the latest then.
+#[derive(Debug)]
+pub struct Connection {
+    id: ConnectionId,
+    phase: Phase,
+    /// The part that the process plays, once a head has proven it: ids are offsets of one direction.
+    role: Option<Role>,
+    /// Seen from its first byte, and nothing was skipped since.
+    whole: bool,
+    ended: bool,
+    user: User,
+    wishes: Wishes,
+    ledger: Ledger,
+    /// Of the parsers of earlier conversations.
+    parsers: http1::Ledger,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Joining(Joining),
+    Conversation(Box<Conversation>),
+    Other(Other),
+}
+
+/// Nothing that is known to be a message was seen.
+#[derive(Debug, Default)]
+struct Joining {
+    /// What may be the beginning of a start line, in the order of arrival.
+    held: Held,
+    skipped: Skipped,
+}
+
+/// Who has been seen using the socket.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum User {
+    Nobody,
+    One(ProcessKey),
+    Several,
+}
+
+impl Connection {
+    /// A connection of which nothing was seen. `born_here`: whatever will be missing from its first byte on
+    /// will be told as a gap.
+    pub fn new(id: ConnectionId, born_here: bool) -> Self {
+        Self {
+            id,
+            phase: Phase::Joining(Joining::default()),
+            role: None,
+            whole: born_here,
+            ended: false,
+            user: User::Nobody,
+            wishes: Wishes::default(),
+            ledger: Ledger::default(),
+            parsers: http1::Ledger::default(),
+        }
+    }
+
+    /// The next piece of one direction.
+    pub fn piece(&mut self, direction: Direction, piece: &Piece<'_>, out: &mut Output) {
+        let moved = length(piece);
+        self.ledger.bytes = self.ledger.bytes.saturating_add(moved);
+        if self.ended {
+            self.ledger.bytes_late = self.ledger.bytes_late.saturating_add(moved);
+            return;
+        }
+        self.user = self.user.and(piece.moment.process);
+        match &mut self.phase {
+            Phase::Joining(_) => self.join(direction, piece, &mut out.events),
+            Phase::Conversation(conversation) => {
+                let mut sink = Sink { events: &mut out.events, ledger: &mut self.ledger };
+                conversation.piece(direction, piece, &mut sink);
+            }
+            Phase::Other(_) => self.ledger.bytes_other = self.ledger.bytes_other.saturating_add(moved),
+        }
+        self.settle(direction, piece, &mut out.events);
+        self.wish(out);
+    }
+
+    /// The connection ended.
+    pub fn closed(&mut self, closed: &Closed, out: &mut Output) {
+        self.end(out, |conversation, sink| conversation.closed(closed, sink));
+    }
+
+    /// No end of the connection will be seen: it is too old, or the agent stops. What is open is closed as
+    /// incomplete.
+    pub fn abandoned(&mut self, out: &mut Output) {
+        self.end(out, Conversation::abandoned);
+    }
+
+    /// A process died. If it was the only one seen to use the socket, what is open has failed; the socket may
+    /// live on in a process that inherited it.
+    pub fn process_exited(&mut self, process: ProcessKey, time: Monotonic, out: &mut Output) {
+        if self.ended || self.user != User::One(process) {
+            return;
+        }
+        self.user = User::Nobody;
+        if let Phase::Conversation(conversation) = &mut self.phase {
+            let mut sink = Sink { events: &mut out.events, ledger: &mut self.ledger };
+            conversation.process_exited(time, &mut sink);
+            self.role = self.role.or(conversation.proven_role());
+            self.parsers.add(&conversation.parsers());
+            self.phase = Phase::Joining(Joining::default());
+            self.whole = false;
+        }
+    }
+
+    /// Bytes of the traffic that are kept now: at most [`super::MAX_HELD_BYTES`],
+    /// [`super::MAX_UNANSWERED_BYTES`] and one head of each direction ([`http1::MAX_HEAD`]).
+    pub fn held_bytes(&self) -> usize {
+        match &self.phase {
+            Phase::Joining(joining) => joining.held.bytes(),
+            Phase::Conversation(conversation) => conversation.held_bytes(),
+            Phase::Other(_) => 0,
+        }
+    }
+
+    /// What the connection speaks, as far as it is known.
+    pub fn protocol(&self) -> Classified {
+        match &self.phase {
+            Phase::Joining(_) => Classified::Unknown,
+            Phase::Conversation(_) => Classified::Http1,
+            Phase::Other(other) => Classified::Other(*other),
+        }
+    }
+
+    /// The books, as they are now.
+    pub fn ledger(&self) -> Ledger {
+        let mut ledger = self.ledger.clone();
+        match &self.phase {
+            Phase::Joining(joining) => ledger.bytes_held = joining.held.moved(),
+            Phase::Conversation(conversation) => {
+                ledger.bytes_held = conversation.held().moved();
+                ledger.open = conversation.open_exchanges() as u64;
+            }
+            Phase::Other(_) => {}
+        }
+        ledger
+    }
+
+    /// The books of the connection's parsers, as they are now. Their `bytes` and `gap` together are
+    /// [`Ledger::bytes_parsed`].
+    pub fn parser_ledger(&self) -> http1::Ledger {
+        let mut ledger = self.parsers.clone();
+        if let Phase::Conversation(conversation) = &self.phase {
+            ledger.add(&conversation.parsers());
+        }
+        ledger
+    }
+
+    /// Takes a piece while the protocol is not known.
+    fn join(&mut self, direction: Direction, piece: &Piece<'_>, events: &mut Vec<Event>) {
+        let Phase::Joining(joining) = &mut self.phase else { return };
+        match verdict(direction, piece, &joining.held) {
+            Verdict::Http1(role) if self.role.is_none_or(|proven| proven == role) => {
+                let mut held = std::mem::take(&mut joining.held);
+                // What waited of this direction belongs to the message only if it still does with this
+                // piece; the parser finds that out.
+                let mut conversation = Box::new(Conversation::new(self.id, role, self.whole));
+                let mut sink = Sink { events, ledger: &mut self.ledger };
+                while let Some(held) = held.pop() {
+                    conversation.piece(held.direction, &held.as_piece(), &mut sink);
+                }
+                conversation.piece(direction, piece, &mut sink);
+                self.phase = Phase::Conversation(conversation);
+            }
+            Verdict::Wait if joining.held.push(direction, piece) => {}
+            Verdict::Http1(_) | Verdict::Wait | Verdict::Skip => {
+                let skipped = joining.held.drop_direction(direction).saturating_add(length(piece));
+                joining.skipped.add(direction, piece);
+                self.ledger.bytes_unrecognised = self.ledger.bytes_unrecognised.saturating_add(skipped);
+                self.whole = false;
+            }
+        }
+    }
+
+    /// Goes over to the phase that this piece has brought.
+    fn settle(&mut self, direction: Direction, piece: &Piece<'_>, events: &mut Vec<Event>) {
+        match &mut self.phase {
+            Phase::Joining(joining) => {
+                if joining.skipped.is_enough(Proven::No) {
+                    self.become_other(Other::Unrecognised, events);
+                }
+            }
+            Phase::Conversation(conversation) => match conversation.state() {
+                State::Going => {}
+                State::Doubtful => {
+                    let mut joining = Joining::default();
+                    joining.skipped.add(direction, piece);
+                    self.parsers.add(&conversation.parsers());
+                    self.phase = Phase::Joining(joining);
+                    self.whole = false;
+                }
+                State::Unrecognised => self.become_other(Other::Unrecognised, events),
+                State::Stopped(Stopped::Switched) => self.become_other(Other::Switched, events),
+                State::Stopped(Stopped::Full) => self.become_other(Other::GivenUp, events),
+            },
+            Phase::Other(_) => {}
+        }
+    }
+
+    fn become_other(&mut self, other: Other, events: &mut Vec<Event>) {
+        match &mut self.phase {
+            Phase::Joining(joining) => {
+                let held = joining.held.moved();
+                self.ledger.bytes_unrecognised = self.ledger.bytes_unrecognised.saturating_add(held);
+            }
+            Phase::Conversation(conversation) => {
+                if other == Other::Switched {
+                    conversation.switch();
+                }
+                conversation.abandoned(&mut Sink { events, ledger: &mut self.ledger });
+                self.parsers.add(&conversation.parsers());
+            }
+            Phase::Other(_) => {}
+        }
+        self.phase = Phase::Other(other);
+    }
+
+    fn wish(&mut self, out: &mut Output) {
+        for direction in [Direction::Receive, Direction::Send] {
+            let policy = match &self.phase {
+                Phase::Joining(joining) if joining.is_looking_only(direction) => Policy::FirstBlock,
+                Phase::Joining(_) => Policy::Heads,
+                Phase::Conversation(conversation) => conversation.policy(direction, &self.wishes),
+                Phase::Other(_) => Policy::Nothing,
+            };
+            self.wishes.ask(direction, policy, &mut out.wishes);
+        }
+    }
+
+    fn end(&mut self, out: &mut Output, end: impl FnOnce(&mut Conversation, &mut Sink<'_>)) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        match &mut self.phase {
+            Phase::Joining(joining) => {
+                let held = std::mem::take(&mut joining.held).moved();
+                self.ledger.bytes_unrecognised = self.ledger.bytes_unrecognised.saturating_add(held);
+            }
+            Phase::Conversation(conversation) => {
+                end(conversation, &mut Sink { events: &mut out.events, ledger: &mut self.ledger });
+            }
+            Phase::Other(_) => {}
+        }
+    }
+}
+
+impl Joining {
+    /// True if what comes of this direction begins no message, so that the beginnings of calls are enough.
+    fn is_looking_only(&self, direction: Direction) -> bool {
+        self.skipped.any(direction) && !self.held.holds(direction)
+    }
+}
+
+impl User {
+    /// Another call was made by this process.
+    fn and(self, process: ProcessKey) -> Self {
+        match self {
+            Self::Nobody => Self::One(process),
+            // The same process with another program.
+            Self::One(one) if (one.pid, one.started) == (process.pid, process.started) => Self::One(process),
+            Self::One(_) | Self::Several => Self::Several,
+        }
+    }
+}

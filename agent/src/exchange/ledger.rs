@@ -1,0 +1,170 @@
+//! The books of the exchange station: where every byte, request, response and exchange went.
+//!
+//! Plain numbers, kept per connection and added up by the pipeline (a connection's books are added to a
+//! total when it is dropped). It must never say less than what came in: [`Ledger::balances`] is asserted
+//! by every test and by the fuzz body.
+
+use super::{Exchange, FailureKind};
+
+/// Where everything went. Each sum that must hold stands beside its first field.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Ledger {
+    /// Bytes that were moved, seen or not (gaps included). `bytes = bytes_parsed + bytes_unrecognised +
+    /// bytes_other + bytes_late + bytes_held`.
+    pub bytes: u64,
+    /// Of these, those that a parser got; its own books say more.
+    pub bytes_parsed: u64,
+    /// Those that were moved before the protocol was known, in calls that began no message.
+    pub bytes_unrecognised: u64,
+    /// Those that came after the connection had been classified as [`super::Other`].
+    pub bytes_other: u64,
+    /// Those that came after the connection's end.
+    pub bytes_late: u64,
+    /// Those that wait now, for a request that they may answer or for the rest of a start line.
+    pub bytes_held: u64,
+
+    /// Request heads. `requests = opened + requests_refused`.
+    pub requests: u64,
+    /// Requests that would have been more unanswered ones than the bounds allow
+    /// ([`super::MAX_UNANSWERED`], [`super::MAX_UNANSWERED_BYTES`]); the connection was given up at each.
+    pub requests_refused: u64,
+
+    /// Exchanges. `opened = complete + incomplete + connection_reset + timed_out + connection_closed +
+    /// cancelled + process_exited + socket_error + open`.
+    pub opened: u64,
+    /// Closed when request and response had ended.
+    pub complete: u64,
+    /// Closed because what was missing made their end or their response uncertain.
+    pub incomplete: u64,
+    /// Closed by [`FailureKind::ConnectionReset`].
+    pub connection_reset: u64,
+    /// Closed by [`FailureKind::TimedOut`].
+    pub timed_out: u64,
+    /// Closed by [`FailureKind::ConnectionClosed`].
+    pub connection_closed: u64,
+    /// Closed by [`FailureKind::Cancelled`].
+    pub cancelled: u64,
+    /// Closed by [`FailureKind::ProcessExited`].
+    pub process_exited: u64,
+    /// Closed by [`FailureKind::Socket`].
+    pub socket_error: u64,
+    /// Not closed yet.
+    pub open: u64,
+
+    /// Heads of final responses. `responses = responses_paired + responses_without_request`.
+    pub responses: u64,
+    /// Those that answer a request that was seen.
+    pub responses_paired: u64,
+    /// Those whose request was not seen, or not with certainty.
+    pub responses_without_request: u64,
+
+    /// Ends that were moved to the exchange's beginning because the records of two threads said that it
+    /// ended before. Part of the closed ones, in no sum.
+    pub ends_clamped: u64,
+}
+
+impl Ledger {
+    /// Counts an exchange that is over.
+    pub(super) fn close(&mut self, exchange: &Exchange) {
+        let counter = match exchange.failure.map(|failure| failure.kind) {
+            None if exchange.incomplete => &mut self.incomplete,
+            None => &mut self.complete,
+            Some(FailureKind::ConnectionReset) => &mut self.connection_reset,
+            Some(FailureKind::TimedOut) => &mut self.timed_out,
+            Some(FailureKind::ConnectionClosed) => &mut self.connection_closed,
+            Some(FailureKind::Cancelled) => &mut self.cancelled,
+            Some(FailureKind::ProcessExited) => &mut self.process_exited,
+            Some(FailureKind::Socket(_)) => &mut self.socket_error,
+        };
+        *counter += 1;
+    }
+
+    /// Adds the books of another connection to these.
+    pub fn add(&mut self, other: &Self) {
+        let Self {
+            bytes,
+            bytes_parsed,
+            bytes_unrecognised,
+            bytes_other,
+            bytes_late,
+            bytes_held,
+            requests,
+            requests_refused,
+            opened,
+            complete,
+            incomplete,
+            connection_reset,
+            timed_out,
+            connection_closed,
+            cancelled,
+            process_exited,
+            socket_error,
+            open,
+            responses,
+            responses_paired,
+            responses_without_request,
+            ends_clamped,
+        } = other;
+        self.bytes += bytes;
+        self.bytes_parsed += bytes_parsed;
+        self.bytes_unrecognised += bytes_unrecognised;
+        self.bytes_other += bytes_other;
+        self.bytes_late += bytes_late;
+        self.bytes_held += bytes_held;
+        self.requests += requests;
+        self.requests_refused += requests_refused;
+        self.opened += opened;
+        self.complete += complete;
+        self.incomplete += incomplete;
+        self.connection_reset += connection_reset;
+        self.timed_out += timed_out;
+        self.connection_closed += connection_closed;
+        self.cancelled += cancelled;
+        self.process_exited += process_exited;
+        self.socket_error += socket_error;
+        self.open += open;
+        self.responses += responses;
+        self.responses_paired += responses_paired;
+        self.responses_without_request += responses_without_request;
+        self.ends_clamped += ends_clamped;
+    }
+
+    /// True if everything that came in is accounted for.
+    pub fn balances(&self) -> bool {
+        let bytes = self.bytes_parsed
+            + self.bytes_unrecognised
+            + self.bytes_other
+            + self.bytes_late
+            + self.bytes_held;
+        let failed = self.connection_reset
+            + self.timed_out
+            + self.connection_closed
+            + self.cancelled
+            + self.process_exited
+            + self.socket_error;
+        self.bytes == bytes
+            && self.requests == self.opened + self.requests_refused
+            && self.opened == self.complete + self.incomplete + failed + self.open
+            && self.responses == self.responses_paired + self.responses_without_request
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn books_that_balance_still_balance_when_they_are_added_up() {
+        let mut total = Ledger { bytes: 3, bytes_parsed: 2, bytes_held: 1, ..Ledger::default() };
+        total.add(&Ledger { requests: 2, requests_refused: 1, opened: 1, timed_out: 1, ..Ledger::default() });
+        assert!(total.balances(), "{total:?}");
+        assert_eq!((total.bytes, total.timed_out), (3, 1));
+    }
+
+    #[test]
+    fn what_nobody_counted_unbalances_the_books() {
+        assert!(!Ledger { bytes: 3, bytes_parsed: 2, ..Ledger::default() }.balances());
+        assert!(!Ledger { requests: 1, opened: 1, ..Ledger::default() }.balances());
+        assert!(!Ledger { responses: 1, ..Ledger::default() }.balances());
+    }
+}

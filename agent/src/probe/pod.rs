@@ -1,0 +1,32 @@
+//! The structures that are written into maps and constants, marked as plain data for the loader.
+//!
+//! The map boundary: the only `unsafe` in this station. It must hold only structures of integers
+//! without padding, which `spandrel-proto` lays out and asserts.
+
+#![allow(unsafe_code)]
+
+use spandrel_proto::layout::{Learned, Offsets, Run};
+use spandrel_proto::record::Loss;
+
+macro_rules! plain {
+    ($($(#[$doc:meta])* $name:ident($inner:ty);)*) => {$(
+        $(#[$doc])*
+        #[repr(transparent)]
+        #[derive(Clone, Copy, Debug)]
+        pub struct $name(pub $inner);
+        // SAFETY: `repr(transparent)` over a `repr(C)` structure of integers whose size is the sum of its
+        // fields', so any bytes are a value and there is no padding to leak.
+        unsafe impl aya::Pod for $name {}
+    )*};
+}
+
+plain! {
+    /// [`Offsets`], for the loader.
+    PodOffsets(Offsets);
+    /// [`Run`], for the loader.
+    PodRun(Run);
+    /// [`Learned`], as a map value.
+    PodLearned(Learned);
+    /// [`Loss`], as a map value.
+    PodLoss(Loss);
+}

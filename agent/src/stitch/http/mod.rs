@@ -1,0 +1,361 @@
+//! What an HTTP exchange is called and what is said about it: name, attributes, status, events.
+//!
+//! In: an exchange and the addresses of its connection. Out: the parts of a span that the semantic
+//! conventions for HTTP fix (schema 1.44.0), as values.
+//!
+//! It must never let out a header value that is not an attribute of the conventions, a password in a
+//! URL, a query's values (unless asked for), text that is not UTF-8 or a value longer than the limit;
+//! put a raw path into a span's name; or panic, whatever the bytes.
+
+mod forwarded;
+mod text;
+mod url;
+
+#[doc(hidden)]
+pub mod fuzz;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+
+use self::forwarded::Client;
+use self::url::{Authority, Target};
+use super::span::{SpanEvent, Value};
+use crate::exchange::{Exchange, Failure, FailureKind};
+use crate::identity::{Address, Direction, Role};
+use crate::protocol::{FieldName, RequestHead, ResponseHead, Version};
+
+pub use self::text::is_harmful;
+
+/// The schema that names and attributes follow.
+pub const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.44.0";
+
+/// How long an attribute's value may be by default, in bytes.
+pub const DEFAULT_VALUE_LIMIT: usize = 2048;
+
+/// What becomes of the values in a query string.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum QueryValues {
+    /// Every value is replaced by `REDACTED`; keys stay.
+    #[default]
+    Redact,
+    /// They are kept as they came.
+    Keep,
+}
+
+/// What a user may choose about descriptions.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Settings {
+    /// The values in query strings.
+    pub query_values: QueryValues,
+    /// An attribute's value is cut at this many bytes (at a character's boundary), and counted.
+    pub value_limit: usize,
+    /// The methods that are told apart; any other is `_OTHER`. Compared with regard to case.
+    pub known_methods: Vec<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            query_values: QueryValues::default(),
+            value_limit: DEFAULT_VALUE_LIMIT,
+            known_methods: KNOWN_METHODS.iter().map(|&method| method.to_owned()).collect(),
+        }
+    }
+}
+
+impl Settings {
+    /// Takes the value of `OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS`: a comma-separated list that replaces
+    /// the known methods. Empty means unset.
+    pub fn with_known_methods(mut self, list: Option<&str>) -> Self {
+        let methods: Vec<String> = list
+            .unwrap_or_default()
+            .split(',')
+            .map(str::trim)
+            .filter(|method| !method.is_empty())
+            .map(str::to_owned)
+            .collect();
+        if !methods.is_empty() {
+            self.known_methods = methods;
+        }
+        self
+    }
+}
+
+/// The addresses of a connection, as far as they are known.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Endpoints<'a> {
+    /// This end.
+    pub local: Option<&'a Address>,
+    /// The other end.
+    pub peer: Option<&'a Address>,
+}
+
+/// What is described.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// Whether the process read or wrote the request.
+    pub role: Role,
+    /// What the request says.
+    pub request: &'a RequestHead,
+    /// What the final response says, if there was one.
+    pub response: Option<&'a ResponseHead>,
+    /// Where it went from and to.
+    pub endpoints: Endpoints<'a>,
+    /// What went wrong, if anything did.
+    pub failure: Option<Failure>,
+}
+
+impl<'a> Subject<'a> {
+    /// An exchange that is over.
+    pub fn new(exchange: &'a Exchange, endpoints: Endpoints<'a>) -> Self {
+        Self {
+            role: exchange.role,
+            request: &exchange.request,
+            response: exchange.response.as_deref(),
+            endpoints,
+            failure: exchange.failure,
+        }
+    }
+}
+
+/// The parts of a span that the conventions fix.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Described {
+    /// The span's name: the method, or `HTTP` if it is not a known one.
+    pub name: String,
+    /// Each key once, in a fixed order.
+    pub attributes: Vec<(&'static str, Value)>,
+    /// `Some` if the span's status is ERROR: the value of `error.type`, which is among the attributes too.
+    pub error: Option<String>,
+    /// What happened on the way.
+    pub events: Vec<SpanEvent>,
+    /// How many values were cut at the limit.
+    pub cut: u32,
+}
+
+/// Says what the conventions say about this exchange.
+pub fn describe(subject: &Subject<'_>, settings: &Settings) -> Described {
+    let mut to = Described { attributes: Vec::with_capacity(16), ..Described::default() };
+    let target = Target::parse(&subject.request.method, &subject.request.target);
+    method(subject, settings, &mut to);
+    match subject.role {
+        Role::Server => server(subject, &target, settings, &mut to),
+        Role::Client => client(subject, &target, settings, &mut to),
+    }
+    network(subject, settings, &mut to);
+    outcome(subject, &mut to);
+    to
+}
+
+impl Described {
+    fn text(&mut self, key: &'static str, mut value: String, settings: &Settings) {
+        self.cut += u32::from(text::cut(&mut value, settings.value_limit));
+        self.attributes.push((key, Value::Text(value)));
+    }
+
+    fn integer(&mut self, key: &'static str, value: u16) {
+        self.attributes.push((key, Value::Integer(i64::from(value))));
+    }
+}
+
+/// The method and, of it, the name. There is no route on the wire, and a raw path is no name: it has no
+/// bound on how many there are.
+fn method(subject: &Subject<'_>, settings: &Settings, to: &mut Described) {
+    let original = &*subject.request.method;
+    let known = settings.known_methods.iter().find(|known| known.as_bytes() == original);
+    let method = known.map_or(OTHER, String::as_str);
+    to.name = known.map_or("HTTP", String::as_str).to_owned();
+    to.text("http.request.method", method.to_owned(), settings);
+    if original != method.as_bytes() {
+        to.text("http.request.method_original", text::harmless(original), settings);
+    }
+}
+
+/// What a method that is not known is called.
+const OTHER: &str = "_OTHER";
+
+/// The scheme of this hop: TLS is not looked into yet.
+const SCHEME: &str = "http";
+
+/// `url.*`, `server.*`, `client.*` and `user_agent.*` of a server span: what the client asked for, as far as
+/// proxies passed it on.
+fn server(subject: &Subject<'_>, target: &Target<'_>, settings: &Settings, to: &mut Described) {
+    let fields = &subject.request.fields;
+    let mut path = String::new();
+    text::push_url(&mut path, target.path);
+    to.text("url.path", path, settings);
+    if let Some(query) = target.query {
+        let mut text = String::new();
+        url::push_query(&mut text, query, settings.query_values);
+        to.text("url.query", text, settings);
+    }
+    let scheme = forwarded::proto(fields)
+        .or_else(|| target.scheme.map(str::to_ascii_lowercase))
+        .unwrap_or_else(|| SCHEME.to_owned());
+    let own = || authority(subject, target).map(|authority| (authority.host.to_owned(), authority.port));
+    match (forwarded::host(fields).or_else(own), subject.endpoints.local) {
+        (Some((host, port)), _) => {
+            to.text("server.address", host, settings);
+            if let Some(port) = port.or_else(|| url::default_port(&scheme)) {
+                to.integer("server.port", port);
+            }
+        }
+        (None, Some(local)) => address(["server.address", "server.port"], local, settings, to),
+        (None, None) => {}
+    }
+    to.text("url.scheme", scheme, settings);
+    match (forwarded::client(fields), subject.endpoints.peer) {
+        (Client::At(address), _) => to.text("client.address", address, settings),
+        (Client::Peer, Some(Address::Ip(peer))) => {
+            to.text("client.address", peer.ip().to_string(), settings);
+        }
+        (Client::Peer, Some(Address::Unix(path))) if !path.is_empty() => {
+            to.text("client.address", text::harmless(path.as_bytes()), settings);
+        }
+        (Client::Peer, Some(Address::Unix(_)) | None) | (Client::Hidden, _) => {}
+    }
+    if let Some(agent) = fields.first(FieldName::UserAgent) {
+        to.text("user_agent.original", text::harmless(agent), settings);
+    }
+}
+
+/// `url.full` and `server.*` of a client span: what it asked for, not where its packets went.
+fn client(subject: &Subject<'_>, target: &Target<'_>, settings: &Settings, to: &mut Described) {
+    let scheme = target.scheme.map_or(Cow::Borrowed(SCHEME), |scheme| scheme.to_ascii_lowercase().into());
+    let authority = authority(subject, target);
+    let mut full = format!("{scheme}://");
+    match (authority, subject.endpoints.peer) {
+        (Some(authority), _) => authority.push(&mut full),
+        (None, Some(Address::Ip(peer))) if Some(peer.port()) != url::default_port(&scheme) => {
+            full.push_str(&peer.to_string());
+        }
+        (None, Some(Address::Ip(peer))) => match peer.ip() {
+            std::net::IpAddr::V4(ip) => full.push_str(&ip.to_string()),
+            std::net::IpAddr::V6(ip) => full.push_str(&format!("[{ip}]")),
+        },
+        // A socket's path as a host, as tools that take such URLs write it: `http://%2Frun%2Fapi.sock/`.
+        (None, Some(Address::Unix(path))) => {
+            let mut host = String::new();
+            text::push_url(&mut host, path.as_bytes());
+            full.push_str(&host.replace('/', "%2F"));
+        }
+        (None, None) => {}
+    }
+    // RFC 9112 §3.3: the asterisk stands for an empty path.
+    match target.path {
+        b"" | b"*" => {}
+        path => {
+            if !path.starts_with(b"/") {
+                full.push('/');
+            }
+            text::push_url(&mut full, path);
+        }
+    }
+    if let Some(query) = target.query {
+        full.push('?');
+        url::push_query(&mut full, query, settings.query_values);
+    }
+    to.text("url.full", full, settings);
+    match (authority, subject.endpoints.peer) {
+        (Some(authority), _) => {
+            to.text("server.address", authority.host.to_owned(), settings);
+            if let Some(port) = authority.port.or_else(|| url::default_port(&scheme)) {
+                to.integer("server.port", port);
+            }
+        }
+        (None, Some(peer)) => address(["server.address", "server.port"], peer, settings, to),
+        (None, None) => {}
+    }
+}
+
+/// Whom a request is for: RFC 9112 §3.2.2 lets the target win over `Host`.
+fn authority<'a>(subject: &Subject<'a>, target: &Target<'a>) -> Option<Authority<'a>> {
+    target.authority.or_else(|| subject.request.fields.first(FieldName::Host).and_then(Authority::parse))
+}
+
+/// An address of a socket as two attributes; nothing for a unix socket without a name.
+fn address(keys: [&'static str; 2], address: &Address, settings: &Settings, to: &mut Described) {
+    let [key, port] = keys;
+    match address {
+        Address::Ip(ip) => {
+            to.text(key, ip.ip().to_string(), settings);
+            to.integer(port, ip.port());
+        }
+        Address::Unix(path) if path.is_empty() => {}
+        Address::Unix(path) => to.text(key, text::harmless(path.as_bytes()), settings),
+    }
+}
+
+/// Where the bytes went, and in what they were written.
+fn network(subject: &Subject<'_>, settings: &Settings, to: &mut Described) {
+    if let Some(peer) = subject.endpoints.peer {
+        address(["network.peer.address", "network.peer.port"], peer, settings, to);
+    }
+    // The version that was negotiated is the lower one: what both ends speak (RFC 9110 §2.5).
+    let version = match (subject.request.version, subject.response.map(|response| response.version)) {
+        (Version::Http11, Some(Version::Http11) | None) => "1.1",
+        (Version::Http10, _) | (_, Some(Version::Http10)) => "1.0",
+    };
+    to.text("network.protocol.version", version.to_owned(), settings);
+}
+
+/// The status code, whether it went wrong, and what happened to the connection.
+fn outcome(subject: &Subject<'_>, to: &mut Described) {
+    let status = subject.response.map(|response| response.status);
+    if let Some(status) = status {
+        to.integer("http.response.status_code", status);
+    }
+    let first_bad = match subject.role {
+        Role::Server => 500,
+        Role::Client => 400,
+    };
+    let bad = status.filter(|&status| match subject.role {
+        Role::Server => (first_bad..600).contains(&status),
+        // A client cannot interpret a code that has no class either.
+        Role::Client => !(100..first_bad).contains(&status),
+    });
+    let failure = subject.failure.filter(|failure| !is_choice(subject, failure.kind));
+    to.error = match (bad, failure) {
+        (Some(status), _) => Some(status.to_string()),
+        (None, Some(failure)) => Some(failure.kind.error_type().to_owned()),
+        (None, None) => None,
+    };
+    if let Some(error) = &to.error {
+        to.attributes.push(("error.type", Value::Text(error.clone())));
+    }
+    if let Some(failure) = subject.failure {
+        to.events.push(event(&failure, is_choice(subject, failure.kind)));
+    }
+}
+
+/// A client that closes once it has the response's head got what it wanted: many read no more than the
+/// status. Without a head it gave up waiting, and nobody but its program knows whether it meant to.
+fn is_choice(subject: &Subject<'_>, kind: FailureKind) -> bool {
+    subject.role == Role::Client && kind == FailureKind::Cancelled && subject.response.is_some()
+}
+
+/// A failure as an event at its moment.
+fn event(failure: &Failure, choice: bool) -> SpanEvent {
+    let text = |text: &str| Value::Text(text.to_owned());
+    let direction = match failure.during {
+        Direction::Send => "transmit",
+        Direction::Receive => "receive",
+    };
+    let mut attributes = vec![("network.io.direction", text(direction))];
+    if !choice {
+        attributes.insert(0, ("error.type", text(failure.kind.error_type())));
+    }
+    if let FailureKind::Socket(errno) = failure.kind {
+        attributes.push(("spandrel.errno", Value::Integer(i64::from(errno))));
+    }
+    SpanEvent {
+        time: failure.at,
+        name: if choice { "exchange.cancelled" } else { "exchange.failed" },
+        attributes,
+    }
+}
+
+/// RFC 9110 §9, RFC 5789 (`PATCH`) and `QUERY`, as the conventions list them.
+const KNOWN_METHODS: [&str; 10] =
+    ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"];

@@ -1,0 +1,88 @@
+//! What the kernel side counts, in a per-CPU array: one slot per cause, and the table that names them.
+//!
+//! Nothing that is lost or left out may be missing here. The sums must balance:
+//! bytes moved = captured + each of the `bytes` causes.
+
+/// One counter: its slot in the array.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[allow(missing_docs)]
+pub enum Counter {
+    /// Calls on stream sockets that moved bytes.
+    Calls,
+    BytesMovedSend,
+    BytesMovedReceive,
+    /// Bytes that went into the ring.
+    BytesCaptured,
+    /// Bytes that a policy did not want.
+    BytesSilent,
+    /// Bytes beyond what a policy takes of one call.
+    BytesLimit,
+    /// Bytes of calls that have no buffer that can be read.
+    BytesUnseen,
+    /// Bytes whose record found the ring full.
+    BytesRingFull,
+    /// Bytes on a page that was not there.
+    BytesUnreadable,
+    /// Bytes of calls whose socket could get no state.
+    BytesNoState,
+    /// Bytes of processes that were not selected.
+    BytesNotSelected,
+    /// Bytes of sockets that are not the kernel's own TCP or a unix stream (MPTCP, kTLS, sockmap…).
+    BytesForeign,
+    /// Bytes in pieces of a vector beyond the last that is looked at.
+    BytesVector,
+    /// Records that found the ring full.
+    RecordsRingFull,
+    /// Losses that could not even be noted by connection.
+    LossesUnnoted,
+    /// Sockets that got no state.
+    NoState,
+    /// Records written.
+    Records,
+    /// Calls that met a policy and made no record.
+    CallsSilent,
+}
+
+impl Counter {
+    /// How many there are.
+    pub const COUNT: usize = 18;
+
+    /// All, with the metric and the cause under which they are exported.
+    pub const ALL: [(Self, &'static str, Option<&'static str>); Self::COUNT] = [
+        (Self::Calls, "spandrel_kernel_calls_total", None),
+        (Self::BytesMovedSend, "spandrel_kernel_moved_bytes_total", Some("send")),
+        (Self::BytesMovedReceive, "spandrel_kernel_moved_bytes_total", Some("receive")),
+        (Self::BytesCaptured, "spandrel_kernel_captured_bytes_total", None),
+        (Self::BytesSilent, "spandrel_kernel_left_out_bytes_total", Some("policy")),
+        (Self::BytesLimit, "spandrel_kernel_left_out_bytes_total", Some("limit")),
+        (Self::BytesUnseen, "spandrel_kernel_left_out_bytes_total", Some("no_buffer")),
+        (Self::BytesRingFull, "spandrel_kernel_left_out_bytes_total", Some("ring_full")),
+        (Self::BytesUnreadable, "spandrel_kernel_left_out_bytes_total", Some("unreadable")),
+        (Self::BytesNoState, "spandrel_kernel_left_out_bytes_total", Some("no_state")),
+        (Self::BytesNotSelected, "spandrel_kernel_left_out_bytes_total", Some("not_selected")),
+        (Self::BytesForeign, "spandrel_kernel_left_out_bytes_total", Some("foreign_socket")),
+        (Self::BytesVector, "spandrel_kernel_left_out_bytes_total", Some("vector")),
+        (Self::RecordsRingFull, "spandrel_kernel_lost_records_total", Some("ring_full")),
+        (Self::LossesUnnoted, "spandrel_kernel_unnoted_losses_total", None),
+        (Self::NoState, "spandrel_kernel_sockets_without_state_total", None),
+        (Self::Records, "spandrel_kernel_records_total", None),
+        (Self::CallsSilent, "spandrel_kernel_silent_calls_total", None),
+    ];
+}
+
+/// Slots of the array that counts bytes of calls without a readable buffer by call number; the last
+/// slot takes all numbers beyond.
+pub const CALL_NUMBERS: u32 = 512;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_in_the_order_of_the_slots() {
+        for (slot, (counter, _, _)) in Counter::ALL.iter().enumerate() {
+            assert_eq!(*counter as usize, slot);
+        }
+    }
+}
