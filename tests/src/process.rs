@@ -199,17 +199,40 @@ impl Endpoint {
     }
 }
 
-/// A program's output, where it ends by itself; anything but success is an error that quotes it.
+/// A program's output, where it ends by itself within [`END`]; anything but success is an error that quotes it.
 pub fn output(command: &mut Command) -> Result<String> {
-    let out = command.stdin(Stdio::null()).output().with_context(|| format!("starting {command:?}"))?;
-    let text = String::from_utf8_lossy(&out.stdout).into_owned();
-    ensure!(
-        out.status.success(),
-        "{command:?} ended with {}: {text}{}",
-        out.status,
-        String::from_utf8_lossy(&out.stderr)
-    );
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .with_context(|| format!("starting {command:?}"))?;
+    let group = Pid::from_raw(child.id() as i32);
+    let (text, errors) = (collected(child.stdout.take()), collected(child.stderr.take()));
+    let deadline = Instant::now() + END;
+    let status = loop {
+        if let Some(status) = child.try_wait().with_context(|| format!("asking after {command:?}"))? {
+            break status;
+        }
+        if Instant::now() > deadline {
+            let _ = killpg(group, Signal::SIGKILL);
+            let _ = child.wait();
+            bail!("{command:?} still ran after {END:?}");
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    let text = text.join().unwrap_or_default();
+    ensure!(status.success(), "{command:?} ended with {status}: {text}{}", errors.join().unwrap_or_default());
     Ok(text)
+}
+
+fn collected(stream: Option<impl std::io::Read + Send + 'static>) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = stream.map(|mut stream| stream.read_to_end(&mut bytes));
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
 }
 
 /// A program that must be there; the error says how to get it.
@@ -235,5 +258,7 @@ pub fn until(what: &str, at_most: Duration, mut done: impl FnMut() -> Result<boo
     Ok(began.elapsed())
 }
 
+/// How long a program may take that ends by itself: building the Collector takes longest.
+const END: Duration = Duration::from_secs(1200);
 /// How long a service may take to listen.
 const START: Duration = Duration::from_secs(20);

@@ -125,11 +125,16 @@ fn a_kernel_without_btf_is_told() -> Result<()> {
 
 #[test]
 fn check_says_what_is_there_and_help_and_version_work() -> Result<()> {
-    let check = output(&mut spandrel(&["check"])?)?;
+    let works = |argument: &str| -> Result<String> {
+        let out = says(&mut spandrel(&[argument])?)?;
+        ensure!(out.status.success(), "{argument} ended with {}", out.status);
+        Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+    };
+    let check = works("check")?;
     ensure!(check.lines().count() >= 5, "{check}");
-    let version = output(&mut spandrel(&["--version"])?)?;
+    let version = works("--version")?;
     ensure!(version.starts_with("spandrel "), "{version}");
-    let help = output(&mut spandrel(&["--help"])?)?;
+    let help = works("--help")?;
     for flag in [
         "--pid",
         "--exe",

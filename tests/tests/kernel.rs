@@ -121,7 +121,13 @@ fn explain(failures: &[String], outcome: &Outcome) -> Result<()> {
         .filter(|(_, v)| **v > 0)
         .map(|(name, v)| format!("{name} {v}"))
         .collect();
-    bail!("{} failures:\n{}\ncounters:\n{}", failures.len(), failures.join("\n"), counters.join("\n"))
+    let first = failures.get(..20).unwrap_or(failures);
+    bail!(
+        "{} failures, first of all:\n{}\ncounters:\n{}",
+        failures.len(),
+        first.join("\n"),
+        counters.join("\n")
+    )
 }
 
 fn failed(spans: &[SeenSpan], path: &str, error: &str) -> Result<()> {
