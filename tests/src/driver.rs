@@ -33,8 +33,8 @@ pub struct Load {
 pub struct Sent {
     /// By path: where the bytes of a request and its response were.
     pub places: HashMap<String, Place>,
-    /// By path: from the first byte written to the last byte read.
-    pub took: HashMap<String, Duration>,
+    /// By path: when its first byte was about to be written.
+    pub began: HashMap<String, Instant>,
     /// From the first request to the last response.
     pub elapsed: Duration,
 }
@@ -56,8 +56,8 @@ pub fn drive(load: &Load, plan: &Plan, roots: &[usize]) -> Result<Sent> {
             .collect::<Result<Vec<_>>>()
     })?;
     let mut sent = Sent { elapsed: began.elapsed(), ..Sent::default() };
-    for (path, place, took) in parts.into_iter().flatten() {
-        sent.took.insert(path.clone(), took);
+    for (path, place, began) in parts.into_iter().flatten() {
+        sent.began.insert(path.clone(), began);
         sent.places.insert(path, place);
     }
     Ok(sent)
@@ -69,7 +69,7 @@ fn worker(
     roots: &[usize],
     next: &AtomicUsize,
     number: u64,
-) -> Result<Vec<(String, Place, Duration)>> {
+) -> Result<Vec<(String, Place, Instant)>> {
     let mut random = StdRng::seed_from_u64(load.seed ^ (number << 32));
     let mut connection: Option<Connection> = None;
     let mut sent = Vec::new();
@@ -88,7 +88,7 @@ fn worker(
         let (place, closes) = open
             .exchange(&call.path, &extra)
             .with_context(|| format!("GET {} from {}", call.path, load.to))?;
-        sent.push((call.path.clone(), place, began.elapsed()));
+        sent.push((call.path.clone(), place, began));
         if !closes {
             connection = Some(open);
         }

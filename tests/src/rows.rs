@@ -53,6 +53,7 @@ pub enum Program {
     Asyncio,
     Poll,
     Gunicorn,
+    GunicornOverUnix,
     ApachePrefork,
     ApacheWorker,
     Nginx,
@@ -92,7 +93,8 @@ const fn row(name: &'static str, programs: &'static [Program], claim: Claim) -> 
 
 use Claim::{Complete, CompleteBelow, NoSpans, OrphansNeverWrong, Timed};
 use Program::{
-    ApachePrefork, ApacheWorker, Asyncio, Clock, Go, Gunicorn, Nginx, Node, Poll, Threaded, ThreadedOverUnix,
+    ApachePrefork, ApacheWorker, Asyncio, Clock, Go, Gunicorn, GunicornOverUnix, Nginx, Node, Poll, Threaded,
+    ThreadedOverUnix,
 };
 
 /// Issue 3's figure for what threads or forwarded headers can prove.
@@ -106,6 +108,11 @@ pub const ROWS: &[Row] = &[
     row("apache-prefork", &[ApachePrefork, Threaded], PROVED),
     row("apache-worker", &[ApacheWorker, Threaded], PROVED),
     row("nginx-unix", &[Nginx, ThreadedOverUnix, Threaded], CompleteBelow { service: 1, percent: 99.99 }),
+    row(
+        "nginx-unix-gunicorn",
+        &[Nginx, GunicornOverUnix, Threaded],
+        CompleteBelow { service: 1, percent: 99.99 },
+    ),
     Row { carried: Some(1), ..row("nginx-traceparent", &[Nginx, Threaded, Threaded], PROVED) },
     Row { carried: Some(1), ..row("nginx-traceparent-unix", &[Nginx, ThreadedOverUnix, Threaded], PROVED) },
     Row { carried: Some(1), copies: 1, ..row("copied-asyncio", &[Asyncio, Threaded], PROVED) },
@@ -326,7 +333,7 @@ impl Stage {
         for (index, &program) in row.programs.iter().enumerate().rev() {
             let edge = u8::try_from(index + 1).context("a row has few hops")?;
             let at = match program {
-                ThreadedOverUnix => Endpoint::Unix(scratch.join("service.sock")),
+                ThreadedOverUnix | GunicornOverUnix => Endpoint::Unix(scratch.join("service.sock")),
                 _ => Endpoint::free()?,
             };
             let wiring = Wiring {
@@ -362,7 +369,7 @@ fn start(
         Threaded | ThreadedOverUnix => apps::python_service("threaded.py", at, wiring, scratch),
         Asyncio => apps::python_service("asyncio_service.py", at, wiring, scratch),
         Poll => apps::python_service("poll_service.py", at, wiring, scratch),
-        Gunicorn => apps::gunicorn(at, wiring, scratch),
+        Gunicorn | GunicornOverUnix => apps::gunicorn(at, wiring, scratch),
         ApachePrefork => apps::apache("prefork", at, &proxy("")?, scratch),
         ApacheWorker => apps::apache("worker", at, &proxy("")?, scratch),
         Nginx => apps::nginx(at, &proxy(";")?, scratch),

@@ -156,15 +156,19 @@ fn agent_and_collector_alone_make_no_span_of_their_own_traffic() -> Result<()> {
     collector::binary()?;
     let _machine = machine();
     let scratch = Scratch::new("alone")?;
+    let at = Endpoint::free()?;
+    let _server = apps::python_service("threaded.py", &at, &Wiring::default(), &scratch)?;
     for grpc in [true, false] {
         let collector = Collector::start(&scratch)?;
         let mut options = Options::new(&scratch).arguments(["--export", "otlp"]);
         options.environment = sending(&collector, grpc, "gzip");
         options = options.variable("OTEL_METRIC_EXPORT_INTERVAL", "500");
         let agent = Agent::start(&options)?;
+        curl(&at, "/alone")?;
         std::thread::sleep(Duration::from_secs(scaled(10, 300) as u64));
         let (agent_pid, collector_pid) = (agent.pid().to_string(), collector.service.pid().to_string());
         let outcome = agent.stop()?;
+        joined(&outcome.spans, "/alone")?;
         let ports = [collector.grpc.port()?.to_string(), collector.http.port()?.to_string()];
         for span in outcome.spans.iter().chain(&collector.spans()?) {
             let pid = span.resource.get("process.pid").map_or("", String::as_str);

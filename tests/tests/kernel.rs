@@ -4,14 +4,16 @@
 //! The calls are made by `apps/sockets.py`; a case there and a line here belong together.
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use spandrel_tests::agent::{Agent, Options, Outcome};
-use spandrel_tests::apps;
+use spandrel_tests::apps::{self, Wiring};
 use spandrel_tests::checks::{joined, machine, nothing_wrong, one, scaled};
+use spandrel_tests::driver::{self, Load};
 use spandrel_tests::otlp::{Kind, SeenSpan};
-use spandrel_tests::process::{Scratch, Service, needed, output, until};
+use spandrel_tests::plan::{Plan, Shape};
+use spandrel_tests::process::{Endpoint, Scratch, Service, needed, output, until};
 
 /// What a case must show.
 #[derive(Clone, Copy, PartialEq)]
@@ -209,12 +211,56 @@ fn fifty_open_connections_are_traced_from_the_next_request_with_the_syscall_back
     attached_late("syscall", 50)
 }
 
+/// Fifty connections with requests under way all the time; the agent comes in the middle. What began after it was
+/// ready is complete.
+#[test]
+fn fifty_busy_connections_are_traced_from_the_next_request() -> Result<()> {
+    let _machine = machine();
+    for backend in ["socket", "syscall"] {
+        let scratch = Scratch::new("busy")?;
+        let at = Endpoint::free()?;
+        let shape = Shape { fan_out: vec![], delay_ms: 0..=20, carried_flags: None, background: 0 };
+        let plan = Plan::new(&shape, scaled(6_000, 20_000), 11);
+        let routes = scratch.join("routes.tsv");
+        plan.write_routes(&routes)?;
+        let wiring = Wiring { routes: Some(routes), ..Wiring::default() };
+        let _server = apps::python_service("threaded.py", &at, &wiring, &scratch)?;
+        let load = Load { to: at.address()?, concurrency: 50, pause: Duration::ZERO, seed: 1 };
+        let (sent, agent, ready) = std::thread::scope(|scope| {
+            let driver = scope.spawn(|| driver::drive(&load, &plan, &plan.roots));
+            std::thread::sleep(Duration::from_millis(500));
+            let agent = Agent::start(&Options::new(&scratch).backend(backend))?;
+            let ready = Instant::now();
+            let sent = driver.join().unwrap_or_else(|_| bail!("the driver panicked"))?;
+            Ok::<_, anyhow::Error>((sent, agent, ready))
+        })?;
+        std::thread::sleep(Duration::from_millis(300));
+        let outcome = agent.stop()?;
+        let after: Vec<_> =
+            sent.began.iter().filter(|(_, began)| **began > ready).map(|(path, _)| path).collect();
+        ensure!(after.len() > 1_000, "only {} requests began after the agent was ready", after.len());
+        let failures: Vec<_> = after
+            .iter()
+            .filter_map(|path| {
+                joined(&outcome.spans, path).err().map(|error| format!("{backend}: {error:#}"))
+            })
+            .collect();
+        println!(
+            "{backend}: {} of {} requests after a late start",
+            after.len() - failures.len(),
+            after.len()
+        );
+        explain(&failures, &outcome)?;
+    }
+    Ok(())
+}
+
 /// Eight threads write whole requests to one socket, without a lock.
 fn racing_writers(backend: &str) -> Result<()> {
     let _machine = machine();
     let scratch = Scratch::new("writers")?;
-    let at = spandrel_tests::process::Endpoint::free()?;
-    let _server = apps::python_service("threaded.py", &at, &apps::Wiring::default(), &scratch)?;
+    let at = Endpoint::free()?;
+    let _server = apps::python_service("threaded.py", &at, &Wiring::default(), &scratch)?;
     let count = scaled(2_000, 40_000);
     let list = scratch.join("paths.txt");
     let text: String = (0..count).map(|n| format!("/writers-{backend}-{n}\n")).collect();
