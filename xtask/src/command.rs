@@ -79,8 +79,9 @@ impl Cmd {
             .stdin(Stdio::null())
             .output()
             .with_context(|| format!("cannot start `{self}`"))?;
-        self.verdict(output.status)
-            .with_context(|| String::from_utf8_lossy(&output.stderr).trim_end().to_owned())?;
+        if let Err(error) = self.verdict(output.status) {
+            bail!("{error}\n{}", String::from_utf8_lossy(&output.stderr).trim_end());
+        }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 

@@ -8,6 +8,8 @@
 //! It must never change anything outside this repository, with one exception that says so when it
 //! happens: `cargo xtask test`, as root on Debian, installs the packages listed in [`packages`].
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -47,8 +49,19 @@ enum Command {
     Vm(vm::Vm),
 }
 
-fn main() -> Result<()> {
-    match Xtask::parse().command {
+fn main() -> ExitCode {
+    match run(Xtask::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Not the default, which adds a backtrace of ourselves where the command that failed should stand.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
         Command::Setup(command) => command.run(),
         Command::Build(command) => command.run(),
         Command::Run(command) => command.run(),

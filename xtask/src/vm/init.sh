@@ -33,7 +33,9 @@ wait_for() {
 }
 # Port 8000 in state LISTEN; asked of the kernel, since a connection would be traffic.
 listening() { grep -q ' 0100007F:1F40 00000000:0000 0A ' /proc/net/tcp; }
-ready() { grep -q '^ready' /agent.log || ! kill -0 $agent 2>/dev/null; }
+ready() { grep -q '^ready' /agent.log || ended; }
+# Ended but not waited for yet, it is a zombie, which a signal still reaches.
+ended() { ! grep -q '^State:[[:space:]]*[^Z]' /proc/$agent/status 2>/dev/null; }
 complete() { [ "$(grep -o '"spanId"' /out.jsonl 2>/dev/null | wc -l)" -ge 2 ]; }
 
 say "kernel $(uname -r)"
@@ -56,8 +58,10 @@ for backend in $(sed -n 's/.*spandrel\.cases=\([^ ]*\).*/\1/p' /proc/cmdline | t
         # Two are right; the second that follows is there for a third, wrong one to show itself.
         wait_for 15 complete
         sleep 1
-        kill -INT $agent
+        kill -TERM $agent
+        wait_for 20 ended || say "hangs after SIGTERM"
     fi
+    kill -KILL $agent 2>/dev/null
     wait $agent
     say "status $?"
     [ -n "$server" ] && kill $server && wait $server

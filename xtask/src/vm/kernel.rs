@@ -31,6 +31,7 @@ pub fn fetch(name: &str, source: &Source, directory: &Path) -> Result<PathBuf> {
         println!("vm: {name:<5} fetching {package} from {suite} (about 30 MB)");
         let archive = apt.download(&package)?;
         let unpacked = directory.join("unpacked").join(name);
+        fs::create_dir_all(&unpacked).with_context(|| format!("cannot create {}", unpacked.display()))?;
         Cmd::new("dpkg-deb").arg("--extract").arg(&archive).arg(&unpacked).run()?;
         let image = image_in(&unpacked.join("boot"))
             .with_context(|| format!("{package} holds no boot/vmlinuz-*, in {}", unpacked.display()))?;

@@ -4,7 +4,7 @@
 //! server's; leave no kernel program behind; and end with status 0. Whatever is absent counts against
 //! it: a case of which the results say nothing has failed.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
 
 use super::{Case, Expect};
@@ -32,7 +32,7 @@ fn one(facts: &Facts, case: &Case) -> Result<String> {
         Expect::Traces(backend) => traces(facts, backend),
         Expect::Refuses => refuses(facts, case.backend),
     };
-    outcome.with_context(|| format!("the agent said:\n{}", facts.log()))
+    outcome.map_err(|error| anyhow!("{error:#}; the agent said:\n{}", facts.log()))
 }
 
 fn traces(facts: &Facts, backend: &str) -> Result<String> {
