@@ -74,11 +74,8 @@ impl Cmd {
     /// Runs it and gives what it wrote to standard output; what it wrote to standard error is quoted
     /// if it fails.
     pub fn read(mut self) -> Result<String> {
-        let output = self
-            .command
-            .stdin(Stdio::null())
-            .output()
-            .with_context(|| format!("cannot start `{self}`"))?;
+        let output =
+            self.command.stdin(Stdio::null()).output().with_context(|| format!("cannot start `{self}`"))?;
         if let Err(error) = self.verdict(output.status) {
             bail!("{error}\n{}", String::from_utf8_lossy(&output.stderr).trim_end());
         }

@@ -37,8 +37,13 @@ impl Fuzz {
         Self { seconds, seed: 1, list: false, targets: Vec::new() }
     }
 
-    /// Fails at the first crash, with the command that repeats it.
+    /// Fails at the first crash, and says where its input is.
     pub fn run(self) -> Result<()> {
+        self.tally().map(drop)
+    }
+
+    /// The same, and says how many targets there were.
+    pub fn tally(self) -> Result<usize> {
         let missing = packages::missing(packages::FUZZ);
         if !missing.is_empty() {
             bail!("{}", packages::remedy(&missing));
@@ -49,7 +54,7 @@ impl Fuzz {
         let known: Vec<&str> = known.split_whitespace().collect();
         if self.list {
             println!("{}", known.join("\n"));
-            return Ok(());
+            return Ok(known.len());
         }
         if let Some(unknown) = self.targets.iter().find(|target| !known.contains(&target.as_str())) {
             bail!("there is no fuzz target {unknown}; there are {}", known.join(", "));
@@ -58,10 +63,10 @@ impl Fuzz {
         let chosen: Vec<&str> = known.iter().filter(chosen).copied().collect();
         // libFuzzer takes whole seconds, and 0 means for ever.
         let each = (self.seconds / chosen.len().max(1) as u64).max(1);
-        for target in chosen {
+        for target in &chosen {
             one(&program, target, each, self.seed)?;
         }
-        Ok(())
+        Ok(chosen.len())
     }
 }
 
@@ -86,7 +91,12 @@ fn one(program: &PathBuf, target: &str, seconds: u64, seed: u32) -> Result<()> {
     let mut output = Vec::new();
     let result = Cmd::new(program)
         .env(TARGET, target)
-        .args([&format!("-max_total_time={seconds}"), &format!("-seed={seed}"), "-timeout=10", "-rss_limit_mb=1024"])
+        .args([
+            &format!("-max_total_time={seconds}"),
+            &format!("-seed={seed}"),
+            "-timeout=10",
+            "-rss_limit_mb=1024",
+        ])
         .args([&format!("-max_len={LONGEST_INPUT}"), &format!("-artifact_prefix={}/", crashes.display())])
         .args(["-print_final_stats=1", "-verbosity=1"])
         .arg(&found)
@@ -102,7 +112,10 @@ fn one(program: &PathBuf, target: &str, seconds: u64, seed: u32) -> Result<()> {
         line.map_or("?", |value| value.trim_start_matches(':').trim()).to_owned()
     };
     let runs = statistic("number_of_executed_units");
-    println!("fuzz: {target:<20} {runs:>10} inputs in {:>3} s, no crash (seed {seed})", start.elapsed().as_secs());
+    println!(
+        "fuzz: {target:<20} {runs:>10} inputs in {:>3} s, no crash (seed {seed})",
+        start.elapsed().as_secs()
+    );
     Ok(())
 }
 

@@ -17,6 +17,7 @@ mod bench;
 mod build;
 mod command;
 mod fuzz;
+mod harness;
 mod packages;
 mod project;
 mod run;

@@ -24,7 +24,13 @@ pub struct Results {
 const LIMIT: Duration = Duration::from_secs(180);
 
 /// Boots, waits for the machine to switch itself off, and reads what it said.
-pub fn boot(name: &str, kernel: &Path, initramfs: &Path, cases: &[&str], directory: &Path) -> Result<Results> {
+pub fn boot(
+    name: &str,
+    kernel: &Path,
+    initramfs: &Path,
+    cases: &[&str],
+    directory: &Path,
+) -> Result<Results> {
     let console = directory.join(format!("{name}.console"));
     let results = directory.join(format!("{name}.results"));
     for file in [&console, &results] {

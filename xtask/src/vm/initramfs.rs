@@ -134,7 +134,9 @@ impl Tree {
             let number = number as u32 + 1;
             let name = path.trim_start_matches('/');
             match entry {
-                Entry::Directory => header(writer, name, Header { number, mode: 0o040_755, ..Header::default() })?,
+                Entry::Directory => {
+                    header(writer, name, Header { number, mode: 0o040_755, ..Header::default() })?
+                }
                 Entry::Link { to } => {
                     let size = to.len() as u32;
                     header(writer, name, Header { number, mode: 0o120_777, size, ..Header::default() })?;
@@ -148,7 +150,11 @@ impl Tree {
                 }
                 Entry::Character { major, minor } => {
                     let (major, minor) = (*major, *minor);
-                    header(writer, name, Header { number, mode: 0o020_600, major, minor, ..Header::default() })?;
+                    header(
+                        writer,
+                        name,
+                        Header { number, mode: 0o020_600, major, minor, ..Header::default() },
+                    )?;
                 }
             }
         }

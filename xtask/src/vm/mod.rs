@@ -110,6 +110,16 @@ impl Vm {
 
     /// Fails if any kernel does not show what the matrix says, after all have been tried.
     pub fn run(self) -> Result<()> {
+        let (passed, failed) = self.tally()?;
+        println!("vm: {passed} passed, {failed} failed");
+        if failed > 0 {
+            bail!("the kernel matrix failed; consoles and results are in {}", directory().display());
+        }
+        Ok(())
+    }
+
+    /// How many cases passed and how many failed, each of which is printed.
+    pub fn tally(self) -> Result<(usize, usize)> {
         let missing = packages::missing(packages::VM);
         if !missing.is_empty() {
             bail!("{}", packages::remedy(&missing));
@@ -121,7 +131,7 @@ impl Vm {
                 project::agent()
             }
         };
-        let directory = project::target().join("vm");
+        let directory = directory();
         let archive = directory.join("initramfs.cpio");
         initramfs::write(&archive, &agent)?;
 
@@ -159,12 +169,13 @@ impl Vm {
             }
             println!("vm: {:<5} took {} s", row.kernel, start.elapsed().as_secs());
         }
-        println!("vm: {passed} passed, {failed} failed");
-        if failed > 0 {
-            bail!("the kernel matrix failed; consoles and results are in {}", directory.display());
-        }
-        Ok(())
+        Ok((passed, failed))
     }
+}
+
+/// Where the kernels are cached, and what the machines said is kept.
+fn directory() -> PathBuf {
+    project::target().join("vm")
 }
 
 /// qemu is the one program of this command that is named by architecture.

@@ -49,15 +49,23 @@ fn traces(facts: &Facts, backend: &str) -> Result<String> {
     ensure!(client.parent.is_empty() && server.parent == client.id, "wrong parents: {spans:#?}");
     ensure!(server.link == "stream", "the link is {:?}, not \"stream\"", server.link);
 
-    let count = |name| -> Result<u64> { facts.one(name)?.parse().with_context(|| format!("{name} is no number")) };
-    let (before, during, after) = (count("programs-before")?, count("programs-during")?, count("programs-after")?);
-    ensure!(during > before, "no kernel program showed while it ran, so its absence afterwards proves nothing");
+    let count =
+        |name| -> Result<u64> { facts.one(name)?.parse().with_context(|| format!("{name} is no number")) };
+    let (before, during, after) =
+        (count("programs-before")?, count("programs-during")?, count("programs-after")?);
+    ensure!(
+        during > before,
+        "no kernel program showed while it ran, so its absence afterwards proves nothing"
+    );
     ensure!(after == before, "{} kernel programs are left behind", after.abs_diff(before));
     Ok(format!("curl → http.server, one trace; {} kernel programs, none left", during - before))
 }
 
 fn refuses(facts: &Facts, backend: &str) -> Result<String> {
-    ensure!(!facts.all("log").any(|line| line.starts_with("ready")), "it works, which the matrix says it cannot");
+    ensure!(
+        !facts.all("log").any(|line| line.starts_with("ready")),
+        "it works, which the matrix says it cannot"
+    );
     ensure!(facts.one("status")? == "1", "it ended with status {} instead of 1", facts.one("status")?);
     let sentence = facts.all("log").find(|line| line.contains(backend));
     Ok(format!("refused: {}", sentence.context("it did not say that it is the backend that does not work")?))
