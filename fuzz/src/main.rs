@@ -13,8 +13,25 @@ type Body = fn(&[u8]);
 
 /// Each target under its name; its seeds are in `corpus/` below that name.
 const TARGETS: &[(&str, Body)] = &[
+    ("btf", spandrel::probe::btf::fuzz_btf),
+    ("config", spandrel::config::fuzz::fuzz_config),
+    ("discover_cgroup", spandrel::discover::fuzz::fuzz_cgroup),
+    ("discover_cmdline", spandrel::discover::fuzz::fuzz_cmdline),
+    ("discover_elf", spandrel::discover::fuzz::fuzz_elf),
+    ("discover_environ", spandrel::discover::fuzz::fuzz_environ),
+    ("discover_stat", spandrel::discover::fuzz::fuzz_stat),
+    ("discover_table", spandrel::discover::fuzz::fuzz_table),
+    ("exchange", spandrel::exchange::fuzz::fuzz_connection),
+    ("export_answer", spandrel::export::fuzz::fuzz_answer),
+    ("export_settings", spandrel::export::fuzz::fuzz_settings),
     ("http1_cuts", spandrel::protocol::http1::fuzz::fuzz_cuts),
     ("http1_parser", spandrel::protocol::http1::fuzz::fuzz_parser),
+    ("record", spandrel_proto::record::fuzz_decode),
+    ("stitch", spandrel::stitch::fuzz::fuzz_stitcher),
+    ("stitch_context", spandrel::stitch::context::fuzz::fuzz_context),
+    ("stitch_http", spandrel::stitch::http::fuzz::fuzz_describe),
+    ("terminal_escape", spandrel::export::terminal::fuzz::fuzz_escape),
+    ("terminal_events", spandrel::export::terminal::fuzz::fuzz_terminal),
 ];
 
 static BODY: OnceLock<Body> = OnceLock::new();
