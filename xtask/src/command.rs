@@ -4,7 +4,7 @@
 //! leave a program running that has outlived its time limit: its descendants are ended one by one, by
 //! id, each found through its parent. No process groups, so that Ctrl-C still reaches them all.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fmt;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -148,7 +148,7 @@ pub fn exists(program: &str) -> bool {
 
 /// Where the program of this name is.
 pub fn find(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_else(OsString::new);
+    let path = std::env::var_os("PATH").unwrap_or_default();
     let usual = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
     std::env::split_paths(&path)
         .chain(usual)
