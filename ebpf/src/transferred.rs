@@ -15,15 +15,13 @@ use spandrel_proto::counter::Counter;
 use spandrel_proto::head::{STEP, empty_line};
 use spandrel_proto::policy::{BLOCK, Decision, Policy, decide};
 use spandrel_proto::record::{
-    Data, FLAG_ACTIVE, FLAG_FIRST, FLAG_IN_EPOLL, FLAG_LAST, FLAG_LATE, FLAG_NONBLOCKING, FLAG_SEND,
-    Loss, Opened, REST_NOTHING, REST_UNREADABLE, REST_UNSEEN, REST_VECTOR, State, TAG_DATA, TAG_OPENED, TAG_STATE,
+    Data, FLAG_ACTIVE, FLAG_FIRST, FLAG_IN_EPOLL, FLAG_LAST, FLAG_LATE, FLAG_NONBLOCKING, FLAG_SEND, Loss,
+    Opened, REST_NOTHING, REST_UNREADABLE, REST_UNSEEN, REST_VECTOR, State, TAG_DATA, TAG_OPENED, TAG_STATE,
     TRANSPORT_FOREIGN, TRANSPORT_TCP, TRANSPORT_UNIX, tcp_state,
 };
 
 use crate::gather::{gather, locate};
-use crate::maps::{
-    self, GATHERED, LOSSES, Scratch, count, count_unseen, off, run, through,
-};
+use crate::maps::{self, GATHERED, LOSSES, count, count_unseen, off, run, through};
 use crate::memory::{Helped, Memory, Registers, current_task, kernel, of_task};
 use crate::process::header;
 use crate::{ring, socket};
@@ -196,7 +194,10 @@ pub extern "C" fn record(index: u32) -> u32 {
                 flags |= FLAG_FIRST;
             }
             let flags = through(addr_of_mut!((*progress).flags), flags as u32) as u16;
-            let rest = through(addr_of_mut!((*progress).piece_rest), if left <= BLOCK { rest } else { REST_NOTHING });
+            let rest = through(
+                addr_of_mut!((*progress).piece_rest),
+                if left <= BLOCK { rest } else { REST_NOTHING },
+            );
             emit(index, at, skip + at, length, flags as u32 | rest << 16);
             end = skip + at + length;
             if flags & FLAG_LAST != 0 {
@@ -278,7 +279,11 @@ pub extern "C" fn note_loss(index: u32, family: u32, from: u32, lost: u32) -> u3
         if loss.is_none() {
             let fresh = addr_of_mut!((*scratch).loss);
             (fresh as *mut [u64; size_of::<Loss>() / 8]).write([0; size_of::<Loss>() / 8]);
-            socket::addresses::<Helped>(addr_of_mut!((*fresh).addresses), (*scratch).progress.sk as *const u8, family as u16);
+            socket::addresses::<Helped>(
+                addr_of_mut!((*fresh).addresses),
+                (*scratch).progress.sk as *const u8,
+                family as u16,
+            );
             addr_of_mut!((*fresh).transport).write((*scratch).data.socket.transport);
             if LOSSES.insert(key, &*fresh, BPF_NOEXIST as u64).is_ok() {
                 loss = LOSSES.get_ptr_mut(key);
@@ -350,7 +355,11 @@ pub extern "C" fn announce(index: u32) -> u32 {
                 let length: u32 = kernel(address + 4);
                 path = core::hint::black_box(length.saturating_sub(2)) & MOST_PATH;
                 let from = address + off!(unix_addr_name) as u64 + 2;
-                bpf_probe_read_kernel((record as *mut u8).add(FIXED) as *mut c_void, path, from as *const c_void);
+                bpf_probe_read_kernel(
+                    (record as *mut u8).add(FIXED) as *mut c_void,
+                    path,
+                    from as *const c_void,
+                );
             }
         }
         let length = FIXED + path as usize;
@@ -375,7 +384,8 @@ pub unsafe fn state_changed<M: Memory>(sk: *const u8, from: u32, to: u32) {
         if maps::learning() {
             learn::<M>(sk);
         }
-        let opens = to == tcp_state::ESTABLISHED && (from == tcp_state::SYN_SENT || from == tcp_state::SYN_RECV);
+        let opens =
+            to == tcp_state::ESTABLISHED && (from == tcp_state::SYN_SENT || from == tcp_state::SYN_RECV);
         let ends = to == tcp_state::FIN_WAIT1 || to == tcp_state::LAST_ACK || to == tcp_state::CLOSE;
         if !opens && !ends {
             return;
@@ -393,7 +403,8 @@ pub unsafe fn state_changed<M: Memory>(sk: *const u8, from: u32, to: u32) {
         // On the stack: this runs in a softirq, perhaps in the middle of a call of this CPU.
         if opens {
             let flags = if from == tcp_state::SYN_SENT { FLAG_ACTIVE } else { 0 };
-            let mut opened = Opened { header: header(TAG_OPENED, flags, size_of::<Opened>()), ..Opened::default() };
+            let mut opened =
+                Opened { header: header(TAG_OPENED, flags, size_of::<Opened>()), ..Opened::default() };
             socket::describe::<M>(addr_of_mut!(opened.socket), sk, transport, (*state).id, 0);
             socket::addresses::<M>(addr_of_mut!(opened.addresses), sk, family);
             if ring::write(addr_of_mut!(opened) as *mut u8, size_of::<Opened>() as u64) {
