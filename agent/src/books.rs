@@ -1,7 +1,7 @@
 //! The books: every station's ledger as exported counters, and whether all of them together balance.
 //! ```text
 //!   ledgers of the stations ─▶ Books ─▶ counters        for metrics and for the log at the end
-//!                                   └─▶ balance::check  a sentence for each sum that does not hold
+//!                                   └─▶ imbalances  a sentence for each sum that does not hold
 //! ```
 //! Each ledger is taken apart here without `..`, so a counter that nobody exports does not compile. What a
 //! counter means stands in [`DOCUMENTED`], one line each; a test holds that table against what is exported,
@@ -20,7 +20,7 @@ use std::sync::LazyLock;
 use spandrel_proto::call;
 use spandrel_proto::counter::{CALL_NUMBERS, Counter as KernelCounter};
 
-pub use balance::check;
+pub use balance::imbalances;
 pub use documented::{DOCUMENTED, markdown};
 
 use crate::discover::table as discover;
@@ -29,7 +29,7 @@ use crate::export::{self, terminal};
 use crate::protocol::http1::{self, Malformed};
 use crate::stitch::ledger as stitch;
 use crate::stream::GapCause;
-use crate::{exchange, intake, stream};
+use crate::{exchange, intake, pipeline, stream};
 
 /// The ledgers of all stations at one moment.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +38,8 @@ pub struct Books {
     pub kernel: Option<Kernel>,
     /// Records.
     pub intake: intake::Ledger,
+    /// What was left out between intake and the streams.
+    pub pipeline: pipeline::Ledger,
     /// Bytes, per direction of a connection.
     pub stream: stream::Ledger,
     /// Bytes of all parsers.
@@ -89,11 +91,13 @@ pub fn counters(books: &Books) -> Vec<Counter> {
 
 impl Report for Books {
     fn counters(&self, out: &mut Vec<Counter>) {
-        let Self { kernel, intake, stream, http1, exchange, stitch, discover, terminal, export } = self;
+        let Self { kernel, intake, pipeline, stream, http1, exchange, stitch, discover, terminal, export } =
+            self;
         if let Some(kernel) = kernel {
             kernel.counters(out);
         }
         intake.counters(out);
+        pipeline.counters(out);
         stream.counters(out);
         http1.counters(out);
         exchange.counters(out);
@@ -135,6 +139,14 @@ impl Report for intake::Ledger {
         out.push(Counter::new("spandrel_intake_records_total", records));
         out.push(Counter::new("spandrel_intake_undecodable_records_total", undecodable));
         out.push(Counter::new("spandrel_intake_undecodable_bytes_total", undecodable_bytes));
+    }
+}
+
+impl Report for pipeline::Ledger {
+    fn counters(&self, out: &mut Vec<Counter>) {
+        let Self { not_selected_records, not_selected_bytes } = *self;
+        out.push(Counter::new("spandrel_pipeline_not_selected_records_total", not_selected_records));
+        out.push(Counter::new("spandrel_pipeline_not_selected_bytes_total", not_selected_bytes));
     }
 }
 

@@ -1,13 +1,35 @@
-//! placeholder until the pipeline lands
-fn main() { if let Err(e) = run() { eprintln!("{e:#}"); std::process::exit(1) } }
-fn run() -> anyhow::Result<()> {
-    use spandrel::probe::*;
-    let found = feature::Found::probe(&feature::Places::default());
-    for row in feature::TABLE { println!("{}: {}", row.name, found.answer(row.feature)); }
-    let wanted = match std::env::args().nth(1).as_deref() { Some("syscall") => Some(plan::Backend::Syscall), Some("socket") => Some(plan::Backend::Socket), _ => None };
-    let plan = plan::plan(&|f| found.answer(f).clone(), wanted)?;
-    let attached = attach::attach(&plan, &found, attach::Options { ring_bytes: 16 << 20, capture_bytes: 65536, selective: false, log_level: 0 })?;
-    println!("{} {:?}", attached.backend, attached.verified_instructions);
-    std::thread::sleep(std::time::Duration::from_secs(2));
-    Ok(())
+//! The program `spandrel`: settings in, exit status out. All work is done by the library.
+//!
+//! Status 0 after SIGINT or SIGTERM with everything flushed, 2 for a bad argument or configuration, 1 for
+//! anything else. Logs go to standard error, results to standard output.
+
+use std::process::ExitCode;
+
+use spandrel::config::{self, Command, Invocation, Sources};
+use spandrel::{log, run};
+
+fn main() -> ExitCode {
+    let (command, settings) = match config::load(std::env::args_os(), &Sources::real()) {
+        Ok(Invocation::Print(text)) => {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Ok(Invocation::Run(command, settings)) => (command, settings),
+        Err(error) => {
+            eprintln!("spandrel: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    log::set_level(settings.log);
+    let result = match command {
+        Command::Trace => run::trace(&settings),
+        Command::Check => run::check(&settings),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            log::error(format_args!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
 }

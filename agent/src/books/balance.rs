@@ -2,7 +2,7 @@
 //! a destination took.
 //! ```text
 //!   kernel: moved = captured + left out      stream: captured = passed + discarded + held
-//!     captured = stream's captured + undecodable       passed + gaps = exchange's moved
+//!     captured = stream's captured + not selected      passed + gaps = exchange's moved
 //!   exchange: moved = parsed + …             protocol: read + missing = exchange's parsed
 //!     opened = stitch's exchanges            stitch: exchanges = spans + …
 //!       spans = terminal's ended,  spans × destinations = export's offered
@@ -18,15 +18,16 @@ use crate::discover::table as discover;
 use crate::export::terminal;
 use crate::protocol::http1;
 use crate::stitch::ledger as stitch;
-use crate::{exchange, export, intake, stream};
+use crate::{exchange, export, intake, pipeline, stream};
 
 /// A sentence for each sum that does not hold; none if all do.
-pub fn check(books: &Books) -> Vec<String> {
-    let Books { kernel, intake, stream, http1, exchange, stitch, discover, terminal, export } = books;
+pub fn imbalances(books: &Books) -> Vec<String> {
+    let Books { kernel, intake, pipeline, stream, http1, exchange, stitch, discover, terminal, export } =
+        books;
     let mut found = Found(Vec::new());
     if let Some(kernel) = kernel {
         found.kernel(kernel);
-        found.kernel_to_stream(kernel, intake, stream);
+        found.kernel_to_stream(kernel, intake, pipeline, stream);
     }
     found.stream(stream);
     found.stream_to_exchange(stream, exchange);
@@ -62,7 +63,7 @@ impl Found {
             Some(missing) => format!("{missing} unaccounted for"),
             None => format!("{} too many", sum - u128::from(whole)),
         };
-        self.0.push(format!("{what}: {whole} are not {shown}: {difference}"));
+        self.0.push(format!("the books do not balance: {what}: {whole} are not {shown}: {difference}"));
     }
 
     fn kernel(&mut self, kernel: &Kernel) {
@@ -81,14 +82,26 @@ impl Found {
         self.sum("kernel, bytes without a readable buffer", no_buffer, &[("by system call", unseen)]);
     }
 
-    fn kernel_to_stream(&mut self, kernel: &Kernel, intake: &intake::Ledger, stream: &stream::Ledger) {
+    fn kernel_to_stream(
+        &mut self,
+        kernel: &Kernel,
+        intake: &intake::Ledger,
+        pipeline: &pipeline::Ledger,
+        stream: &stream::Ledger,
+    ) {
         let intake::Ledger { records, undecodable: _, undecodable_bytes } = *intake;
         let written = kernel.get(KernelCounter::Records);
         self.sum("records written into the ring", written, &[("taken out", records)]);
+        let pipeline::Ledger { not_selected_records: _, not_selected_bytes } = *pipeline;
         // How many of the traffic's bytes an undecodable record held is not known, only that not more.
         let captured = kernel.get(KernelCounter::BytesCaptured);
-        let undecodable = captured.saturating_sub(stream.captured).min(undecodable_bytes);
-        let parts = [("that came to the streams", stream.captured), ("undecodable", undecodable)];
+        let came = stream.captured.saturating_add(not_selected_bytes);
+        let undecodable = captured.saturating_sub(came).min(undecodable_bytes);
+        let parts = [
+            ("that came to the streams", stream.captured),
+            ("not selected", not_selected_bytes),
+            ("undecodable", undecodable),
+        ];
         self.sum("bytes captured by the kernel side", captured, &parts);
     }
 
@@ -204,7 +217,7 @@ impl Found {
             if missing != 0 {
                 let exchanges = stitch.exchanges;
                 self.0.push(format!(
-                    "stitch, exchanges: {exchanges} are not the sum of {sum}: off by {missing}"
+                    "the books do not balance: stitch, exchanges: {exchanges} are not the sum of {sum}: off by {missing}"
                 ));
             }
         }

@@ -35,6 +35,11 @@ pub const DOCUMENTED: &[(&str, &str)] = &[
     ("spandrel_intake_records_total", "Records taken out of the ring"),
     ("spandrel_intake_undecodable_records_total", "Of these, those that were none: a fault of Spandrel"),
     ("spandrel_intake_undecodable_bytes_total", "The bytes of those"),
+    (
+        "spandrel_pipeline_not_selected_records_total",
+        "Records of calls by processes that are not selected, made before the kernel side knew",
+    ),
+    ("spandrel_pipeline_not_selected_bytes_total", "The bytes captured in those"),
     ("spandrel_stream_captured_bytes_total", "Bytes that came in records"),
     ("spandrel_stream_passed_bytes_total", "Bytes that were passed on in order"),
     (

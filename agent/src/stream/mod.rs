@@ -23,6 +23,7 @@ mod tests;
 
 use crate::identity::{Address, ConnectionId, Direction, Moment};
 
+pub(crate) use streams::process;
 pub use streams::{Ledger, Limits, Streams};
 
 /// What the streams tell the stations behind them.

@@ -1,0 +1,150 @@
+//! From the ring to typed records, and from wishes to the maps: the agent's side of the kernel boundary.
+//!
+//! ```text
+//!   ring ──▶ Kernel::drain ──▶ Record          Policies ◀── words by connection
+//!   counters, losses, calls without buffer ──▶ read when asked
+//! ```
+//! It must never keep a record's bytes (they stay in the ring until the handler returns), and never cast
+//! them: `spandrel_proto::record::decode` reads them. What cannot be decoded is counted.
+
+mod policies;
+pub mod sockets;
+
+use anyhow::{Context as _, anyhow};
+use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
+use aya::{Ebpf, Pod};
+use spandrel_proto::counter::{CALL_NUMBERS, Counter};
+use spandrel_proto::policy::Policy;
+use spandrel_proto::record::{Loss, Record, decode};
+
+use crate::identity::{ConnectionId, Direction};
+use crate::probe::attach::Attached;
+use crate::probe::pod::PodLoss;
+use policies::Policies;
+
+/// The station's books: records = those handed on + undecodable.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Ledger {
+    /// Records taken out of the ring.
+    pub records: u64,
+    /// Records that were none; only a fault of ours can make one.
+    pub undecodable: u64,
+    /// Their bytes.
+    pub undecodable_bytes: u64,
+}
+
+/// The kernel side at work.
+pub struct Kernel {
+    ring: RingBuf<MapData>,
+    counters: PerCpuArray<MapData, u64>,
+    unseen_calls: PerCpuArray<MapData, u64>,
+    losses: HashMap<MapData, u64, PodLoss>,
+    ignored: HashMap<MapData, u32, u64>,
+    policies: Policies,
+    ledger: Ledger,
+    /// Keeps the programs attached.
+    _attached: Ebpf,
+}
+
+impl Kernel {
+    /// Takes over what was attached.
+    pub fn new(attached: Attached) -> anyhow::Result<Self> {
+        let mut ebpf = attached.ebpf;
+        Ok(Self {
+            ring: RingBuf::try_from(take(&mut ebpf, "RECORDS")?).context("opening the ring")?,
+            counters: per_cpu(&mut ebpf, "COUNTERS")?,
+            unseen_calls: per_cpu(&mut ebpf, "UNSEEN_CALLS")?,
+            losses: HashMap::try_from(take(&mut ebpf, "LOSSES")?).context("opening the map LOSSES")?,
+            ignored: HashMap::try_from(take(&mut ebpf, "IGNORED")?).context("opening the map IGNORED")?,
+            policies: Policies::map(take(&mut ebpf, "POLICIES")?)?,
+            ledger: Ledger::default(),
+            _attached: ebpf,
+        })
+    }
+
+    /// Hands on at most `most` records; how many there were.
+    pub fn drain(&mut self, most: usize, handle: &mut dyn FnMut(Record<'_>)) -> usize {
+        let mut taken = 0;
+        while taken < most {
+            let Some(item) = self.ring.next() else { break };
+            taken += 1;
+            self.ledger.records += 1;
+            match decode(&item) {
+                Ok(record) => handle(record),
+                Err(_) => {
+                    self.ledger.undecodable += 1;
+                    self.ledger.undecodable_bytes += item.len() as u64;
+                }
+            }
+        }
+        taken
+    }
+
+    /// The ring's file descriptor: readable while there is a record.
+    pub fn ring(&self) -> &impl std::os::fd::AsFd {
+        &self.ring
+    }
+
+    /// Sets what is sent of one direction of a connection. False if the connection lost its place to
+    /// another one, which is then served first.
+    pub fn set_policy(&mut self, connection: ConnectionId, direction: Direction, policy: Policy) -> bool {
+        self.policies.set(connection, direction, policy)
+    }
+
+    /// Stops or resumes recording a process.
+    pub fn set_ignored(&mut self, pid: u32, started: Option<u64>) {
+        // A full map means that more is recorded than is wanted, which the pipeline then drops.
+        let _ = match started {
+            Some(started) => self.ignored.insert(pid, started, 0),
+            None => self.ignored.remove(&pid),
+        };
+    }
+
+    /// The value of one counter, summed over the CPUs.
+    pub fn counter(&self, counter: Counter) -> u64 {
+        sum(&self.counters, counter as u32)
+    }
+
+    /// All counters, in the order of [`Counter::ALL`].
+    pub fn counters(&self) -> Vec<u64> {
+        Counter::ALL.iter().map(|&(counter, ..)| self.counter(counter)).collect()
+    }
+
+    /// Bytes of calls that have no readable buffer, by call number; only those that occurred.
+    pub fn unseen_calls(&self) -> Vec<(u32, u64)> {
+        (0..CALL_NUMBERS)
+            .map(|call| (call, sum(&self.unseen_calls, call)))
+            .filter(|(_, bytes)| *bytes > 0)
+            .collect()
+    }
+
+    /// Takes what was noted of lost records, by connection.
+    pub fn take_losses(&mut self) -> Vec<(ConnectionId, Loss)> {
+        let keys: Vec<u64> = self.losses.keys().filter_map(Result::ok).collect();
+        let mut taken = Vec::with_capacity(keys.len());
+        for key in keys {
+            if let Ok(loss) = self.losses.get(&key, 0) {
+                let _ = self.losses.remove(&key);
+                taken.push((ConnectionId(key), loss.0));
+            }
+        }
+        taken
+    }
+
+    /// The books.
+    pub fn ledger(&self) -> Ledger {
+        self.ledger
+    }
+}
+
+fn take(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<aya::maps::Map> {
+    ebpf.take_map(name).ok_or_else(|| anyhow!("the kernel object has no map {name}"))
+}
+
+fn per_cpu<T: Pod>(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<PerCpuArray<MapData, T>> {
+    PerCpuArray::try_from(take(ebpf, name)?).with_context(|| format!("opening the map {name}"))
+}
+
+fn sum(map: &PerCpuArray<MapData, u64>, index: u32) -> u64 {
+    map.get(&index, 0).map_or(0, |values| values.iter().sum())
+}

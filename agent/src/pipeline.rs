@@ -1,0 +1,435 @@
+//! The one file that wires the stations: records in, spans out, wishes carried out.
+//!
+//! ```text
+//!   Kernel ─▶ Streams ─▶ Connection ─▶ Stitcher ─▶ Exporter, terminal
+//!      ▲         │            │ wishes
+//!      └─────────┴────────────┘ policies
+//! ```
+//! One thread does all of this; exporting has its own. Nothing here may wait for anything but the next
+//! record: a slow backend or terminal must never hold up the ring.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use spandrel_proto::counter::Counter as KernelCounter;
+use spandrel_proto::record::{Data, Record};
+
+use crate::books::{self, Books};
+use crate::discover::select::{Selection, Verdict};
+use crate::discover::table::{ExecFacts, ProcessTable};
+use crate::discover::{self};
+use crate::exchange::{self, Connection, Want};
+use crate::export::Exporter;
+use crate::gaps::GapReport;
+use crate::identity::{Address, ConnectionId, Monotonic, ProcessKey, Role};
+use crate::intake::Kernel;
+use crate::protocol::http1;
+use crate::screen::Screen;
+use crate::stitch::{Endpoints, Input, Output, Serving, Stitcher};
+use crate::stream::{self, Event, Streams};
+use crate::{clock, log};
+
+/// Records handled before the other work gets its turn.
+const BATCH: usize = 4096;
+
+/// Between two looks at spans that wait, and at the loss counters.
+const POLL: u64 = 50_000_000;
+
+/// A process's end is told to `stitch` so much later, so that what the kernel closes on its behalf comes
+/// before.
+const EXIT_DELAY: u64 = 1_000_000_000;
+
+/// Where finished spans go.
+pub struct Sinks {
+    /// To OTLP endpoints and files.
+    pub exporter: Option<Exporter>,
+    /// To the terminal.
+    pub screen: Option<Screen>,
+    /// Gaps to a file.
+    pub gaps: Option<GapReport>,
+}
+
+/// Everything between the ring and the sinks.
+pub struct Pipeline {
+    kernel: Kernel,
+    streams: Streams,
+    behind: Behind,
+    stitcher: Stitcher,
+    sinks: Sinks,
+    outputs: Vec<Output>,
+    /// When losses were last looked for, and how many records were lost by then.
+    looked: (Monotonic, u64),
+    exits: std::collections::VecDeque<(Monotonic, ProcessKey)>,
+    /// A test's hook: one data record in so many is dropped without being counted, so that a test can show
+    /// that the books would tell.
+    drop_one_in: Option<u64>,
+    records: u64,
+}
+
+/// What stands behind the streams: they hand their pieces to it while they are at work themselves.
+struct Behind {
+    table: ProcessTable,
+    selection: Selection,
+    /// The verdict on each process that was asked about; empty without a selection.
+    verdicts: HashMap<ProcessKey, Verdict>,
+    connections: HashMap<ConnectionId, End>,
+    inputs: Vec<Input>,
+    wishes: Vec<(ConnectionId, Want)>,
+    gaps: Vec<stream::Gap>,
+    ignore: Vec<ProcessKey>,
+    scratch: exchange::Output,
+    /// The books of connections that are gone.
+    closed: (exchange::Ledger, http1::Ledger),
+    ledger: Ledger,
+}
+
+struct End {
+    exchanges: Connection,
+    ends: Endpoints,
+}
+
+/// Records that no station gets: what the pipeline itself leaves out.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Ledger {
+    /// Records of calls by processes that are not selected, made before the kernel side knew.
+    pub not_selected_records: u64,
+    /// The bytes captured in those.
+    pub not_selected_bytes: u64,
+}
+
+impl Pipeline {
+    /// Puts the stations together.
+    pub fn new(
+        kernel: Kernel,
+        streams: Streams,
+        stitcher: Stitcher,
+        table: ProcessTable,
+        selection: Selection,
+        sinks: Sinks,
+        drop_one_in: Option<u64>,
+    ) -> Self {
+        Self {
+            looked: (clock::monotonic(), kernel.counter(KernelCounter::RecordsRingFull)),
+            kernel,
+            streams,
+            stitcher,
+            sinks,
+            behind: Behind {
+                table,
+                selection,
+                verdicts: HashMap::new(),
+                connections: HashMap::new(),
+                inputs: Vec::new(),
+                wishes: Vec::new(),
+                gaps: Vec::new(),
+                ignore: Vec::new(),
+                scratch: exchange::Output::default(),
+                closed: Default::default(),
+                ledger: Ledger::default(),
+            },
+            outputs: Vec::new(),
+            exits: Default::default(),
+            drop_one_in,
+            records: 0,
+        }
+    }
+
+    /// The descriptor to wait for: readable while there is a record.
+    pub fn ring(&self) -> &impl std::os::fd::AsFd {
+        self.kernel.ring()
+    }
+
+    /// Does what there is to do now; how many records there were.
+    pub fn turn(&mut self) -> usize {
+        let Self { kernel, streams, behind, exits, drop_one_in, records, .. } = self;
+        let taken = kernel.drain(BATCH, &mut |record| match record {
+            Record::Data { data, bytes, .. } => {
+                *records += 1;
+                let dropped = drop_one_in.is_some_and(|every| records.is_multiple_of(every));
+                if !dropped && behind.admits(&data) {
+                    streams.data(&data, bytes, &mut |event| behind.event(event));
+                }
+            }
+            Record::Opened { opened, path } => {
+                streams.opened(&opened, path, &mut |event| behind.event(event))
+            }
+            Record::State(state) => streams.state(&state, &mut |event| behind.event(event)),
+            Record::Exec { header, cgroup, filename, arguments } => {
+                let key = stream::process(&header);
+                behind.verdicts.remove(&key);
+                behind.table.exec(ExecFacts {
+                    key,
+                    filename: filename.to_vec(),
+                    argv: arguments.to_vec(),
+                    cgroup_id: cgroup,
+                    time: Monotonic(header.time),
+                });
+            }
+            Record::Fork(fork) => {
+                let child = ProcessKey { pid: fork.pid, exec: fork.exec, started: fork.started };
+                behind.table.fork(stream::process(&fork.header), child, Monotonic(fork.header.time));
+            }
+            Record::Exit(header) => {
+                let (process, time) = (stream::process(&header), Monotonic(header.time));
+                streams.process_exited(process, time, &mut |event| behind.event(event));
+                behind.table.exit(process, time);
+                behind.verdicts.remove(&process);
+                exits.push_back((time, process));
+            }
+        });
+        self.carry_out();
+        // Only when the ring is empty is what was lost behind what was read.
+        let now = clock::monotonic();
+        if taken < BATCH && now.since(self.looked.0) >= POLL {
+            self.poll(now);
+        }
+        self.stitch();
+        taken
+    }
+
+    /// What time alone brings about.
+    fn poll(&mut self, now: Monotonic) {
+        let lost = self.kernel.counter(KernelCounter::RecordsRingFull);
+        let behind = &mut self.behind;
+        self.streams.poll(now, &mut |event| behind.event(event));
+        if lost != self.looked.1 {
+            for (connection, loss) in self.kernel.take_losses() {
+                self.streams.lost(connection, &loss, &mut |event| behind.event(event));
+            }
+            behind.inputs.push(Input::RecordsLost { since: self.looked.0, until: now });
+        }
+        self.looked = (now, lost);
+        while self.exits.front().is_some_and(|(time, _)| now.since(*time) > EXIT_DELAY) {
+            if let Some((time, process)) = self.exits.pop_front() {
+                self.kernel.set_ignored(process.pid, None);
+                self.behind.inputs.push(Input::ProcessExited { process, time });
+            }
+        }
+        self.behind.table.expire(now);
+        self.carry_out();
+        for input in self.behind.inputs.drain(..) {
+            self.stitcher.handle(input, &mut self.outputs);
+        }
+        self.stitcher.poll(now, &mut self.outputs);
+    }
+
+    /// Carries out wishes and reports gaps.
+    fn carry_out(&mut self) {
+        for (connection, Want { direction, policy }) in self.behind.wishes.drain(..) {
+            if let Some(policy) = self.streams.policy(connection, direction, policy) {
+                self.kernel.set_policy(connection, direction, policy);
+            }
+        }
+        for process in self.behind.ignore.drain(..) {
+            self.kernel.set_ignored(process.pid, Some(process.started));
+        }
+        for gap in self.behind.gaps.drain(..) {
+            if let Some(report) = &mut self.sinks.gaps {
+                report.write(&gap);
+            }
+        }
+    }
+
+    fn stitch(&mut self) {
+        for input in self.behind.inputs.drain(..) {
+            self.stitcher.handle(input, &mut self.outputs);
+        }
+        for output in self.outputs.drain(..) {
+            if let (Output::Ended(span), Some(exporter)) = (&output, &self.sinks.exporter) {
+                exporter.offer(Arc::clone(span));
+            }
+            if let Some(screen) = &self.sinks.screen {
+                screen.show(output);
+            }
+        }
+    }
+
+    /// Once a second: the clock's offset, and the counters that the exporter may send.
+    pub fn refresh(&mut self) {
+        self.stitcher.set_wall_offset(clock::wall_offset());
+        let books = self.books();
+        if let Some(exporter) = &self.sinks.exporter {
+            exporter.publish(books::counters(&books));
+        }
+    }
+
+    /// All books, now.
+    pub fn books(&self) -> Books {
+        let (mut exchange, mut http1) = self.behind.closed.clone();
+        for end in self.behind.connections.values() {
+            exchange.add(&end.exchanges.ledger());
+            http1.add(&end.exchanges.parser_ledger());
+        }
+        Books {
+            kernel: Some(books::Kernel {
+                counters: self.kernel.counters(),
+                unseen_calls: self.kernel.unseen_calls(),
+            }),
+            intake: self.kernel.ledger(),
+            pipeline: self.behind.ledger,
+            stream: self.streams.ledger(),
+            http1,
+            exchange,
+            stitch: self.stitcher.ledger(),
+            discover: self.behind.table.ledger(),
+            terminal: self.sinks.screen.as_ref().map(Screen::ledger),
+            export: None,
+        }
+    }
+
+    /// The end: takes what the ring still holds, closes what is open, and hands over the sinks.
+    pub fn finish(mut self) -> (Books, Sinks) {
+        // Bounded: programs go on writing while this empties the ring.
+        for _ in 0..64 {
+            if self.turn() == 0 {
+                break;
+            }
+        }
+        let now = clock::monotonic();
+        self.poll(now);
+        for end in self.behind.connections.values_mut() {
+            end.exchanges.abandoned(&mut self.behind.scratch);
+        }
+        let events = std::mem::take(&mut self.behind.scratch.events);
+        for event in events {
+            if let exchange::Event::Closed(exchange) = event {
+                self.behind.inputs.push(Input::Closed(exchange));
+            }
+        }
+        self.stitch();
+        self.stitcher.finish(now, &mut self.outputs);
+        self.stitch();
+        let books = self.books();
+        (books, self.sinks)
+    }
+}
+
+impl Behind {
+    /// Whether a call's bytes are wanted: the kernel side records everything until it is told otherwise.
+    fn admits(&mut self, data: &Data) -> bool {
+        if self.selection.is_everything() {
+            return true;
+        }
+        let process = stream::process(&data.header);
+        let verdict = match self.verdicts.get(&process) {
+            Some(verdict) => *verdict,
+            None => {
+                let verdict = self.table.verdict(process, &self.selection);
+                if verdict == Verdict::No {
+                    self.ignore.push(process);
+                }
+                self.verdicts.insert(process, verdict);
+                verdict
+            }
+        };
+        let admitted = match verdict {
+            Verdict::Selected => true,
+            Verdict::No => false,
+            Verdict::IfItServes => {
+                let connection = ConnectionId(data.socket.connection);
+                let local = self.connections.get(&connection).and_then(|end| end.ends.local.as_ref());
+                let serves = matches!(local, Some(Address::Ip(ip)) if self.selection.serves(ip.port()));
+                if serves {
+                    self.verdicts.insert(process, Verdict::Selected);
+                }
+                serves
+            }
+        };
+        if !admitted {
+            self.ledger.not_selected_records += 1;
+            self.ledger.not_selected_bytes += u64::from(data.captured);
+        }
+        admitted
+    }
+
+    fn event(&mut self, event: Event<'_>) {
+        match event {
+            Event::Opened(opened) => {
+                let known = |address: &Address| match address {
+                    Address::Ip(ip) if ip.port() == 0 => None,
+                    known => Some(known.clone()),
+                };
+                let ends = Endpoints {
+                    local: known(&opened.local),
+                    peer: known(&opened.peer),
+                    born_here: opened.born_here,
+                };
+                self.connections
+                    .entry(opened.connection)
+                    .and_modify(|end| end.ends = ends.clone())
+                    .or_insert_with(|| End {
+                        exchanges: Connection::new(opened.connection, opened.born_here),
+                        ends,
+                    });
+            }
+            Event::Piece { connection, direction, piece } => {
+                let Some(end) = self.connections.get_mut(&connection) else { return };
+                end.exchanges.piece(direction, &piece, &mut self.scratch);
+                self.pass_on(connection);
+            }
+            Event::Joined { a, b, a_to_b, b_to_a } => {
+                self.inputs.push(Input::Joined { a, b, a_to_b, b_to_a });
+            }
+            Event::Finished { connection, time } => {
+                let closed = stream::Closed {
+                    time,
+                    errno: 0,
+                    peer_finished: true,
+                    local_finished_first: false,
+                    process_exited: false,
+                };
+                let Some(end) = self.connections.get_mut(&connection) else { return };
+                end.exchanges.closed(&closed, &mut self.scratch);
+                self.pass_on(connection);
+            }
+            Event::Closed { connection, closed } => {
+                if let Some(mut end) = self.connections.remove(&connection) {
+                    end.exchanges.closed(closed, &mut self.scratch);
+                    let ends = end.ends;
+                    self.closed.0.add(&end.exchanges.ledger());
+                    self.closed.1.add(&end.exchanges.parser_ledger());
+                    self.pass_on_of(connection, &ends);
+                }
+                self.inputs.push(Input::ConnectionClosed { connection, time: closed.time });
+            }
+            Event::Gap(gap) => self.gaps.push(gap.clone()),
+        }
+    }
+
+    fn pass_on(&mut self, connection: ConnectionId) {
+        if self.scratch.events.is_empty() && self.scratch.wishes.is_empty() {
+            return;
+        }
+        let ends = self.connections.get(&connection).map(|end| end.ends.clone()).unwrap_or_default();
+        self.pass_on_of(connection, &ends);
+    }
+
+    fn pass_on_of(&mut self, connection: ConnectionId, ends: &Endpoints) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        self.wishes.extend(scratch.wishes.drain(..).map(|want| (connection, want)));
+        for event in scratch.events.drain(..) {
+            self.inputs.push(match event {
+                exchange::Event::Opened { id, role, began, at, head } => {
+                    let process = began.process;
+                    let serving = match self.table.serving(process) {
+                        discover::Serving::Unknown => Serving::Unknown,
+                        discover::Serving::OneRequestPerThread => Serving::OneRequestPerThread,
+                        discover::Serving::ManyPerThread => Serving::ManyPerThread,
+                    };
+                    let resource = self.table.resource(process);
+                    log::trace(format_args!(
+                        "{} of {} opened by thread {} on {:?}",
+                        if role == Role::Server { "server exchange" } else { "client exchange" },
+                        resource.service,
+                        began.thread.0,
+                        id
+                    ));
+                    Input::Opened { id, role, began, at, head, ends: ends.clone(), resource, serving }
+                }
+                exchange::Event::Responding { id, at } => Input::Responding { id, at },
+                exchange::Event::Closed(exchange) => Input::Closed(exchange),
+            });
+        }
+        self.scratch = scratch;
+    }
+}
