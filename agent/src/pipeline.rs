@@ -10,6 +10,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use spandrel_proto::counter::Counter as KernelCounter;
 use spandrel_proto::record::{Data, Record};
@@ -38,6 +39,9 @@ const POLL: u64 = 50_000_000;
 /// A process's end is told to `stitch` so much later, so that what the kernel closes on its behalf comes
 /// before.
 const EXIT_DELAY: u64 = 1_000_000_000;
+
+/// How long to wait for the next record at the end; far longer than a kernel program runs.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// Where finished spans go.
 pub struct Sinks {
@@ -279,12 +283,17 @@ impl Pipeline {
 
     /// The end: takes what the ring still holds, closes what is open, and hands over the sinks.
     pub fn finish(mut self) -> (Books, Sinks) {
-        // Bounded: programs go on writing while this empties the ring.
-        for _ in 0..64 {
+        // The ring must not fill up while the programs are detached. Afterwards the kernel's counters stand
+        // still, so that the books can be compared to the byte, and what is in the ring is all there will be.
+        let detaching = self.kernel.detach();
+        while detaching.as_ref().is_some_and(|thread| !thread.is_finished()) {
             if self.turn() == 0 {
-                break;
+                std::thread::sleep(PAUSE);
             }
         }
+        // A program that was running on another CPU may have been in the middle of a record.
+        std::thread::sleep(PAUSE);
+        while self.turn() > 0 {}
         let now = clock::monotonic();
         self.poll(now);
         for end in self.behind.connections.values_mut() {

@@ -10,6 +10,8 @@
 mod policies;
 pub mod sockets;
 
+use std::thread::JoinHandle;
+
 use anyhow::{Context as _, anyhow};
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
 use aya::{Ebpf, Pod};
@@ -43,7 +45,7 @@ pub struct Kernel {
     policies: Policies,
     ledger: Ledger,
     /// Keeps the programs attached.
-    _attached: Ebpf,
+    attached: Option<Ebpf>,
 }
 
 impl Kernel {
@@ -58,7 +60,7 @@ impl Kernel {
             ignored: HashMap::try_from(take(&mut ebpf, "IGNORED")?).context("opening the map IGNORED")?,
             policies: Policies::map(take(&mut ebpf, "POLICIES")?)?,
             ledger: Ledger::default(),
-            _attached: ebpf,
+            attached: Some(ebpf),
         })
     }
 
@@ -129,6 +131,14 @@ impl Kernel {
             }
         }
         taken
+    }
+
+    /// Begins to detach the programs, which takes the kernel tens of milliseconds each. Once the thread has
+    /// ended, nothing new is counted or written into the ring. `None` if that was done before.
+    pub fn detach(&mut self) -> Option<JoinHandle<()>> {
+        let attached = self.attached.take()?;
+        // Where there is no thread to be had, the closure is dropped, and with it the programs.
+        std::thread::Builder::new().name("spandrel-detach".to_owned()).spawn(move || drop(attached)).ok()
     }
 
     /// The books.
