@@ -372,6 +372,16 @@ impl Behind {
             }
             Event::Piece { connection, direction, piece } => {
                 let Some(end) = self.connections.get_mut(&connection) else { return };
+                if log::is_on(log::Level::Trace) {
+                    let (what, length) = match piece.content {
+                        stream::Content::Bytes(bytes) => ("bytes", bytes.len() as u64),
+                        stream::Content::Gap { length, cause } => (cause.name(), length),
+                    };
+                    log::trace(format_args!(
+                        "{connection:?} {direction:?} {}: {length} {what}",
+                        piece.offset
+                    ));
+                }
                 end.exchanges.piece(direction, &piece, &mut self.scratch);
                 self.pass_on(connection);
             }
