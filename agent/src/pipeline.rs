@@ -402,6 +402,16 @@ impl Behind {
                 }
                 self.inputs.push(Input::ConnectionClosed { connection, time: closed.time });
             }
+            Event::Abandoned { connection, time } => {
+                if let Some(mut end) = self.connections.remove(&connection) {
+                    end.exchanges.abandoned(&mut self.scratch);
+                    let ends = end.ends;
+                    self.closed.0.add(&end.exchanges.ledger());
+                    self.closed.1.add(&end.exchanges.parser_ledger());
+                    self.pass_on_of(connection, &ends);
+                }
+                self.inputs.push(Input::ConnectionClosed { connection, time });
+            }
             Event::Gap(gap) => self.gaps.push(gap.clone()),
         }
     }
