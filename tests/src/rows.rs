@@ -194,6 +194,8 @@ pub struct Report {
     pub background: Verdict,
     /// By how much the spans' times differ from the service's, 99th percentile.
     pub off_p99: Option<Duration>,
+    /// What was planned.
+    pub plan: Plan,
     /// The agent's end; none in a dry run.
     pub outcome: Option<Outcome>,
     /// What the row misses of its claim.
@@ -261,6 +263,7 @@ pub fn run(row: &Row, how: &Run) -> Result<Report> {
     }
     report.misses = row.misses(&report, &outcome);
     report.outcome = Some(outcome);
+    report.plan = stage.plan;
     Ok(report)
 }
 
