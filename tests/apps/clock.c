@@ -5,6 +5,7 @@
  * A thread per connection, blocking sockets. For each path a line of nanoseconds of CLOCK_REALTIME is logged:
  *     server PATH <after the read of the first byte> <after the write of the last byte>
  *     client PATH <after the write of the first byte> <after the read of the last byte>
+ * and for each call which bytes of its connection it was, as the other services log it.
  * It must never do anything between a clock reading and its system call. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -67,17 +68,23 @@ static void load(const char *name)
 	qsort(table, routes, sizeof *table, by_path);
 }
 
-/* One call on an own keep-alive connection. */
-static void call(int *fd, const char *path)
+/* A keep-alive connection to the next service: its socket, its port, bytes so far. */
+struct upstream { int fd, port; unsigned long long sent, received; };
+
+static void call(struct upstream *up, const char *path)
 {
 	char buffer[8192], request[256];
+	int *fd = &up->fd;
 	if (*fd < 0) {
 		int one = 1;
+		socklen_t size = sizeof(struct sockaddr_in);
 		struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(next_port), .sin_addr = { htonl(INADDR_LOOPBACK) } };
 		*fd = socket(AF_INET, SOCK_STREAM, 0);
 		if (connect(*fd, (struct sockaddr *)&a, sizeof a))
 			exit(3);
 		setsockopt(*fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+		getsockname(*fd, (struct sockaddr *)&a, &size);
+		up->port = ntohs(a.sin_port);
 	}
 	int length = snprintf(request, sizeof request, "GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n", path);
 	if (write(*fd, request, length) != length)
@@ -97,11 +104,18 @@ static void call(int *fd, const char *path)
 			want = end + 4 - buffer + atoi(size + 15);
 	} while (!want || have < want);
 	note("client", path, first, last);
+	pthread_mutex_lock(&lock);
+	fprintf(out, "%s\t%d\t%d\t%llu\t%llu\t%llu\t%llu\n", path, up->port, next_port, up->sent, up->sent + length,
+		up->received, up->received + have);
+	pthread_mutex_unlock(&lock);
+	up->sent += length;
+	up->received += have;
 }
 
 static void *serve(void *argument)
 {
-	int fd = (int)(long)argument, upstream = -1, one = 1;
+	int fd = (int)(long)argument, one = 1;
+	struct upstream upstream = { .fd = -1 };
 	char buffer[8192], head[8192];
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
 	for (;;) {
@@ -112,8 +126,8 @@ static void *serve(void *argument)
 			long long after = now();
 			if (n <= 0) {
 				close(fd);
-				if (upstream >= 0)
-					close(upstream);
+				if (upstream.fd >= 0)
+					close(upstream.fd);
 				return NULL;
 			}
 			if (!have)

@@ -47,14 +47,14 @@ fn with_a_ring_of_64_kib_under_full_load_every_missing_request_meets_a_gap() -> 
     let _machine = machine();
     for backend in ["socket", "syscall"] {
         let how = Run {
-            requests: scaled(6_000, 20_000),
+            requests: scaled(20_000, 200_000),
             concurrency: vec![50],
             delay_ms: 0..=0,
             backend: backend.into(),
             arguments: vec!["--ring-bytes".into(), "65536".into()],
             ..Run::default()
         };
-        let report = rows::run(rows::named("threaded")?, &how)?;
+        let report = rows::run(rows::named("clock")?, &how)?;
         let outcome = report.outcome.as_ref().ok_or_else(|| anyhow::anyhow!("no agent ran"))?;
         println!("{backend}: {}\nlosses {:?}", report.total, losses(outcome));
         ensure!(report.total.wrong == 0, "{backend}: {}", report.total);
@@ -81,7 +81,7 @@ fn the_agent_says_that_its_books_balance() -> Result<()> {
             arguments,
             ..Run::default()
         };
-        let report = rows::run(rows::named("threaded")?, &how)?;
+        let report = rows::run(rows::named("clock")?, &how)?;
         let outcome = report.outcome.as_ref().ok_or_else(|| anyhow::anyhow!("no agent ran"))?;
         let unbalanced: Vec<_> =
             outcome.stderr.iter().filter(|line| line.contains("do not balance")).collect();
