@@ -164,7 +164,9 @@ impl Pipeline {
                     streams.data(&data, bytes, &mut |event| behind.event(event));
                 }
             }
-            Record::Opened { opened, path } => streams.opened(&opened, path, &mut |event| behind.event(event)),
+            Record::Opened { opened, path } => {
+                streams.opened(&opened, path, &mut |event| behind.event(event))
+            }
             Record::State(state) => streams.state(&state, &mut |event| behind.event(event)),
             Record::Exec { header, cgroup, filename, arguments } => {
                 let key = stream::process(&header);
@@ -363,7 +365,10 @@ impl Behind {
                 self.connections
                     .entry(opened.connection)
                     .and_modify(|end| end.ends = ends.clone())
-                    .or_insert_with(|| End { exchanges: Connection::new(opened.connection, opened.born_here), ends });
+                    .or_insert_with(|| End {
+                        exchanges: Connection::new(opened.connection, opened.born_here),
+                        ends,
+                    });
             }
             Event::Piece { connection, direction, piece } => {
                 let Some(end) = self.connections.get_mut(&connection) else { return };

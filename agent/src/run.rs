@@ -56,7 +56,8 @@ pub fn trace(settings: &Settings) -> anyhow::Result<ExitCode> {
     signals.add(Signal::SIGINT);
     signals.add(Signal::SIGTERM);
     signals.thread_block().context("blocking signals")?;
-    let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC).context("opening a signal descriptor")?;
+    let signals =
+        SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC).context("opening a signal descriptor")?;
 
     let sinks = match sinks(settings) {
         Ok(sinks) => sinks,

@@ -131,8 +131,10 @@ mod tests {
     #[test]
     fn both_ends_of_a_connection_compute_the_same_name() {
         // The client's first byte is 1001, the server's 5001; 10 bytes each way, all acknowledged.
-        let client = Tcp { snd_una: 1011, bytes_acked: 11, rcv_nxt: 5011, bytes_received: 10, ..Tcp::default() };
-        let server = Tcp { snd_una: 5011, bytes_acked: 10, rcv_nxt: 1011, bytes_received: 10, ..Tcp::default() };
+        let client =
+            Tcp { snd_una: 1011, bytes_acked: 11, rcv_nxt: 5011, bytes_received: 10, ..Tcp::default() };
+        let server =
+            Tcp { snd_una: 5011, bytes_acked: 10, rcv_nxt: 1011, bytes_received: 10, ..Tcp::default() };
         assert_eq!(Name::of(&client, End::Active), Name::of(&server, End::Passive));
         assert_ne!(Name::of(&client, End::Passive), Name::of(&server, End::Active));
     }

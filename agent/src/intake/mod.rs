@@ -112,7 +112,10 @@ impl Kernel {
 
     /// Bytes of calls that have no readable buffer, by call number; only those that occurred.
     pub fn unseen_calls(&self) -> Vec<(u32, u64)> {
-        (0..CALL_NUMBERS).map(|call| (call, sum(&self.unseen_calls, call))).filter(|(_, bytes)| *bytes > 0).collect()
+        (0..CALL_NUMBERS)
+            .map(|call| (call, sum(&self.unseen_calls, call)))
+            .filter(|(_, bytes)| *bytes > 0)
+            .collect()
     }
 
     /// Takes what was noted of lost records, by connection.

@@ -8,8 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use spandrel_proto::position::{End, Name, RCV_SHUTDOWN, Tcp, extend};
 use spandrel_proto::record::{
-    self, Addresses, Data, FLAG_ACTIVE, FLAG_FIRST, FLAG_IN_EPOLL, FLAG_LAST, FLAG_LATE, FLAG_NONBLOCKING, FLAG_SEND,
-    Header, Loss, Place, REST_NOTHING, REST_UNSEEN, Unix, tcp_state,
+    self, Addresses, Data, FLAG_ACTIVE, FLAG_FIRST, FLAG_IN_EPOLL, FLAG_LAST, FLAG_LATE, FLAG_NONBLOCKING,
+    FLAG_SEND, Header, Loss, Place, REST_NOTHING, REST_UNSEEN, Unix, tcp_state,
 };
 
 use super::names::Names;
@@ -387,7 +387,8 @@ impl Streams {
         }
         let (born, sent) = (end.opened.born_here, end.send.moved);
         let Some(other) = self.names.register_sock(connection, unix.sock, unix.peer) else { return };
-        let Some(peer) = self.ends.get(&other).filter(|peer| !peer.joined && peer.unix.peer == unix.sock) else {
+        let Some(peer) = self.ends.get(&other).filter(|peer| !peer.joined && peer.unix.peer == unix.sock)
+        else {
             return;
         };
         if born && peer.opened.born_here {
@@ -498,7 +499,10 @@ impl Streams {
         let Some(end) = self.ends.get(&connection) else { return };
         let Some((closed, tcp)) = &end.closing else { return };
         let fin = u32::from(closed.peer_finished);
-        let all = extend(tcp.rcv_nxt.wrapping_sub(fin).wrapping_sub(end.base.1), end.receive.track.next().unwrap_or(0));
+        let all = extend(
+            tcp.rcv_nxt.wrapping_sub(fin).wrapping_sub(end.base.1),
+            end.receive.track.next().unwrap_or(0),
+        );
         // A reset connection can still be read; one that the process closed cannot.
         let readable = closed.errno != 0 && !closed.process_exited;
         if !readable || end.receive.track.next().is_none_or(|next| next >= all) {
@@ -545,7 +549,8 @@ impl Streams {
     pub fn process_exited(&mut self, process: ProcessKey, time: Monotonic, out: &mut dyn FnMut(Event<'_>)) {
         self.exited.retain(|_, at| time.since(*at) < EXITED_AGE);
         self.exited.insert(process, time);
-        let of_process = |end: &&ConnectionEnd| end.transport == record::TRANSPORT_UNIX && end.last.process == process;
+        let of_process =
+            |end: &&ConnectionEnd| end.transport == record::TRANSPORT_UNIX && end.last.process == process;
         let gone: Vec<_> = self.ends.values().filter(of_process).map(|end| end.opened.connection).collect();
         for connection in gone {
             self.close(connection, out);
@@ -555,9 +560,10 @@ impl Streams {
     /// What the ring was too full for. Every loss is told, also of ends of which nothing else is known.
     pub fn lost(&mut self, connection: ConnectionId, loss: &Loss, out: &mut dyn FnMut(Event<'_>)) {
         let (local, peer) = addresses(&loss.addresses, &[]);
-        for (direction, length, span) in
-            [(Direction::Send, loss.sent, loss.sent_span), (Direction::Receive, loss.received, loss.received_span)]
-        {
+        for (direction, length, span) in [
+            (Direction::Send, loss.sent, loss.sent_span),
+            (Direction::Receive, loss.received, loss.received_span),
+        ] {
             if length > 0 {
                 let gap = Gap {
                     connection,
@@ -585,10 +591,12 @@ impl Streams {
                 let base = end.base(direction);
                 let ConnectionEnd { opened, send, receive, .. } = &mut *end;
                 let way = if direction == Direction::Send { send } else { receive };
-                let mut passing = Passing { opened, direction, base, ledger: &mut self.ledger, out: &mut *out };
+                let mut passing =
+                    Passing { opened, direction, base, ledger: &mut self.ledger, out: &mut *out };
                 way.track.expire(now, &mut |piece| passing.pass(piece));
             }
-            let overdue = end.closing.as_ref().map(|(closed, _)| now.since(closed.time) > self.limits.unread_age);
+            let overdue =
+                end.closing.as_ref().map(|(closed, _)| now.since(closed.time) > self.limits.unread_age);
             match overdue {
                 Some(true) => self.close(connection, out),
                 None if !end.send.track.holds() && !end.receive.track.holds() => {

@@ -99,7 +99,13 @@ impl Track {
     }
 
     /// Takes a piece. `begins` is where the stream begins if nothing of it was seen before.
-    pub fn place(&mut self, placed: Placed<'_>, explained: Explained, begins: u64, pass: &mut dyn FnMut(Piece<'_>)) {
+    pub fn place(
+        &mut self,
+        placed: Placed<'_>,
+        explained: Explained,
+        begins: u64,
+        pass: &mut dyn FnMut(Piece<'_>),
+    ) {
         let next = *self.next.get_or_insert(begins);
         let end = placed.offset + placed.length();
         if placed.offset == next && self.held.is_empty() {
@@ -170,7 +176,13 @@ impl Track {
     }
 
     /// Says that bytes up to `offset` were moved and will not come.
-    pub fn skip_to(&mut self, offset: u64, cause: GapCause, moment: &Moment, pass: &mut dyn FnMut(Piece<'_>)) {
+    pub fn skip_to(
+        &mut self,
+        offset: u64,
+        cause: GapCause,
+        moment: &Moment,
+        pass: &mut dyn FnMut(Piece<'_>),
+    ) {
         if self.holds() {
             self.give_up(pass);
         }
@@ -205,7 +217,13 @@ impl Track {
     }
 
     /// Fills the hole before `offset` with a gap, and gives up what is held in it.
-    fn give_up_before(&mut self, offset: u64, cause: GapCause, moment: &Moment, pass: &mut dyn FnMut(Piece<'_>)) {
+    fn give_up_before(
+        &mut self,
+        offset: u64,
+        cause: GapCause,
+        moment: &Moment,
+        pass: &mut dyn FnMut(Piece<'_>),
+    ) {
         let after = self.held.split_off(&offset);
         for held in std::mem::replace(&mut self.held, after).into_values() {
             self.unhold(&held);
