@@ -7,16 +7,14 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::path::Path;
 use std::process::{Command, ExitCode};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use spandrel_tests::agent::{Agent, Options};
-use spandrel_tests::process::{Endpoint, Scratch, Service, needed, output};
+use spandrel_tests::load::{Nginx, Sink, Usage};
+use spandrel_tests::process::{Scratch, needed, output};
 
 /// Measures what the agent (`SPANDREL_BIN`, or target/release/spandrel) costs the traced program.
 #[derive(Debug, Parser)]
@@ -99,7 +97,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
             let agent =
                 name.as_deref().map(|backend| start(&scratch, backend, Some(sink.port))).transpose()?;
             let before = agent.as_ref().map(|agent| Usage::of(agent.pid())).transpose()?;
-            let load = nginx.load(arguments)?;
+            let load = saturate(&nginx, arguments)?;
             println!(
                 "{:<5} {:<10} {:>12.0} {:>10.0} {:>10.0}",
                 round + 1,
@@ -280,13 +278,6 @@ fn smallest(calls: u32, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
     Ok(smallest)
 }
 
-/// nginx with a file of 1 KiB, half the machine's cores for it and half for the load.
-struct Nginx {
-    _service: Service,
-    port: u16,
-    threads: usize,
-}
-
 /// One run of wrk.
 struct Load {
     requests: u64,
@@ -297,41 +288,17 @@ struct Load {
     p99: f64,
 }
 
-impl Nginx {
-    fn start(scratch: &Scratch) -> Result<Self> {
-        let at = Endpoint::free()?;
-        let port = at.port()?;
-        let home = scratch.path().display();
-        let threads = std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1));
-        let user = if nix::unistd::Uid::effective().is_root() { "user root;\n" } else { "" };
-        let text = format!(
-            "daemon off;\n{user}worker_processes {threads};\nerror_log {home}/error.log;\npid {home}/pid;\n\
-             events {{ worker_connections 4096; }}\n\
-             http {{\n  access_log off;\n  keepalive_requests 1000000000;\n  client_body_temp_path {home}/body;\n\
-             proxy_temp_path {home}/proxy;\n  fastcgi_temp_path {home}/fastcgi;\n  uwsgi_temp_path {home}/uwsgi;\n\
-             scgi_temp_path {home}/scgi;\n  server {{ listen 127.0.0.1:{port}; root {home}/www; }}\n}}\n"
-        );
-        std::fs::create_dir_all(scratch.join("www")).context("creating nginx's folder")?;
-        std::fs::write(scratch.join("www/file"), [b'x'; 1024]).context("writing nginx's file")?;
-        let config = scratch.join("nginx.conf");
-        std::fs::write(&config, text).context("writing nginx.conf")?;
-        let mut command = Command::new(needed("nginx")?);
-        command.arg("-p").arg(scratch.path()).arg("-c").arg(&config);
-        let service = Service::listening("nginx", &mut command, scratch, &at)?;
-        Ok(Self { _service: service, port, threads })
-    }
-
-    fn load(&self, arguments: &Arguments) -> Result<Load> {
-        let text = output(
-            Command::new(needed("wrk")?)
-                .args(["--latency", "--threads", &self.threads.to_string()])
-                .args(["--connections", &arguments.connections.to_string()])
-                .args(["--duration", &format!("{}s", arguments.seconds)])
-                .arg(format!("http://127.0.0.1:{}/file", self.port)),
-        )?;
-        ensure!(!text.contains("Socket errors") && !text.contains("Non-2xx"), "wrk met errors:\n{text}");
-        parse_wrk(&text).with_context(|| format!("reading what wrk said:\n{text}"))
-    }
+/// wrk on keep-alive connections, as fast as it can.
+fn saturate(nginx: &Nginx, arguments: &Arguments) -> Result<Load> {
+    let text = output(
+        Command::new(needed("wrk")?)
+            .args(["--latency", "--threads", &nginx.threads.to_string()])
+            .args(["--connections", &arguments.connections.to_string()])
+            .args(["--duration", &format!("{}s", arguments.seconds)])
+            .arg(format!("http://{}/file", nginx.at.target())),
+    )?;
+    ensure!(!text.contains("Socket errors") && !text.contains("Non-2xx"), "wrk met errors:\n{text}");
+    parse_wrk(&text).with_context(|| format!("reading what wrk said:\n{text}"))
 }
 
 /// `50%    1.23ms`, `Requests/sec:  12345.67` and `123456 requests in 5.00s, 1MB read`.
@@ -400,117 +367,6 @@ fn is_loss(name: &str) -> bool {
 
 const MIB: f64 = 1024.0 * 1024.0;
 
-/// What a process has taken so far.
-struct Usage {
-    cpu: Duration,
-    /// Bytes.
-    anonymous: f64,
-    maps: f64,
-    ring: f64,
-}
-
-impl Usage {
-    fn of(pid: u32) -> Result<Self> {
-        let process = Path::new("/proc").join(pid.to_string());
-        let read = |name: &str| {
-            let path = process.join(name);
-            std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
-        };
-        let (maps, ring) = kernel_maps(&process)?;
-        Ok(Self {
-            cpu: cpu(&read("stat")?)?,
-            anonymous: field(&read("status")?, "RssAnon:") * 1024.0,
-            maps,
-            ring,
-        })
-    }
-}
-
-/// utime and stime of proc_pid_stat(5), the 14th and 15th field; the second may hold blanks.
-fn cpu(stat: &str) -> Result<Duration> {
-    let (_, fields) = stat.rsplit_once(") ").context("no process name in stat")?;
-    let ticks = |n: usize| fields.split(' ').nth(n).and_then(|field| field.parse::<u64>().ok());
-    let ticks = ticks(11).zip(ticks(12)).map(|(user, system)| user + system).context("no times in stat")?;
-    let hertz = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
-    Ok(Duration::from_secs_f64(ticks as f64 / hertz as f64))
-}
-
-/// The number behind this word at a line's start; 0 without such a line.
-fn field(text: &str, key: &str) -> f64 {
-    let line = text.lines().find_map(|line| line.strip_prefix(key));
-    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0.0)
-}
-
-/// Bytes of kernel memory of the maps that a process holds: all but the rings, and the rings (their type is 27,
-/// `BPF_MAP_TYPE_RINGBUF` of include/uapi/linux/bpf.h).
-fn kernel_maps(process: &Path) -> Result<(f64, f64)> {
-    let (mut maps, mut ring) = (0.0, 0.0);
-    let mut seen = std::collections::HashSet::new();
-    let entries = process.join("fdinfo");
-    for entry in
-        std::fs::read_dir(&entries).with_context(|| format!("listing {}", entries.display()))?.flatten()
-    {
-        let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
-        // Without `map_id`, which kernels have told since 4.13, it is no map.
-        let id = field(&text, "map_id:");
-        if id > 0.0 && seen.insert(id as u64) {
-            *(if field(&text, "map_type:") == 27.0 { &mut ring } else { &mut maps }) +=
-                field(&text, "memlock:");
-        }
-    }
-    Ok((maps, ring))
-}
-
-/// Takes OTLP over HTTP and throws it away: a backend that costs next to nothing.
-struct Sink {
-    port: u16,
-    bytes: Arc<AtomicU64>,
-}
-
-impl Sink {
-    fn start() -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("listening")?;
-        let port = listener.local_addr().context("asking for the port")?.port();
-        let bytes = Arc::new(AtomicU64::new(0));
-        let count = Arc::clone(&bytes);
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let count = Arc::clone(&count);
-                std::thread::spawn(move || take(stream, &count));
-            }
-        });
-        Ok(Self { port, bytes })
-    }
-
-    fn received(&self) -> f64 {
-        self.bytes.load(Ordering::Relaxed) as f64
-    }
-}
-
-/// Serves one connection until it ends; a request without Content-Length ends it.
-fn take(mut stream: TcpStream, count: &AtomicU64) -> Option<()> {
-    let mut buffer = vec![0; 1 << 20];
-    let (mut head, mut body) = (Vec::new(), 0u64);
-    loop {
-        let got = stream.read(&mut buffer).ok().filter(|got| *got > 0)?;
-        count.fetch_add(got as u64, Ordering::Relaxed);
-        if body > 0 {
-            body = body.checked_sub(got as u64)?;
-        } else {
-            head.extend_from_slice(buffer.get(..got)?);
-            let Some(end) = head.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
-            let text = String::from_utf8_lossy(head.get(..end)?).to_ascii_lowercase();
-            let length: u64 =
-                text.lines().find_map(|line| line.strip_prefix("content-length:"))?.trim().parse().ok()?;
-            body = length.checked_sub((head.len() - end - 4) as u64)?;
-            head.clear();
-        }
-        if body == 0 {
-            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").ok()?;
-        }
-    }
-}
-
 fn machine() -> Result<String> {
     let kernel = output(Command::new("uname").arg("-r"))?;
     let processors = std::fs::read_to_string("/proc/cpuinfo").context("reading /proc/cpuinfo")?;
@@ -547,11 +403,5 @@ mod tests {
         }
         assert!((samples.median_ratios(1)[0] - 0.9).abs() < 1e-9);
         assert!((median(vec![4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < 1e-9);
-    }
-
-    #[test]
-    fn the_agents_cpu_time_is_read_behind_a_name_with_blanks() {
-        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 250 50 7 8 20 0 1 0 123456 9";
-        assert_eq!(cpu(stat).unwrap(), Duration::from_secs(3));
     }
 }
