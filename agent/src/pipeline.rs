@@ -373,6 +373,16 @@ impl Behind {
             }
             Event::Piece { connection, direction, piece } => {
                 let Some(end) = self.connections.get_mut(&connection) else { return };
+                if log::is_on(log::Level::Trace) {
+                    let (what, length) = match piece.content {
+                        stream::Content::Bytes(bytes) => ("bytes", bytes.len() as u64),
+                        stream::Content::Gap { length, cause } => (cause.name(), length),
+                    };
+                    log::trace(format_args!(
+                        "{connection:?} {direction:?} {}: {length} {what}",
+                        piece.offset
+                    ));
+                }
                 end.exchanges.piece(direction, &piece, &mut self.scratch);
                 self.pass_on(connection);
             }
@@ -400,6 +410,16 @@ impl Behind {
                     self.pass_on_of(connection, &ends);
                 }
                 self.inputs.push(Input::ConnectionClosed { connection, time: closed.time });
+            }
+            Event::Abandoned { connection, time } => {
+                if let Some(mut end) = self.connections.remove(&connection) {
+                    end.exchanges.abandoned(&mut self.scratch);
+                    let ends = end.ends;
+                    self.closed.0.add(&end.exchanges.ledger());
+                    self.closed.1.add(&end.exchanges.parser_ledger());
+                    self.pass_on_of(connection, &ends);
+                }
+                self.inputs.push(Input::ConnectionClosed { connection, time });
             }
             Event::Gap(gap) => self.gaps.push(gap.clone()),
         }

@@ -65,11 +65,11 @@ impl Tcp {
     }
 }
 
-/// `value` extended to 64 bits: the number congruent to it modulo 2³² that is nearest to `near`.
-pub const fn extend(value: u32, near: u64) -> u64 {
-    // Nothing lies before byte 0 of a stream.
+/// `value` extended to 64 bits: the number congruent to it modulo 2³² that is nearest to `near`; none if
+/// that is negative, since nothing lies before byte 0 of a stream.
+pub const fn extend(value: u32, near: u64) -> Option<u64> {
     let step = value.wrapping_sub(near as u32) as i32 as i64;
-    near.saturating_add_signed(step)
+    near.checked_add_signed(step)
 }
 
 /// Whether `a` lies before `b`, modulo 2³².
@@ -141,11 +141,18 @@ mod tests {
 
     #[test]
     fn extension_takes_the_nearest_congruent_number() {
-        assert_eq!(extend(5, 0xffff_fff0), 0x1_0000_0005);
-        assert_eq!(extend(0xffff_fff0, 0x1_0000_0005), 0xffff_fff0);
-        assert_eq!(extend(7, 5_000_000_000), (1 << 32) + 7);
-        assert_eq!(extend(0, 0), 0);
-        assert_eq!(extend(10, 0), 10);
+        assert_eq!(extend(5, 0xffff_fff0), Some(0x1_0000_0005));
+        assert_eq!(extend(0xffff_fff0, 0x1_0000_0005), Some(0xffff_fff0));
+        assert_eq!(extend(7, 5_000_000_000), Some((1 << 32) + 7));
+        assert_eq!(extend(0, 0), Some(0));
+        assert_eq!(extend(10, 0), Some(10));
+    }
+
+    #[test]
+    fn nothing_lies_before_the_first_byte() {
+        assert_eq!(extend(u32::MAX, 0), None);
+        assert_eq!(extend(u32::MAX - 10, 5), None);
+        assert_eq!(extend(u32::MAX, 1 << 32), Some(u64::from(u32::MAX)));
     }
 
     #[test]

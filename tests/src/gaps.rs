@@ -17,21 +17,18 @@ pub struct Gap {
     /// The agent's number of this end of the connection.
     #[serde(default)]
     pub connection: u64,
-    /// `ip:port` of this end.
+    /// `ip:port` of this end, if it is known.
     #[serde(default)]
-    pub local: String,
-    /// `ip:port` of the other end.
+    pub local: Option<String>,
+    /// `ip:port` of the other end, if it is known.
     #[serde(default)]
-    pub peer: String,
+    pub peer: Option<String>,
     /// `send` or `receive`, seen from this end.
     pub direction: String,
-    /// The stream offset of the first missing byte.
-    pub offset: u64,
+    /// The TCP sequence number of the first missing byte.
+    pub position: u32,
     /// How many bytes.
     pub length: u64,
-    /// The TCP sequence number of the first missing byte.
-    #[serde(default)]
-    pub position: Option<u32>,
     /// Why.
     pub cause: String,
 }
@@ -99,30 +96,69 @@ impl Place {
             Kind::Server => (self.response, self.request),
         };
         gaps.of(local, peer).any(|gap| {
-            let (from, to) = if gap.direction == "send" { sent } else { received };
-            gap.is_loss() && gap.offset < to && from < gap.offset.saturating_add(gap.length)
+            let (from, to) = if gap.sent { sent } else { received };
+            gap.from < to && from < gap.from.saturating_add(gap.length)
         })
     }
 }
 
-/// Gaps by the ports of their connection.
+/// A lost stretch of one direction of one connection, counted from the first byte sent on it.
+#[derive(Clone, Copy, Debug)]
+struct Stretch {
+    sent: bool,
+    from: u64,
+    length: u64,
+}
+
+/// The sequence number of the first byte by source and destination port of a direction.
+pub type FirstBytes = HashMap<(u16, u16), u32>;
+
+/// What `apps/sniff.py` wrote.
+pub fn first_bytes(path: &Path) -> Result<FirstBytes> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    let line = |line: &str| {
+        let mut word = line.split(' ');
+        let ports = (word.next()?.parse().ok()?, word.next()?.parse().ok()?);
+        Some((ports, word.next()?.parse().ok()?))
+    };
+    Ok(text.lines().filter_map(line).collect())
+}
+
+/// Lost stretches by the ports of their connection.
 #[derive(Debug, Default)]
-pub struct GapIndex(HashMap<(u16, u16), Vec<Gap>>);
+pub struct GapIndex {
+    lost: HashMap<(u16, u16), Vec<Stretch>>,
+    /// Gaps that were lost and cannot be placed: no addresses, or a connection whose beginning was not seen. They excuse
+    /// nothing.
+    pub unplaced: usize,
+}
 
 impl GapIndex {
-    /// An index of these gaps. One without readable ports is left out: it excuses nothing.
-    pub fn new(gaps: Vec<Gap>) -> Self {
-        let mut index: HashMap<_, Vec<Gap>> = HashMap::new();
-        for gap in gaps {
-            if let (Some(local), Some(peer)) = (port(&gap.local), port(&gap.peer)) {
-                index.entry((local, peer)).or_default().push(gap);
-            }
+    /// An index of these gaps.
+    pub fn new(gaps: &[Gap], first: &FirstBytes) -> Self {
+        let mut index = Self::default();
+        for gap in gaps.iter().filter(|gap| gap.is_loss()) {
+            let ports = [&gap.local, &gap.peer].map(|address| address.as_deref().and_then(port));
+            let sent = gap.direction == "send";
+            let placed = match ports {
+                [Some(local), Some(peer)] => {
+                    let direction = if sent { (local, peer) } else { (peer, local) };
+                    first.get(&direction).map(|first| ((local, peer), first))
+                }
+                _ => None,
+            };
+            let Some((key, first)) = placed else {
+                index.unplaced += 1;
+                continue;
+            };
+            let from = u64::from(gap.position.wrapping_sub(*first));
+            index.lost.entry(key).or_default().push(Stretch { sent, from, length: gap.length });
         }
-        Self(index)
+        index
     }
 
-    fn of(&self, local: u16, peer: u16) -> impl Iterator<Item = &Gap> {
-        self.0.get(&(local, peer)).into_iter().flatten()
+    fn of(&self, local: u16, peer: u16) -> impl Iterator<Item = &Stretch> {
+        self.lost.get(&(local, peer)).into_iter().flatten()
     }
 }
 
@@ -134,17 +170,19 @@ fn port(address: &str) -> Option<u16> {
 mod tests {
     use super::*;
 
-    fn gap(direction: &str, offset: u64, length: u64, cause: &str) -> GapIndex {
-        GapIndex::new(vec![Gap {
+    const FIRST: u32 = u32::MAX - 50;
+
+    fn gap(direction: &str, offset: u32, length: u64, cause: &str) -> GapIndex {
+        let gap = Gap {
             connection: 1,
-            local: "127.0.0.1:40000".into(),
-            peer: "127.0.0.1:80".into(),
+            local: Some("127.0.0.1:40000".into()),
+            peer: Some("127.0.0.1:80".into()),
             direction: direction.into(),
-            offset,
+            position: FIRST.wrapping_add(offset),
             length,
-            position: None,
             cause: cause.into(),
-        }])
+        };
+        GapIndex::new(&[gap], &[((40000, 80), FIRST), ((80, 40000), FIRST)].into())
     }
 
     #[test]

@@ -291,7 +291,11 @@ impl<'a> Judge<'a> {
                     && (span.start < cause.start || span.end > cause.end)
                 {
                     self.verdict.acausal += 1;
-                    self.verdict.example(|| format!("acausal: server {path} is not within its client span"));
+                    let (early, late) =
+                        (cause.start.saturating_sub(span.start), span.end.saturating_sub(cause.end));
+                    self.verdict.example(|| {
+                        format!("acausal: server {path}: {early} ns too early, {late} ns too late")
+                    });
                 }
                 true
             }

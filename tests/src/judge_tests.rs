@@ -153,17 +153,17 @@ fn a_missing_span_is_explained_only_by_a_gap_at_its_place() {
     let path = spans.remove(at).path().to_owned();
     let place = Place { client: 40000, server: 80, request: (0, 100), response: (0, 50) };
     let places: HashMap<_, _> = [(path, place)].into();
-    let gap = |offset| {
-        GapIndex::new(vec![Gap {
+    let gap = |offset: u32| {
+        let gap = Gap {
             connection: 1,
-            local: "127.0.0.1:80".into(),
-            peer: "127.0.0.1:40000".into(),
+            local: Some("127.0.0.1:80".into()),
+            peer: Some("127.0.0.1:40000".into()),
             direction: "receive".into(),
-            offset,
+            position: 1000 + offset,
             length: 10,
-            position: None,
             cause: "lost".into(),
-        }])
+        };
+        GapIndex::new(&[gap], &[((40000, 80), 1000)].into())
     };
     for (gaps, unexplained) in [(GapIndex::default(), 1), (gap(95), 0), (gap(100), 1)] {
         let verdict = judge(&plan, &plan.roots, Provable::ALL, &spans, &places, &gaps);

@@ -9,6 +9,7 @@
 //! otlp     the spans that came out          gaps   what it says is missing
 //! judge    spans against the plan: complete, right, orphan, missing, wrong
 //! rows     the truth table: one program, one claim a row
+//! load     what bench and soak share
 //! checks   what several tests ask of spans            collector   a real OpenTelemetry Collector
 //! ```
 //! Everything asserts on what came out of the agent. Nothing here may share code with it: a mistake in its types
@@ -21,6 +22,7 @@ pub mod collector;
 pub mod driver;
 pub mod gaps;
 pub mod judge;
+pub mod load;
 pub mod otlp;
 pub mod plan;
 pub mod process;

@@ -76,7 +76,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// A plan for so many requests. The same seed gives the same plan.
+    /// A plan for so many requests. The same seed gives the same calls with the same delays; tokens are new each time,
+    /// so that two runs on one machine cannot be taken for one another.
     pub fn new(shape: &Shape, requests: usize, seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let mut plan = Self::default();
@@ -89,7 +90,7 @@ impl Plan {
                         random.random::<u64>(),
                         random.random_range(1..u64::MAX)
                     ),
-                    span: format!("{:016x}", random.random_range(1..u64::MAX)),
+                    span: format!("{:016x}", rand::random_range(1..u64::MAX)),
                     flags,
                 });
             }
@@ -106,7 +107,7 @@ impl Plan {
     fn grow(&mut self, shape: &Shape, edge: u8, parent: Option<usize>, random: &mut StdRng) -> usize {
         let index = self.calls.len();
         self.calls.push(Call {
-            path: format!("/{edge}/{:016x}", random.random::<u64>()),
+            path: format!("/{edge}/{:016x}", rand::random::<u64>()),
             edge,
             parent,
             delay_ms: random.random_range(shape.delay_ms.clone()),
@@ -186,10 +187,12 @@ mod tests {
     }
 
     #[test]
-    fn one_seed_is_one_plan() {
-        let paths =
-            |seed| Plan::new(&shape(), 20, seed).calls.iter().map(|c| c.path.clone()).collect::<Vec<_>>();
-        assert_eq!(paths(1), paths(1));
-        assert_ne!(paths(1), paths(2));
+    fn one_seed_is_one_shape_and_tokens_are_new_each_time() {
+        let plan = |seed| Plan::new(&shape(), 20, seed).calls;
+        let shape =
+            |seed| plan(seed).iter().map(|c| (c.delay_ms, c.size, c.calls.clone())).collect::<Vec<_>>();
+        assert_eq!(shape(1), shape(1));
+        assert_ne!(shape(1), shape(2));
+        assert_ne!(plan(1)[0].path, plan(1)[0].path);
     }
 }

@@ -13,11 +13,11 @@ use anyhow::{Context, Result, bail};
 use crate::agent::{Agent, Options, Outcome};
 use crate::apps::{self, Proxy, Wiring};
 use crate::driver::{self, Load};
-use crate::gaps::{GapIndex, Place};
+use crate::gaps::{self, GapIndex, Place};
 use crate::judge::{self, Provable, Verdict};
 use crate::otlp::{Kind, SeenSpan};
 use crate::plan::{Plan, Shape};
-use crate::process::{Endpoint, Scratch, Service};
+use crate::process::{Endpoint, Scratch, Service, until};
 
 /// What a row must show. In every row nothing is wrong, nothing is missing while every loss counter is 0, and the links
 /// between the two ends of a connection are all there.
@@ -161,6 +161,8 @@ pub struct Run {
     pub environment: Vec<(String, String)>,
     /// The batches: how many requests at once.
     pub concurrency: Vec<usize>,
+    /// Note the first sequence number of each connection, without which no gap can be placed.
+    pub sniff: bool,
     /// Delay of the services in milliseconds.
     pub delay_ms: std::ops::RangeInclusive<u32>,
 }
@@ -175,6 +177,7 @@ impl Default for Run {
             arguments: Vec::new(),
             environment: Vec::new(),
             concurrency: vec![1, 3, 50],
+            sniff: true,
             delay_ms: 0..=6,
         }
     }
@@ -191,6 +194,8 @@ pub struct Report {
     pub background: Verdict,
     /// By how much the spans' times differ from the service's, 99th percentile.
     pub off_p99: Option<Duration>,
+    /// What was planned.
+    pub plan: Plan,
     /// The agent's end; none in a dry run.
     pub outcome: Option<Outcome>,
     /// What the row misses of its claim.
@@ -204,6 +209,15 @@ pub fn run(row: &Row, how: &Run) -> Result<Report> {
     let scratch = Scratch::new("truth")?;
     let stage =
         Stage::set(row, how, &scratch).with_context(|| format!("setting the stage of row {}", row.name))?;
+    let first = scratch.join("first-bytes.txt");
+    let sniffer = if how.sniff {
+        let mut command = std::process::Command::new(apps::python()?);
+        let sniffer = Service::start("sniff", command.arg(apps::source("sniff.py")).arg(&first), &scratch)?;
+        until("the sniffer listens", Duration::from_secs(10), || Ok(sniffer.output().contains("sniffing")))?;
+        Some(sniffer)
+    } else {
+        None
+    };
     let agent = if how.dry {
         None
     } else {
@@ -236,7 +250,8 @@ pub fn run(row: &Row, how: &Run) -> Result<Report> {
     let Some(agent) = agent else { return Ok(report) };
     let outcome = agent.stop()?;
     places.extend(logged(&scratch)?);
-    let gaps = GapIndex::new(outcome.gaps.clone());
+    let first = if sniffer.is_some() { gaps::first_bytes(&first)? } else { HashMap::new() };
+    let gaps = GapIndex::new(&outcome.gaps, &first);
     for (concurrency, roots) in batches {
         let verdict = judge::judge(&stage.plan, roots, row.provable(), &outcome.spans, &places, &gaps);
         report.total.add(&verdict);
@@ -248,6 +263,7 @@ pub fn run(row: &Row, how: &Run) -> Result<Report> {
     }
     report.misses = row.misses(&report, &outcome);
     report.outcome = Some(outcome);
+    report.plan = stage.plan;
     Ok(report)
 }
 

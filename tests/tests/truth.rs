@@ -6,7 +6,6 @@ use spandrel_tests::checks::{machine, scaled};
 use spandrel_tests::gaps::GapIndex;
 use spandrel_tests::judge::{self, Provable};
 use spandrel_tests::otlp::Kind;
-use spandrel_tests::plan::{Plan, Shape};
 use spandrel_tests::rows::{self, ROWS, Run};
 
 fn run() -> Run {
@@ -60,11 +59,8 @@ fn a_real_tree_with_two_parents_exchanged_is_called_wrong() -> Result<()> {
     let how = Run { requests: 60, ..Run::default() };
     let row = rows::named("threaded")?;
     let report = rows::run(row, &how)?;
+    let plan = report.plan;
     let mut spans = report.outcome.map(|outcome| outcome.spans).unwrap_or_default();
-    // The row's plan again: one seed is one plan.
-    let shape =
-        Shape { fan_out: vec![2], delay_ms: how.delay_ms.clone(), carried_flags: None, background: 0 };
-    let plan = Plan::new(&shape, how.requests, how.seed);
     let verdict = |spans: &[_]| {
         judge::judge(&plan, &plan.roots, Provable::ALL, spans, &Default::default(), &GapIndex::default())
     };

@@ -9,10 +9,19 @@
 //! moved is in exactly one piece; a byte is never placed by the order in which records arrived. What is
 //! held is bounded ([`Limits`]). It does no I/O and reads no clock.
 //!
-//! Where to read: [`Streams`] (what records do), `track` (order and gaps of one direction), `names`
-//! (which two ends are one connection).
+//! Where to read: [`Streams`] (what records do), `track` (order and gaps of one direction), `step` (which
+//! positions are proven), `joining` and `names` (which two ends are one connection), `closing` (how ends end).
+//!
+//! What it cannot know: two threads that write into one *unix* stream at once, and whose records come in the
+//! wrong order, are placed in that order, since nothing but the count of calls places them. On TCP the same
+//! needs a lost or silenced record in the very first overlap of the connection, or an overlap that was under way
+//! when the agent came.
 
+mod closing;
+mod end;
+mod joining;
 mod names;
+mod step;
 mod streams;
 mod track;
 
@@ -29,7 +38,8 @@ pub use streams::{Ledger, Limits, Streams};
 /// What the streams tell the stations behind them.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// An end of a connection that was not known. It comes before any other event about it.
+    /// An end of a connection that was not known. It comes before any other event about it, and once more
+    /// if its addresses were not known by then.
     Opened(&'a Opened),
     /// The next bytes or the next gap of a direction.
     Piece {
@@ -65,6 +75,14 @@ pub enum Event<'a> {
         connection: ConnectionId,
         /// How.
         closed: &'a Closed,
+    },
+    /// An end is given up while it may go on: it was silent too long, or there are too many. If it does go
+    /// on, it is opened again.
+    Abandoned {
+        /// Which end.
+        connection: ConnectionId,
+        /// When.
+        time: crate::identity::Monotonic,
     },
     /// Bytes that were moved and will never be seen, for whoever asks where something went.
     Gap(&'a Gap),

@@ -40,10 +40,14 @@ impl Names {
         self.ends.get(&(name, !active)).copied().filter(|other| *other != connection)
     }
 
-    /// Notes the address of a unix socket, and returns whoever is at `peer`'s.
-    pub fn register_sock(&mut self, connection: ConnectionId, sock: u64, peer: u64) -> Option<ConnectionId> {
-        self.socks.insert(sock, connection);
-        self.socks.get(&peer).copied().filter(|other| *other != connection)
+    /// Notes the address of a unix socket, and returns whoever had it before.
+    pub fn register_sock(&mut self, connection: ConnectionId, sock: u64) -> Option<ConnectionId> {
+        self.socks.insert(sock, connection).filter(|before| *before != connection)
+    }
+
+    /// Whose the address of a unix socket is.
+    pub fn sock(&self, sock: u64) -> Option<ConnectionId> {
+        self.socks.get(&sock).copied()
     }
 
     /// Forgets an end.

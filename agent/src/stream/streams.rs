@@ -6,31 +6,37 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use spandrel_proto::position::{End, Name, RCV_SHUTDOWN, Tcp, extend};
+use spandrel_proto::position::{End, RCV_SHUTDOWN, SEND_SHUTDOWN, Tcp, extend};
 use spandrel_proto::record::{
     self, Addresses, Data, FLAG_ACTIVE, FLAG_FIRST, FLAG_IN_EPOLL, FLAG_LAST, FLAG_LATE, FLAG_NONBLOCKING,
-    FLAG_SEND, Header, Loss, Place, REST_NOTHING, REST_UNSEEN, Unix, tcp_state,
+    FLAG_SEND, Header, Loss, Place, REST_NOTHING, REST_UNSEEN, TRANSPORT_UNIX, Unix,
 };
 
+use super::closing::{Exits, Gone};
+use super::end::{ConnectionEnd, Hole, Way};
 use super::names::Names;
-use super::track::{Explained, Placed, Track};
-use super::{Closed, Content, Event, Gap, GapCause, Opened, Piece};
+use super::step::{Certainty, First, Step};
+use super::track::{Claim, Placed};
+use super::{Content, Event, Gap, GapCause, Opened};
 use crate::exchange::Policy;
 use crate::identity::{Address, ConnectionId, Direction, Moment, Monotonic, ProcessKey, ThreadId};
 
 /// Bounds of this station.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connection ends known at once. Beyond, the one that was silent longest is given up, counted: an
+    /// Connection ends known at once. Beyond, those that were silent longest are given up, counted: an
     /// end whose close record was lost would stay for ever.
     pub ends: usize,
     /// How long an end that was reset may still be read from, nanoseconds.
     pub unread_age: u64,
+    /// How long a unix stream may be silent, nanoseconds: the kernel does not tell when it ends, if nobody
+    /// reads until its end. One that goes on after that is met anew.
+    pub unix_age: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { ends: 65_536, unread_age: 1_000_000_000 }
+        Self { ends: 65_536, unread_age: 1_000_000_000, unix_age: 600_000_000_000 }
     }
 }
 
@@ -41,7 +47,7 @@ pub struct Ledger {
     pub captured: u64,
     /// Bytes that were passed on.
     pub passed: u64,
-    /// Bytes that came and whose place was not certain.
+    /// Bytes that came and whose place was not certain, or whose end was closed already.
     pub discarded: u64,
     /// Bytes that wait for a hole to fill.
     pub held: u64,
@@ -49,111 +55,34 @@ pub struct Ledger {
     pub gaps: [u64; GapCause::ALL.len()],
     /// Bytes that the peer sent and this end never read.
     pub unread: u64,
-    /// Ends that were met.
+    /// Ends that were met: these, less closed, evicted and aged, are known now.
     pub opened: u64,
     /// Ends that closed.
     pub closed: u64,
     /// Ends given up because there were too many.
     pub evicted: u64,
+    /// Unix ends given up because they were silent too long, or their socket's address is another's now.
+    pub aged: u64,
     /// Pairs of ends that are one connection.
     pub joined: u64,
 }
 
 /// All connection ends.
 pub struct Streams {
-    limits: Limits,
-    ends: HashMap<ConnectionId, ConnectionEnd>,
-    names: Names,
+    pub(super) limits: Limits,
+    pub(super) ends: HashMap<ConnectionId, ConnectionEnd>,
+    pub(super) names: Names,
     /// Unix sockets that were there before us: their counters do not begin with their first byte.
     old_sockets: HashSet<u64>,
-    exited: HashMap<ProcessKey, Monotonic>,
+    pub(super) exits: Exits,
+    /// Ends that closed a moment ago.
+    pub(super) gone: Gone,
     /// Ends with pieces behind a hole, or a close that waits.
-    waiting: HashSet<ConnectionId>,
-    ledger: Ledger,
-}
-
-#[derive(Default)]
-struct Way {
-    track: Track,
-    /// Bytes moved since first met, by the last record.
-    moved: u64,
-    /// The kernel is asked to make no records of calls before this offset.
-    silent_until: Option<u64>,
-    /// A record of this socket was lost, and no hole has explained where.
-    lost: bool,
-}
-
-struct ConnectionEnd {
-    opened: Opened,
-    known_addresses: bool,
-    transport: u32,
-    role: Option<End>,
-    /// The sequence numbers that count as offset 0: (sent, received).
-    base: (u32, u32),
-    send: Way,
-    receive: Way,
-    joined: bool,
-    unix: Unix,
-    /// A shift of what this end sends into what the other receives, seen once with so many bytes sent.
-    candidate: Option<(i64, u64)>,
-    shift: Option<i64>,
-    last: Moment,
-    finished_first: bool,
-    closing: Option<(Closed, Tcp)>,
-}
-
-impl ConnectionEnd {
-    fn way(&mut self, direction: Direction) -> &mut Way {
-        match direction {
-            Direction::Send => &mut self.send,
-            Direction::Receive => &mut self.receive,
-        }
-    }
-
-    fn base(&self, direction: Direction) -> u32 {
-        match direction {
-            Direction::Send => self.base.0,
-            Direction::Receive => self.base.1,
-        }
-    }
-
-    fn held(&self) -> usize {
-        self.send.track.held_bytes() + self.receive.track.held_bytes()
-    }
-}
-
-/// Passes pieces on: to the stations behind, and to the books.
-struct Passing<'a> {
-    opened: &'a Opened,
-    direction: Direction,
-    base: u32,
-    ledger: &'a mut Ledger,
-    out: &'a mut dyn FnMut(Event<'_>),
-}
-
-impl Passing<'_> {
-    fn pass(&mut self, piece: Piece<'_>) {
-        let connection = self.opened.connection;
-        match piece.content {
-            Content::Bytes(bytes) => self.ledger.passed += bytes.len() as u64,
-            Content::Gap { length, cause } => {
-                self.ledger.gaps[cause as usize] += length;
-                if matches!(cause, GapCause::Lost | GapCause::Uncertain) {
-                    let gap = Gap {
-                        connection,
-                        local: Some(self.opened.local.clone()),
-                        peer: Some(self.opened.peer.clone()),
-                        direction: self.direction,
-                        position: self.base.wrapping_add(piece.offset as u32),
-                        length,
-                        cause,
-                    };
-                    (self.out)(Event::Gap(&gap));
-                }
-            }
-        }
-        (self.out)(Event::Piece { connection, direction: self.direction, piece });
-    }
+    pub(super) waiting: HashSet<ConnectionId>,
+    /// Unix ends, by the process that used them last.
+    pub(super) unix_of: HashMap<ProcessKey, HashSet<ConnectionId>>,
+    pub(super) swept: Monotonic,
+    pub(super) ledger: Ledger,
 }
 
 impl Streams {
@@ -164,8 +93,11 @@ impl Streams {
             ends: HashMap::new(),
             names: Names::default(),
             old_sockets,
-            exited: HashMap::new(),
+            exits: Exits::default(),
+            gone: Gone::default(),
             waiting: HashSet::new(),
+            unix_of: HashMap::new(),
+            swept: Monotonic::default(),
             ledger: Ledger::default(),
         }
     }
@@ -173,9 +105,7 @@ impl Streams {
     /// The books.
     pub fn ledger(&self) -> Ledger {
         let held = self.waiting.iter().filter_map(|id| self.ends.get(id)).map(|end| end.held() as u64).sum();
-        let open: u64 =
-            self.ends.values().map(|end| end.send.track.discarded() + end.receive.track.discarded()).sum();
-        Ledger { held, discarded: self.ledger.discarded + open, ..self.ledger }
+        Ledger { held, ..self.ledger }
     }
 
     /// Ends and names held now.
@@ -207,58 +137,71 @@ impl Streams {
             _ => (None, false),
         };
         let opened = Opened { connection, local, peer, born_here };
-        self.create(&record.socket, opened, role, moment, true, out);
+        let met = Met { role, moment, known_addresses: true, from_birth: born_here };
+        self.create(&record.socket, opened, met, out);
     }
 
     fn born_here(&self, unix: &Unix) -> bool {
         unix.inode != 0 && !self.old_sockets.contains(&unix.inode)
     }
 
-    fn create(
-        &mut self,
-        socket: &record::Socket,
-        opened: Opened,
-        role: Option<End>,
-        last: Moment,
-        known_addresses: bool,
-        out: &mut dyn FnMut(Event<'_>),
-    ) {
+    fn create(&mut self, socket: &record::Socket, opened: Opened, met: Met, out: &mut dyn FnMut(Event<'_>)) {
         let connection = opened.connection;
         if self.ends.len() >= self.limits.ends {
-            self.evict(out);
+            self.evict(met.moment.time, out);
         }
-        let (base, unix) = match socket.place() {
+        let Met { role, moment, known_addresses, from_birth } = met;
+        let place = socket.place();
+        let base = match place {
             Place::Tcp(tcp) => {
                 let active = u32::from(role == Some(End::Active));
-                ((tcp.first_sent_if_passive().wrapping_add(active), tcp.first_received()), Unix::default())
+                (tcp.first_sent_if_passive().wrapping_add(active), tcp.first_received())
             }
-            Place::Unix(unix) => ((0, 0), unix),
-            Place::Foreign => ((0, 0), Unix::default()),
+            Place::Unix(_) | Place::Foreign => (0, 0),
         };
         out(Event::Opened(&opened));
         self.ledger.opened += 1;
-        self.ends.insert(
-            connection,
-            ConnectionEnd {
-                opened,
-                known_addresses,
-                transport: socket.transport,
-                role,
-                base,
-                send: Way::default(),
-                receive: Way::default(),
-                joined: false,
-                unix,
-                candidate: None,
-                shift: None,
-                last,
-                finished_first: false,
-                closing: None,
-            },
-        );
-        match socket.place() {
-            Place::Tcp(tcp) => self.join_tcp(connection, &tcp, out),
-            Place::Unix(unix) => self.join_unix(connection, &unix, out),
+        let way =
+            || Way { step: if from_birth { Step::from_birth() } else { Step::default() }, ..Way::default() };
+        let end = ConnectionEnd {
+            opened,
+            known_addresses,
+            transport: socket.transport,
+            role,
+            base,
+            from_birth,
+            send: way(),
+            receive: way(),
+            joined: false,
+            named: None,
+            unix: Unix::default(),
+            candidate: None,
+            shift: None,
+            direction: None,
+            met: moment.time,
+            last: moment,
+            finished: false,
+            finished_first: false,
+            finished_by_exit: None,
+            closing: None,
+        };
+        self.ends.insert(connection, end);
+        if socket.transport == TRANSPORT_UNIX {
+            self.unix_of.entry(moment.process).or_default().insert(connection);
+        }
+        self.join(connection, &place, None, out);
+    }
+
+    fn join(
+        &mut self,
+        connection: ConnectionId,
+        place: &Place,
+        direction: Option<Direction>,
+        out: &mut dyn FnMut(Event<'_>),
+    ) {
+        match place {
+            Place::Tcp(tcp) => self.join_tcp(connection, tcp, out),
+            Place::Unix(unix) => self.join_unix(connection, unix, direction, out),
             Place::Foreign => {}
         }
     }
@@ -268,292 +211,135 @@ impl Streams {
         let connection = ConnectionId(data.socket.connection);
         let direction = if data.header.flags & FLAG_SEND != 0 { Direction::Send } else { Direction::Receive };
         let moment = moment(&data.header);
+        let place = data.socket.place();
+        self.ledger.captured += bytes.len() as u64;
         if !self.ends.contains_key(&connection) {
+            if self.gone.contains(connection) {
+                // A record that its end's close has overtaken.
+                self.ledger.discarded += bytes.len() as u64;
+                return;
+            }
             // Its *opened* record was lost; it is met late, at addresses that are not known yet.
             let nowhere = Address::Ip(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
-            let opened = Opened { connection, local: nowhere.clone(), peer: nowhere, born_here: false };
-            self.create(&data.socket, opened, None, moment, false, out);
+            let born_here = matches!(&place, Place::Unix(unix) if self.born_here(unix));
+            let opened = Opened { connection, local: nowhere.clone(), peer: nowhere, born_here };
+            let met = Met { role: None, moment, known_addresses: false, from_birth: false };
+            self.create(&data.socket, opened, met, out);
         }
-        let place = data.socket.place();
         let Some(end) = self.ends.get_mut(&connection) else { return };
-        end.last = moment;
-        if data.header.lost > 0 {
-            end.send.lost = true;
-            end.receive.lost = true;
+        if end.transport == TRANSPORT_UNIX && end.last.process != moment.process {
+            let before = std::mem::replace(&mut end.last, moment).process;
+            self.no_longer_of(before, connection);
+            self.unix_of.entry(moment.process).or_default().insert(connection);
         }
-        self.ledger.captured += bytes.len() as u64;
-        let (born_here, base) = (end.opened.born_here, end.base(direction));
+        let Some(end) = self.ends.get_mut(&connection) else { return };
+        (end.last, end.direction) = (moment, Some(direction));
+        if data.header.lost > 0 {
+            (end.send.lost, end.receive.lost) = (true, true);
+        }
         let way = end.way(direction);
         way.moved = data.socket.moved;
-        let offset = match &place {
-            Place::Tcp(tcp) => {
-                let (position, near) = match direction {
-                    Direction::Send => (
-                        tcp.sent_at(data.total),
-                        tcp.bytes_acked.wrapping_add(u64::from(tcp.write_seq.wrapping_sub(tcp.snd_una))),
-                    ),
-                    Direction::Receive => (
-                        tcp.received_at(data.total, data.socket.shutdown as u8),
-                        tcp.bytes_received.wrapping_sub(u64::from(tcp.rcv_nxt.wrapping_sub(tcp.copied_seq))),
-                    ),
-                };
-                let near = way.track.next().unwrap_or(near.wrapping_sub(u64::from(data.total)));
-                extend(position.wrapping_sub(base), near)
-            }
-            Place::Unix(_) | Place::Foreign => data.socket.moved.wrapping_sub(u64::from(data.total)),
-        };
-        let begins = if born_here || !matches!(place, Place::Tcp(_)) { 0 } else { offset };
-        let explained = if way.silent_until.is_some_and(|until| offset <= until) {
-            Explained::Silent
-        } else if way.lost {
-            Explained::Lost
-        } else {
-            Explained::No
-        };
-        if way.track.next().is_none_or(|next| next == offset) || explained == Explained::Lost {
-            way.lost = false;
+        way.thread = Some(moment.thread);
+        if data.total > 0 {
+            self.place(connection, direction, data, bytes, &place, moment, out);
+        } else if direction == Direction::Receive {
+            self.read_end(connection, data, out);
         }
-        let mut passing =
-            Passing { opened: &end.opened, direction, base, ledger: &mut self.ledger, out: &mut *out };
-        let way = match direction {
-            Direction::Send => &mut end.send,
-            Direction::Receive => &mut end.receive,
+        self.join(connection, &place, Some(direction), out);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one record, taken apart once")]
+    fn place(
+        &mut self,
+        connection: ConnectionId,
+        direction: Direction,
+        data: &Data,
+        bytes: &[u8],
+        place: &Place,
+        moment: Moment,
+        out: &mut dyn FnMut(Event<'_>),
+    ) {
+        let Some(end) = self.ends.get_mut(&connection) else { return };
+        let total = u64::from(data.total);
+        let offset = match place {
+            Place::Tcp(tcp) => {
+                let end_at = match direction {
+                    Direction::Send => tcp.write_seq,
+                    Direction::Receive => tcp.received_end(data.socket.shutdown as u8),
+                };
+                let end_at = end_at.wrapping_sub(end.base(direction));
+                extend(end_at, moved_near(tcp, direction)).and_then(|end| end.checked_sub(total))
+            }
+            Place::Unix(_) | Place::Foreign => data.socket.moved.checked_sub(total),
         };
-        let first = data.header.flags & FLAG_FIRST != 0;
-        let skip = u64::from(data.skip);
+        let Some(offset) = offset.filter(|offset| *offset <= MAX_OFFSET) else {
+            // Before the stream's first byte, or beyond what any stream reaches: a torn snapshot.
+            self.ledger.discarded += bytes.len() as u64;
+            end.way(direction).step.caught();
+            return;
+        };
+        let begins = if end.from_birth { 0 } else { offset };
+        let (way, mut passing) = end.passing(direction, &mut self.ledger, out);
+        let first = if data.header.flags & FLAG_FIRST != 0 { First::Yes } else { First::No };
+        let certainty = way.step.judge(offset + total, data.socket.moved, total, moment.time, first);
+        let explained = way.explained();
+        let skip = u64::from(data.skip).min(total);
+        let hole = way.track.next().unwrap_or(begins) < offset + if first == First::Yes { 0 } else { skip };
+        way.reached(offset, if hole { Hole::Yes } else { Hole::No });
+        way.lost = false;
+
         let mut put = |offset: u64, content: Content<'_>, starts_call: bool| {
-            let placed = Placed { offset, content, starts_call, moment };
-            way.track.place(placed, explained, begins, &mut |piece| passing.pass(piece));
+            let content = match (certainty, content) {
+                (Certainty::No, Content::Bytes(bytes)) => {
+                    passing.ledger.discarded += bytes.len() as u64;
+                    Content::Gap { length: bytes.len() as u64, cause: GapCause::Uncertain }
+                }
+                (Certainty::No, Content::Gap { length, .. }) => {
+                    Content::Gap { length, cause: GapCause::Uncertain }
+                }
+                (_, content) => content,
+            };
+            let placed =
+                Placed { offset, content, starts_call, proven: certainty == Certainty::Proven, moment };
+            if way.track.place(&placed, explained, begins, &mut |piece| passing.pass(piece)) == Claim::Clash {
+                way.step.caught();
+            }
         };
-        if first && skip > 0 {
+        let starts = first == First::Yes;
+        if starts && skip > 0 {
             put(offset, Content::Gap { length: skip, cause: GapCause::Silent }, true);
         }
         if !bytes.is_empty() {
-            put(offset + skip, Content::Bytes(bytes), first && skip == 0);
+            put(offset + skip, Content::Bytes(bytes), starts && skip == 0);
         }
-        let rest = u64::from(data.total) - skip - bytes.len() as u64;
+        let rest = total.saturating_sub(skip + bytes.len() as u64);
         if data.header.flags & FLAG_LAST != 0 && rest > 0 {
             let cause = match data.rest {
                 REST_NOTHING => GapCause::Limit,
                 REST_UNSEEN => GapCause::Unseen,
                 _ => GapCause::Lost,
             };
-            let starts_call = first && skip == 0 && bytes.is_empty();
+            let starts_call = starts && skip == 0 && bytes.is_empty();
             put(offset + skip + bytes.len() as u64, Content::Gap { length: rest, cause }, starts_call);
         }
+        passing.ledger.discarded += way.track.take_discarded();
         if way.track.holds() {
             self.waiting.insert(connection);
         }
-        if data.total == 0 && direction == Direction::Receive {
+    }
+
+    /// A unix stream was read to its end.
+    fn read_end(&mut self, connection: ConnectionId, data: &Data, out: &mut dyn FnMut(Event<'_>)) {
+        const BOTH: u8 = RCV_SHUTDOWN | SEND_SHUTDOWN;
+        let Some(end) = self.ends.get_mut(&connection) else { return };
+        let moment = end.last;
+        end.skip(Direction::Receive, data.socket.moved, &moment, &mut self.ledger, out);
+        if end.transport == TRANSPORT_UNIX && data.socket.shutdown as u8 & BOTH == BOTH {
+            // `unix_release_sock`: the other end is closed.
+            return self.close_unix_pair(connection, moment.time, out);
+        }
+        if !std::mem::replace(&mut end.finished, true) {
             out(Event::Finished { connection, time: moment.time });
-        }
-        match place {
-            Place::Tcp(tcp) => self.join_tcp(connection, &tcp, out),
-            Place::Unix(unix) => self.join_unix(connection, &unix, out),
-            Place::Foreign => {}
-        }
-        self.close_if_read(connection, out);
-    }
-
-    fn join_tcp(&mut self, connection: ConnectionId, tcp: &Tcp, out: &mut dyn FnMut(Event<'_>)) {
-        let Some(end) = self.ends.get(&connection).filter(|end| !end.joined) else { return };
-        let roles: &[End] = match end.role {
-            Some(End::Active) => &[End::Active],
-            Some(End::Passive) => &[End::Passive],
-            None => &[End::Active, End::Passive],
-        };
-        let (base, known) = (end.base, end.role.is_some());
-        for &role in roles {
-            // With a known role the name is that of the beginning, taken under the socket's lock.
-            let name = match role {
-                End::Active if known => Name { active: base.0, passive: base.1 },
-                End::Passive if known => Name { active: base.1, passive: base.0 },
-                role => Name::of(tcp, role),
-            };
-            if let Some(other) = self.names.register(connection, name, role) {
-                let Some(peer) = self.ends.get(&other).filter(|peer| !peer.joined) else { continue };
-                let a_to_b = i64::from(base.0.wrapping_sub(peer.base.1) as i32);
-                let b_to_a = i64::from(peer.base.0.wrapping_sub(base.1) as i32);
-                return self.joined(connection, other, a_to_b, b_to_a, out);
-            }
-        }
-    }
-
-    fn join_unix(&mut self, connection: ConnectionId, unix: &Unix, out: &mut dyn FnMut(Event<'_>)) {
-        let Some(end) = self.ends.get_mut(&connection) else { return };
-        end.unix = *unix;
-        if end.joined {
-            return;
-        }
-        let (born, sent) = (end.opened.born_here, end.send.moved);
-        let Some(other) = self.names.register_sock(connection, unix.sock, unix.peer) else { return };
-        let Some(peer) = self.ends.get(&other).filter(|peer| !peer.joined && peer.unix.peer == unix.sock)
-        else {
-            return;
-        };
-        if born && peer.opened.born_here {
-            return self.joined(connection, other, 0, 0, out);
-        }
-        // Everything that this end sent has been read: then what the other received so far ends where what
-        // this end sent ends. A record may still be on its way, so it takes two that agree.
-        if unix.drained {
-            let shift = peer.receive.moved as i64 - sent as i64;
-            let theirs = peer.shift;
-            let Some(end) = self.ends.get_mut(&connection) else { return };
-            match end.candidate {
-                Some((seen, at)) if seen == shift && at != sent => end.shift = Some(shift),
-                _ => end.candidate = Some((shift, sent)),
-            }
-            if let (Some(a_to_b), Some(b_to_a)) = (end.shift, theirs) {
-                self.joined(connection, other, a_to_b, b_to_a, out);
-            }
-        }
-    }
-
-    fn joined(
-        &mut self,
-        a: ConnectionId,
-        b: ConnectionId,
-        a_to_b: i64,
-        b_to_a: i64,
-        out: &mut dyn FnMut(Event<'_>),
-    ) {
-        for id in [a, b] {
-            if let Some(end) = self.ends.get_mut(&id) {
-                end.joined = true;
-            }
-        }
-        self.ledger.joined += 1;
-        out(Event::Joined { a, b, a_to_b, b_to_a });
-    }
-
-    /// A TCP connection went to another state.
-    pub fn state(&mut self, record: &record::State, out: &mut dyn FnMut(Event<'_>)) {
-        let connection = ConnectionId(record.socket.connection);
-        let Place::Tcp(tcp) = record.socket.place() else { return };
-        let Some(end) = self.ends.get_mut(&connection) else { return };
-        let time = Monotonic(record.header.time);
-        if record.header.lost > 0 {
-            end.send.lost = true;
-            end.receive.lost = true;
-        }
-        if record.to == tcp_state::FIN_WAIT1 && record.from != tcp_state::CLOSE_WAIT {
-            end.finished_first = true;
-        }
-        let last = Moment { time, ..end.last };
-        // The tracepoint fires before the FIN takes its number; after that `write_seq` is one too high.
-        let before_fin = matches!(record.to, tcp_state::FIN_WAIT1 | tcp_state::LAST_ACK)
-            || matches!(record.from, tcp_state::ESTABLISHED | tcp_state::CLOSE_WAIT);
-        if before_fin {
-            Self::skip(end, Direction::Send, tcp.write_seq, &last, &mut self.ledger, out);
-        }
-        if record.to != tcp_state::CLOSE {
-            return;
-        }
-        let peer_finished = record.socket.shutdown as u8 & RCV_SHUTDOWN != 0;
-        let closed = Closed {
-            time,
-            errno: record.error as i32,
-            peer_finished,
-            local_finished_first: end.finished_first,
-            process_exited: self.exited.contains_key(&end.last.process),
-        };
-        end.closing = Some((closed, tcp));
-        self.waiting.insert(connection);
-        self.close_if_read(connection, out);
-    }
-
-    /// Says that a direction went on to a position.
-    fn skip(
-        end: &mut ConnectionEnd,
-        direction: Direction,
-        position: u32,
-        moment: &Moment,
-        ledger: &mut Ledger,
-        out: &mut dyn FnMut(Event<'_>),
-    ) {
-        let base = end.base(direction);
-        let mut passing = Passing { opened: &end.opened, direction, base, ledger, out };
-        let way = match direction {
-            Direction::Send => &mut end.send,
-            Direction::Receive => &mut end.receive,
-        };
-        let Some(next) = way.track.next().or(end.opened.born_here.then_some(0)) else { return };
-        let until = extend(position.wrapping_sub(base), next);
-        if until <= next || until - next > u64::from(u32::MAX / 2) {
-            return;
-        }
-        let silent = way.silent_until.is_some_and(|silent| until <= silent);
-        let cause = if silent { GapCause::Silent } else { GapCause::Lost };
-        if way.track.next().is_none() {
-            let content = Content::Gap { length: until, cause };
-            let placed = Placed { offset: 0, content, starts_call: false, moment: *moment };
-            way.track.place(placed, Explained::No, 0, &mut |piece| passing.pass(piece));
-        } else {
-            way.track.skip_to(until, cause, moment, &mut |piece| passing.pass(piece));
-        }
-    }
-
-    /// Closes an end whose socket is closed, once everything that it had received was read.
-    fn close_if_read(&mut self, connection: ConnectionId, out: &mut dyn FnMut(Event<'_>)) {
-        let Some(end) = self.ends.get(&connection) else { return };
-        let Some((closed, tcp)) = &end.closing else { return };
-        let fin = u32::from(closed.peer_finished);
-        let all = extend(
-            tcp.rcv_nxt.wrapping_sub(fin).wrapping_sub(end.base.1),
-            end.receive.track.next().unwrap_or(0),
-        );
-        // A reset connection can still be read; one that the process closed cannot.
-        let readable = closed.errno != 0 && !closed.process_exited;
-        if !readable || end.receive.track.next().is_none_or(|next| next >= all) {
-            self.close(connection, out);
-        }
-    }
-
-    fn close(&mut self, connection: ConnectionId, out: &mut dyn FnMut(Event<'_>)) {
-        let Some(mut end) = self.ends.remove(&connection) else { return };
-        self.waiting.remove(&connection);
-        let closed = if let Some((closed, tcp)) = end.closing.take() {
-            let moment = Moment { time: closed.time, ..end.last };
-            let read = tcp.received_end(if closed.peer_finished { RCV_SHUTDOWN } else { 0 });
-            Self::skip(&mut end, Direction::Receive, read, &moment, &mut self.ledger, out);
-            let fin = u32::from(closed.peer_finished);
-            let unread = tcp.rcv_nxt.wrapping_sub(fin).wrapping_sub(read);
-            if unread < u32::MAX / 2 {
-                self.ledger.unread += u64::from(unread);
-            }
-            closed
-        } else {
-            Closed {
-                time: end.last.time,
-                errno: 0,
-                peer_finished: true,
-                local_finished_first: false,
-                process_exited: self.exited.contains_key(&end.last.process),
-            }
-        };
-        for direction in [Direction::Send, Direction::Receive] {
-            let base = end.base(direction);
-            let ConnectionEnd { opened, send, receive, .. } = &mut end;
-            let way = if direction == Direction::Send { send } else { receive };
-            let mut passing = Passing { opened, direction, base, ledger: &mut self.ledger, out: &mut *out };
-            way.track.expire(Monotonic(u64::MAX), &mut |piece| passing.pass(piece));
-            self.ledger.discarded += way.track.discarded();
-        }
-        self.names.forget(connection, end.unix.sock);
-        self.ledger.closed += 1;
-        out(Event::Closed { connection, closed: &closed });
-    }
-
-    /// A process is gone: so are its unix connections, which have no other end.
-    pub fn process_exited(&mut self, process: ProcessKey, time: Monotonic, out: &mut dyn FnMut(Event<'_>)) {
-        self.exited.retain(|_, at| time.since(*at) < EXITED_AGE);
-        self.exited.insert(process, time);
-        let of_process =
-            |end: &&ConnectionEnd| end.transport == record::TRANSPORT_UNIX && end.last.process == process;
-        let gone: Vec<_> = self.ends.values().filter(of_process).map(|end| end.opened.connection).collect();
-        for connection in gone {
-            self.close(connection, out);
         }
     }
 
@@ -579,42 +365,6 @@ impl Streams {
         }
     }
 
-    /// Time passes: holes that nobody fills are given up, and closes that waited are made.
-    pub fn poll(&mut self, now: Monotonic, out: &mut dyn FnMut(Event<'_>)) {
-        let waiting: Vec<_> = self.waiting.iter().copied().collect();
-        for connection in waiting {
-            let Some(end) = self.ends.get_mut(&connection) else {
-                self.waiting.remove(&connection);
-                continue;
-            };
-            for direction in [Direction::Send, Direction::Receive] {
-                let base = end.base(direction);
-                let ConnectionEnd { opened, send, receive, .. } = &mut *end;
-                let way = if direction == Direction::Send { send } else { receive };
-                let mut passing =
-                    Passing { opened, direction, base, ledger: &mut self.ledger, out: &mut *out };
-                way.track.expire(now, &mut |piece| passing.pass(piece));
-            }
-            let overdue =
-                end.closing.as_ref().map(|(closed, _)| now.since(closed.time) > self.limits.unread_age);
-            match overdue {
-                Some(true) => self.close(connection, out),
-                None if !end.send.track.holds() && !end.receive.track.holds() => {
-                    self.waiting.remove(&connection);
-                }
-                _ => {}
-            }
-        }
-    }
-
-    fn evict(&mut self, out: &mut dyn FnMut(Event<'_>)) {
-        let oldest = self.ends.values().min_by_key(|end| end.last.time).map(|end| end.opened.connection);
-        if let Some(connection) = oldest {
-            self.ledger.evicted += 1;
-            self.close(connection, out);
-        }
-    }
-
     /// The kernel's word for a wish, and what to remember of it.
     pub fn policy(
         &mut self,
@@ -626,27 +376,42 @@ impl Streams {
         let end = self.ends.get_mut(&connection)?;
         let base = end.base(direction);
         let way = end.way(direction);
-        way.silent_until = None;
-        Some(match policy {
-            Policy::Heads => Word::Heads,
-            Policy::FirstBlock => Word::FirstBlock,
-            Policy::Everything => Word::Everything,
-            Policy::Nothing => {
-                way.silent_until = Some(u64::MAX);
-                Word::Nothing
-            }
+        let (until, word) = match policy {
+            Policy::Heads => (0, Word::Heads),
+            Policy::FirstBlock => (0, Word::FirstBlock),
+            Policy::Everything => (0, Word::Everything),
+            Policy::Nothing => (u64::MAX, Word::Nothing),
             Policy::From { offset } => {
                 let next = way.track.next().unwrap_or(0);
                 let offset = offset.min(next.saturating_add(u64::from(MAX_SILENCE)));
-                way.silent_until = Some(offset);
-                Word::From(base.wrapping_add(offset as u32))
+                (offset, Word::From(base.wrapping_add(offset as u32)))
             }
-        })
+        };
+        way.silence(until);
+        Some(word)
     }
 }
 
-/// How long an exit is remembered, nanoseconds: sockets are closed right after it.
-const EXITED_AGE: u64 = 10_000_000_000;
+/// How an end was met.
+struct Met {
+    role: Option<End>,
+    moment: Moment,
+    known_addresses: bool,
+    from_birth: bool,
+}
+
+/// No stream is this long; it keeps sums of offsets and lengths far from their limit.
+const MAX_OFFSET: u64 = 1 << 62;
+
+/// About how many bytes a TCP connection has moved in a direction: its 64-bit counters, which are not taken
+/// in one instant with its positions.
+pub(super) fn moved_near(tcp: &Tcp, direction: Direction) -> u64 {
+    let (count, ahead) = match direction {
+        Direction::Send => (tcp.bytes_acked, tcp.write_seq.wrapping_sub(tcp.snd_una).cast_signed()),
+        Direction::Receive => (tcp.bytes_received, tcp.copied_seq.wrapping_sub(tcp.rcv_nxt).cast_signed()),
+    };
+    count.saturating_add_signed(i64::from(ahead))
+}
 
 /// The identity in a record's header.
 pub(crate) fn process(header: &Header) -> ProcessKey {

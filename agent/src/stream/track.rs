@@ -1,15 +1,16 @@
 //! One direction of one connection end: pieces of calls in any order in, an unbroken stream out.
 //!
 //! ```text
-//!             the next byte                    a byte beyond the next
-//!   in order ────────────────▶ passed on    ──────────────────────────▶ held ──┬─ the hole fills: passed on
-//!                                                                              ├─ the hole is explained: a gap,
-//!                                                                              │  then passed on
-//!                                                                              └─ it is not: all of it a gap
+//!   the next byte       ─────▶ passed on
+//!   a byte before it    ─────▶ discarded; whoever claims bytes that another call had is not believed
+//!   a byte beyond it    ─────▶ held ──┬─ the hole fills: passed on
+//!                                     ├─ the hole is explained: a gap, then passed on
+//!                                     └─ it is not, for too long: a gap, then what is proven (see `step`) is
+//!                                        passed on, and what is not is a gap too
 //! ```
-//! An unexplained hole means that threads wrote at once without a lock, so that positions are those of
-//! somebody else's bytes: what was held behind it is given up too, rather than believed. It must never
-//! pass on the same offset twice.
+//! Positions can only be too high: a call that is seen late claims the bytes of a later one. So whatever is
+//! misplaced leaves a hole before it, which nobody fills; that is why an unexplained hole is not just
+//! skipped. It must never pass on the same offset twice.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +22,10 @@ use crate::identity::{Moment, Monotonic};
 const HOLE_AGE: u64 = 50_000_000;
 
 /// Bytes that one direction may hold behind a hole: what one call may capture, twice.
-const HELD_BYTES: usize = 128 * 1024;
+pub(super) const HELD_BYTES: usize = 128 * 1024;
+
+/// Pieces that one direction may hold behind a hole: several times the threads that write at once.
+pub(super) const HELD_PIECES: usize = 128;
 
 /// A piece of a call, placed.
 #[derive(Clone, Copy, Debug)]
@@ -32,8 +36,19 @@ pub(super) struct Placed<'a> {
     pub content: Content<'a>,
     /// It begins its call.
     pub starts_call: bool,
+    /// No other call was under way, so it is believed even if nobody fills a hole before it.
+    pub proven: bool,
     /// Its call.
     pub moment: Moment,
+}
+
+/// What became of a piece.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Claim {
+    /// It had its place to itself.
+    Free,
+    /// Another call had claimed some of its bytes.
+    Clash,
 }
 
 impl Placed<'_> {
@@ -50,10 +65,8 @@ impl Placed<'_> {
 pub(super) enum Explained {
     /// Nothing says that records are missing: they may still come.
     No,
-    /// A policy of ours silenced the bytes before the offset of this piece.
-    Silent,
-    /// The kernel says that records were lost before this one.
-    Lost,
+    /// For this cause no record of them comes.
+    As(GapCause),
 }
 
 #[derive(Debug)]
@@ -62,7 +75,15 @@ struct Held {
     length: u64,
     cause: GapCause,
     starts_call: bool,
+    proven: bool,
     moment: Moment,
+}
+
+impl Held {
+    /// Bytes that came.
+    fn size(&self) -> u64 {
+        self.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)
+    }
 }
 
 /// One direction.
@@ -93,85 +114,93 @@ impl Track {
         self.held_bytes
     }
 
-    /// Bytes that came and were not passed on, because their place was not certain.
-    pub fn discarded(&self) -> u64 {
-        self.discarded
+    /// Bytes that came and were not passed on, because their place was not certain; counted from now on
+    /// anew.
+    pub fn take_discarded(&mut self) -> u64 {
+        std::mem::take(&mut self.discarded)
     }
 
     /// Takes a piece. `begins` is where the stream begins if nothing of it was seen before.
     pub fn place(
         &mut self,
-        placed: Placed<'_>,
+        placed: &Placed<'_>,
         explained: Explained,
         begins: u64,
         pass: &mut dyn FnMut(Piece<'_>),
-    ) {
+    ) -> Claim {
         let next = *self.next.get_or_insert(begins);
-        let end = placed.offset + placed.length();
         if placed.offset == next && self.held.is_empty() {
-            return self.pass(&placed, pass);
+            self.pass(placed, pass);
+            return Claim::Free;
         }
         if placed.offset < next {
-            // Two calls claim the same bytes. What was passed on stays; what is new has no certain place.
+            // What was passed on stays; what is new has no certain place.
             self.discard(&placed.content);
+            let end = placed.offset + placed.length();
             if end > next {
                 self.gap(end - next, GapCause::Uncertain, &placed.moment, pass);
                 self.release(pass);
             }
-            return;
+            return Claim::Clash;
         }
-        if placed.offset == next {
-            self.pass(&placed, pass);
-            return self.release(pass);
-        }
-        match explained {
-            Explained::Silent | Explained::Lost => {
-                let cause = if explained == Explained::Silent { GapCause::Silent } else { GapCause::Lost };
-                self.release(pass);
-                let hole = placed.offset.saturating_sub(self.next.unwrap_or(next));
-                if hole > 0 {
-                    self.give_up_before(placed.offset, cause, &placed.moment, pass);
-                }
-                self.place(placed, Explained::No, begins, pass);
+        if placed.offset > next {
+            let Explained::As(cause) = explained else { return self.hold(placed, pass) };
+            self.give_up(placed.offset, cause, pass);
+            let next = self.next.unwrap_or(begins);
+            if placed.offset > next {
+                self.gap(placed.offset - next, cause, &placed.moment, pass);
+            } else if placed.offset < next {
+                return self.place(placed, Explained::No, begins, pass);
             }
-            Explained::No => self.hold(placed, pass),
         }
+        self.pass(placed, pass);
+        self.release(pass)
     }
 
-    fn hold(&mut self, placed: Placed<'_>, pass: &mut dyn FnMut(Piece<'_>)) {
+    fn hold(&mut self, placed: &Placed<'_>, pass: &mut dyn FnMut(Piece<'_>)) -> Claim {
         let (length, bytes, cause) = match placed.content {
-            Content::Bytes(bytes) => (bytes.len() as u64, Some(bytes.into()), GapCause::Uncertain),
+            Content::Bytes(bytes) => (bytes.len() as u64, Some(bytes), GapCause::Uncertain),
             Content::Gap { length, cause } => (length, None, cause),
         };
-        let size = if bytes.is_some() { length as usize } else { 0 };
         if self.held.is_empty() {
             self.held_since = placed.moment.time;
         }
-        let held = Held { bytes, length, cause, starts_call: placed.starts_call, moment: placed.moment };
+        let mut claim = Claim::Free;
         match self.held.entry(placed.offset) {
             std::collections::btree_map::Entry::Vacant(entry) => {
-                entry.insert(held);
-                self.held_bytes += size;
+                let Placed { starts_call, proven, moment, .. } = *placed;
+                self.held_bytes += bytes.map_or(0, <[u8]>::len);
+                entry.insert(Held {
+                    bytes: bytes.map(Into::into),
+                    length,
+                    cause,
+                    starts_call,
+                    proven,
+                    moment,
+                });
             }
-            // Two calls claim the same place: neither is believed.
+            // Neither is believed.
             std::collections::btree_map::Entry::Occupied(mut entry) => {
                 let old = entry.get_mut();
                 let before = old.bytes.take().map_or(0, |bytes| bytes.len());
                 self.held_bytes -= before;
-                self.discarded += (before + size) as u64;
+                self.discarded += (before + bytes.map_or(0, <[u8]>::len)) as u64;
                 old.length = old.length.max(length);
                 old.cause = GapCause::Uncertain;
+                old.proven = false;
+                claim = Claim::Clash;
             }
         }
-        if self.held_bytes > HELD_BYTES {
-            self.give_up(pass);
+        if self.held_bytes > HELD_BYTES || self.held.len() > HELD_PIECES {
+            self.give_up(u64::MAX, GapCause::Uncertain, pass);
         }
+        claim
     }
 
     /// Gives up a hole that nothing filled in time.
     pub fn expire(&mut self, now: Monotonic, pass: &mut dyn FnMut(Piece<'_>)) {
         if self.holds() && now.since(self.held_since) > HOLE_AGE {
-            self.give_up(pass);
+            self.give_up(u64::MAX, GapCause::Uncertain, pass);
         }
     }
 
@@ -183,22 +212,30 @@ impl Track {
         moment: &Moment,
         pass: &mut dyn FnMut(Piece<'_>),
     ) {
-        if self.holds() {
-            self.give_up(pass);
-        }
-        if let Some(next) = self.next
-            && offset > next
-        {
+        self.give_up(u64::MAX, cause, pass);
+        let next = *self.next.get_or_insert(0);
+        if offset > next {
             self.gap(offset - next, cause, moment, pass);
         }
     }
 
-    /// Passes on as gaps everything that is held, and the holes.
-    fn give_up(&mut self, pass: &mut dyn FnMut(Piece<'_>)) {
-        while let Some((offset, held)) = self.held.pop_first() {
+    /// Gives up the holes before an offset, for a cause: they are gaps, and so is what is held behind them
+    /// and not proven.
+    fn give_up(&mut self, before: u64, cause: GapCause, pass: &mut dyn FnMut(Piece<'_>)) {
+        while let Some(entry) = self.held.first_entry()
+            && *entry.key() < before
+        {
+            let (offset, held) = entry.remove_entry();
             self.unhold(&held);
-            self.discarded += held.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
-            let Some(next) = self.next else { continue };
+            let next = self.next.unwrap_or_default();
+            if held.proven && offset >= next {
+                if offset > next {
+                    self.gap(offset - next, cause, &held.moment, pass);
+                }
+                self.pass_held(offset, &held, pass);
+                continue;
+            }
+            self.discarded += held.size();
             let end = offset + held.length;
             if end > next {
                 self.gap(end - next, GapCause::Uncertain, &held.moment, pass);
@@ -210,67 +247,54 @@ impl Track {
         self.held_bytes -= held.bytes.as_ref().map_or(0, |bytes| bytes.len());
     }
 
+    fn pass_held(&mut self, offset: u64, held: &Held, pass: &mut dyn FnMut(Piece<'_>)) {
+        let content = match &held.bytes {
+            Some(bytes) => Content::Bytes(bytes),
+            None => Content::Gap { length: held.length, cause: held.cause },
+        };
+        let Held { starts_call, proven, moment, .. } = *held;
+        self.pass(&Placed { offset, content, starts_call, proven, moment }, pass);
+    }
+
     fn discard(&mut self, content: &Content<'_>) {
         if let Content::Bytes(bytes) = content {
             self.discarded += bytes.len() as u64;
         }
     }
 
-    /// Fills the hole before `offset` with a gap, and gives up what is held in it.
-    fn give_up_before(
-        &mut self,
-        offset: u64,
-        cause: GapCause,
-        moment: &Moment,
-        pass: &mut dyn FnMut(Piece<'_>),
-    ) {
-        let after = self.held.split_off(&offset);
-        for held in std::mem::replace(&mut self.held, after).into_values() {
-            self.unhold(&held);
-            self.discarded += held.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
-        }
-        if let Some(next) = self.next
-            && offset > next
-        {
-            self.gap(offset - next, cause, moment, pass);
-        }
-    }
-
     /// Passes on what is held, as far as there is no hole.
-    fn release(&mut self, pass: &mut dyn FnMut(Piece<'_>)) {
+    fn release(&mut self, pass: &mut dyn FnMut(Piece<'_>)) -> Claim {
+        let mut claim = Claim::Free;
         while let (Some(next), Some(entry)) = (self.next, self.held.first_entry()) {
             let offset = *entry.key();
             if offset > next {
-                return;
+                break;
             }
             let held = entry.remove();
             self.unhold(&held);
-            let end = offset + held.length;
-            if offset < next {
-                self.discarded += held.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
-                if end > next {
-                    self.gap(end - next, GapCause::Uncertain, &held.moment, pass);
-                }
+            if offset == next {
+                self.pass_held(offset, &held, pass);
                 continue;
             }
-            let content = match &held.bytes {
-                Some(bytes) => Content::Bytes(bytes),
-                None => Content::Gap { length: held.length, cause: held.cause },
-            };
-            let placed = Placed { offset, content, starts_call: held.starts_call, moment: held.moment };
-            self.pass(&placed, pass);
+            claim = Claim::Clash;
+            self.discarded += held.size();
+            let end = offset + held.length;
+            if end > next {
+                self.gap(end - next, GapCause::Uncertain, &held.moment, pass);
+            }
         }
+        claim
     }
 
     fn gap(&mut self, length: u64, cause: GapCause, moment: &Moment, pass: &mut dyn FnMut(Piece<'_>)) {
         let offset = self.next.unwrap_or_default();
         let content = Content::Gap { length, cause };
-        self.pass(&Placed { offset, content, starts_call: false, moment: *moment }, pass);
+        self.pass(&Placed { offset, content, starts_call: false, proven: false, moment: *moment }, pass);
     }
 
     fn pass(&mut self, placed: &Placed<'_>, pass: &mut dyn FnMut(Piece<'_>)) {
         self.next = Some(placed.offset + placed.length());
-        let Placed { offset, content, starts_call, moment } = placed;
+        let Placed { offset, content, starts_call, proven: _, moment } = placed;
         pass(Piece { offset: *offset, content: *content, starts_call: *starts_call, moment });
     }
 }

@@ -46,7 +46,7 @@ for backend in $(sed -n 's/.*spandrel\.cases=\([^ ]*\).*/\1/p' /proc/cmdline | t
     : > /agent.log
     spandrel --backend "$backend" --export file:/out.jsonl 2>/agent.log &
     agent=$!
-    wait_for 30 ready
+    wait_for 120 ready
     if grep -q '^ready' /agent.log; then
         say "programs-during $(programs)"
         cd /srv
