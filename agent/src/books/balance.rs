@@ -2,7 +2,7 @@
 //! a destination took.
 //! ```text
 //!   kernel: moved = captured + left out      stream: captured = passed + discarded + held
-//!     captured = stream's captured + not selected      passed + gaps = exchange's moved
+//!     captured = stream's + left out between   passed + gaps = exchange's moved
 //!   exchange: moved = parsed + …             protocol: read + missing = exchange's parsed
 //!     opened = stitch's exchanges            stitch: exchanges = spans + …
 //!       spans = terminal's ended,  spans × destinations = export's offered
@@ -89,16 +89,17 @@ impl Found {
         pipeline: &pipeline::Ledger,
         stream: &stream::Ledger,
     ) {
-        let intake::Ledger { records, undecodable: _, undecodable_bytes } = *intake;
+        let intake::Ledger { records, early: _, early_bytes, undecodable: _, undecodable_bytes } = *intake;
         let written = kernel.get(KernelCounter::Records);
         self.sum("records written into the ring", written, &[("taken out", records)]);
         let pipeline::Ledger { not_selected_records: _, not_selected_bytes } = *pipeline;
         // How many of the traffic's bytes an undecodable record held is not known, only that not more.
         let captured = kernel.get(KernelCounter::BytesCaptured);
-        let came = stream.captured.saturating_add(not_selected_bytes);
+        let came = stream.captured.saturating_add(early_bytes).saturating_add(not_selected_bytes);
         let undecodable = captured.saturating_sub(came).min(undecodable_bytes);
         let parts = [
             ("that came to the streams", stream.captured),
+            ("early", early_bytes),
             ("not selected", not_selected_bytes),
             ("undecodable", undecodable),
         ];
@@ -116,6 +117,7 @@ impl Found {
             opened: _,
             closed: _,
             evicted: _,
+            aged: _,
             joined: _,
         } = *stream;
         let parts = [("passed on", passed), ("discarded", discarded), ("held", held)];
