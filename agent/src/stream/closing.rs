@@ -94,7 +94,8 @@ impl Streams {
             (end.send.lost, end.receive.lost) = (true, true);
         }
         match record.to {
-            tcp_state::FIN_WAIT1 | tcp_state::LAST_ACK => {
+            // A `close` after a `shutdown` enters the state once more, when the FIN has taken its number.
+            tcp_state::FIN_WAIT1 | tcp_state::LAST_ACK if record.from != record.to => {
                 end.finished_first |= record.to == tcp_state::FIN_WAIT1;
                 end.finished_by_exit.get_or_insert(self.exits.contains(&end.last.process));
                 // The tracepoint fires before the FIN takes its number.
