@@ -401,7 +401,7 @@ struct Met {
 }
 
 /// No stream is this long; it keeps sums of offsets and lengths far from their limit.
-const MAX_OFFSET: u64 = 1 << 62;
+pub(super) const MAX_OFFSET: u64 = 1 << 60;
 
 /// About how many bytes a TCP connection has moved in a direction: its 64-bit counters, which are not taken
 /// in one instant with its positions.
