@@ -28,7 +28,9 @@ fn main() -> anyhow::Result<()> {
     path.push(":");
     path.push(env::var_os("PATH").unwrap_or_default());
     if Command::new(LINKER).arg("--version").env("PATH", &path).output().is_err() {
-        bail!("{LINKER} is missing: run `cargo xtask setup` (it puts it under target/tools), then build again");
+        bail!(
+            "{LINKER} is missing: run `cargo xtask setup` (it puts it under target/tools), then build again"
+        );
     }
     let target = root.join("target/ebpf");
     let flags = ["--cfg=bpf_target_arch=\"x86_64\"", "-Cdebuginfo=2", "-Clink-arg=--btf"].join("\x1f");

@@ -1,7 +1,472 @@
-//! placeholder: the books engineer's
+//! The books: every station's ledger as exported counters, and whether all of them together balance.
+//! ```text
+//!   ledgers of the stations ─▶ Books ─▶ counters        for metrics and for the log at the end
+//!                                   └─▶ imbalances  a sentence for each sum that does not hold
+//! ```
+//! Each ledger is taken apart here without `..`, so a counter that nobody exports does not compile. What a
+//! counter means stands in [`DOCUMENTED`], one line each; a test holds that table against what is exported,
+//! and `docs/counters.md` against the table.
+//!
+//! Nothing here counts, reads a clock or knows how a station works. To add a counter: a field in its
+//! station's ledger, a line here, a line in [`DOCUMENTED`], and its place in a sum of `balance`.
+
+mod balance;
+mod documented;
+#[cfg(test)]
+mod tests;
+
+use std::sync::LazyLock;
+
+use spandrel_proto::call;
+use spandrel_proto::counter::{CALL_NUMBERS, Counter as KernelCounter};
+
+pub use balance::imbalances;
+pub use documented::{DOCUMENTED, markdown};
+
+use crate::discover::table as discover;
 use crate::export::metrics::{Counter, Report};
-use crate::pipeline::Books;
-/// see branch books
-pub fn counters(b: &Books) -> Vec<Counter> { let _ = b; let v = Vec::new(); let _: Option<&dyn Report> = None; v }
-/// see branch books
-pub fn imbalances(b: &Books) -> Vec<String> { let _ = b; Vec::new() }
+use crate::export::{self, terminal};
+use crate::protocol::http1::{self, Malformed};
+use crate::stitch::ledger as stitch;
+use crate::stream::GapCause;
+use crate::{exchange, intake, pipeline, stream};
+
+/// The ledgers of all stations at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Books {
+    /// What the kernel side counted; none where there is no kernel side (in tests).
+    pub kernel: Option<Kernel>,
+    /// Records.
+    pub intake: intake::Ledger,
+    /// What was left out between intake and the streams.
+    pub pipeline: pipeline::Ledger,
+    /// Bytes, per direction of a connection.
+    pub stream: stream::Ledger,
+    /// Bytes of all parsers.
+    pub http1: http1::Ledger,
+    /// Bytes, requests and responses of all connections, closed ones included.
+    pub exchange: exchange::Ledger,
+    /// Exchanges and spans.
+    pub stitch: stitch::Ledger,
+    /// Processes.
+    pub discover: discover::Ledger,
+    /// Spans on the terminal; none without one.
+    pub terminal: Option<terminal::Ledger>,
+    /// Spans on their way out; none without a destination, and none in what is given to
+    /// [`export::Exporter::publish`], which adds its own.
+    pub export: Option<Exported>,
+}
+
+/// What the kernel side counted.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Kernel {
+    /// The values, in the order of [`KernelCounter::ALL`].
+    pub counters: Vec<u64>,
+    /// Bytes of calls without a buffer that can be read, by call number; only those that occurred.
+    pub unseen_calls: Vec<(u32, u64)>,
+}
+
+/// The exporter's books.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Exported {
+    /// Those of all destinations together.
+    pub ledger: export::Ledger,
+    /// How many destinations there are: each is offered every span.
+    pub destinations: u64,
+}
+
+impl Kernel {
+    /// The value of one counter; 0 if there is none.
+    pub fn get(&self, counter: KernelCounter) -> u64 {
+        self.counters.get(counter as usize).copied().unwrap_or_default()
+    }
+}
+
+/// All counters of these books, those that are 0 too.
+pub fn counters(books: &Books) -> Vec<Counter> {
+    let mut counters = Vec::new();
+    books.counters(&mut counters);
+    counters
+}
+
+impl Report for Books {
+    fn counters(&self, out: &mut Vec<Counter>) {
+        let Self { kernel, intake, pipeline, stream, http1, exchange, stitch, discover, terminal, export } =
+            self;
+        if let Some(kernel) = kernel {
+            kernel.counters(out);
+        }
+        intake.counters(out);
+        pipeline.counters(out);
+        stream.counters(out);
+        http1.counters(out);
+        exchange.counters(out);
+        stitch.counters(out);
+        discover.counters(out);
+        if let Some(terminal) = terminal {
+            terminal.counters(out);
+        }
+        if let Some(Exported { ledger, destinations: _ }) = export {
+            ledger.counters(out);
+        }
+    }
+}
+
+impl Report for Kernel {
+    fn counters(&self, out: &mut Vec<Counter>) {
+        let Self { counters: _, unseen_calls } = self;
+        for (counter, name, cause) in KernelCounter::ALL {
+            out.push(Counter { name, cause, value: self.get(counter) });
+        }
+        for &(number, bytes) in unseen_calls {
+            out.push(Counter::by("spandrel_kernel_unseen_call_bytes_total", call_name(number), bytes));
+        }
+    }
+}
+
+/// The name of a system call, or its number where the table of calls has no name for it.
+fn call_name(number: u32) -> &'static str {
+    static NUMBERS: LazyLock<Vec<String>> =
+        LazyLock::new(|| (0..CALL_NUMBERS.saturating_sub(1)).map(|number| number.to_string()).collect());
+    // The last slot takes all numbers beyond, and calls that have none.
+    let numbered = || usize::try_from(number).ok().and_then(|number| NUMBERS.get(number));
+    call::name(number).or_else(|| numbered().map(String::as_str)).unwrap_or("unknown")
+}
+
+impl Report for intake::Ledger {
+    fn counters(&self, out: &mut Vec<Counter>) {
+        let Self { records, early, early_bytes, undecodable, undecodable_bytes } = *self;
+        out.push(Counter::new("spandrel_intake_records_total", records));
+        out.push(Counter::new("spandrel_intake_early_records_total", early));
+        out.push(Counter::new("spandrel_intake_early_bytes_total", early_bytes));
+        out.push(Counter::new("spandrel_intake_undecodable_records_total", undecodable));
+        out.push(Counter::new("spandrel_intake_undecodable_bytes_total", undecodable_bytes));
+    }
+}
+
+impl Report for pipeline::Ledger {
+    fn counters(&self, out: &mut Vec<Counter>) {
+        let Self { not_selected_records, not_selected_bytes } = *self;
+        out.push(Counter::new("spandrel_pipeline_not_selected_records_total", not_selected_records));
+        out.push(Counter::new("spandrel_pipeline_not_selected_bytes_total", not_selected_bytes));
+    }
+}
+
+impl Report for stream::Ledger {
+    fn counters(&self, out: &mut Vec<Counter>) {
+        let Self { captured, passed, discarded, held, gaps, unread, opened, closed, evicted, aged, joined } =
+            *self;
+        out.push(Counter::new("spandrel_stream_captured_bytes_total", captured));
+        out.push(Counter::new("spandrel_stream_passed_bytes_total", passed));
+        out.push(Counter::new("spandrel_stream_discarded_bytes_total", discarded));
+        out.push(Counter::new("spandrel_stream_held_bytes", held));
+        for (cause, bytes) in GapCause::ALL.into_iter().zip(gaps) {
+            out.push(Counter::by("spandrel_stream_gap_bytes_total", cause.name(), bytes));
+        }
+        out.push(Counter::new("spandrel_stream_unread_bytes_total", unread));
+        out.push(Counter::new("spandrel_stream_opened_ends_total", opened));
+        out.push(Counter::new("spandrel_stream_closed_ends_total", closed));
+        out.push(Counter::new("spandrel_stream_evicted_ends_total", evicted));
+        out.push(Counter::new("spandrel_stream_aged_ends_total", aged));
+        out.push(Counter::new("spandrel_stream_joined_connections_total", joined));
+    }
+}
+
+impl Report for http1::Ledger {
+    fn counters(&self, out: &mut Vec<Counter>) {
+        let Self {
+            bytes,
+            head,
+            body,
+            framing,
+            switched,
+            held,
+            unparsed,
+            gap,
+            gap_body,
+            gap_lost,
+            fields_cut,
+            fields_dropped,
+        } = self;
+        out.push(Counter::new("spandrel_protocol_read_bytes_total", *bytes));
+        let parsed = [("head", head), ("body", body), ("framing", framing), ("switched", switched)];
+        push_by(out, "spandrel_protocol_parsed_bytes_total", parsed.map(|(cause, value)| (cause, *value)));
+        for (cause, bytes) in Malformed::ALL.into_iter().zip(unparsed) {
+            out.push(Counter::by("spandrel_protocol_unparsed_bytes_total", cause.name(), *bytes));
+        }
+        out.push(Counter::new("spandrel_protocol_held_bytes", *held));
+        out.push(Counter::new("spandrel_protocol_missing_bytes_total", *gap));
+        push_by(out, "spandrel_protocol_gap_bytes_total", [("body", *gap_body), ("lost", *gap_lost)]);
+        out.push(Counter::new("spandrel_protocol_cut_fields_total", *fields_cut));
+        out.push(Counter::new("spandrel_protocol_dropped_fields_total", *fields_dropped));
+    }
+}
+
+impl Report for exchange::Ledger {
+    fn counters(&self, out: &mut Vec<Counter>) {
+        let Self {
+            bytes,
+            bytes_parsed,
+            bytes_unrecognised,
+            bytes_other,
+            bytes_late,
+            bytes_held,
+            requests,
+            requests_refused,
+            opened,
+            complete,
+            incomplete,
+            connection_reset,
+            timed_out,
+            connection_closed,
+            cancelled,
+            process_exited,
+            socket_error,
+            open,
+            responses,
+            responses_paired,
+            responses_without_request,
+            ends_clamped,
+        } = *self;
+        out.push(Counter::new("spandrel_exchange_moved_bytes_total", bytes));
+        out.push(Counter::new("spandrel_exchange_parsed_bytes_total", bytes_parsed));
+        push_by(
+            out,
+            "spandrel_exchange_left_out_bytes_total",
+            [("unrecognised", bytes_unrecognised), ("other_protocol", bytes_other), ("late", bytes_late)],
+        );
+        out.push(Counter::new("spandrel_exchange_held_bytes", bytes_held));
+        out.push(Counter::new("spandrel_exchange_requests_total", requests));
+        out.push(Counter::new("spandrel_exchange_refused_requests_total", requests_refused));
+        out.push(Counter::new("spandrel_exchange_opened_exchanges_total", opened));
+        push_by(
+            out,
+            "spandrel_exchange_closed_exchanges_total",
+            [
+                ("complete", complete),
+                ("incomplete", incomplete),
+                ("connection_reset", connection_reset),
+                ("timeout", timed_out),
+                ("connection_closed", connection_closed),
+                ("cancelled", cancelled),
+                ("process_exited", process_exited),
+                ("socket_error", socket_error),
+            ],
+        );
+        out.push(Counter::new("spandrel_exchange_open_exchanges", open));
+        out.push(Counter::new("spandrel_exchange_responses_total", responses));
+        out.push(Counter::new("spandrel_exchange_paired_responses_total", responses_paired));
+        out.push(Counter::new("spandrel_exchange_unpaired_responses_total", responses_without_request));
+        out.push(Counter::new("spandrel_exchange_clamped_ends_total", ends_clamped));
+    }
+}
+
+impl Report for stitch::Ledger {
+    fn counters(&self, out: &mut Vec<Counter>) {
+        let Self {
+            exchanges,
+            spans,
+            suppressed,
+            not_sampled,
+            dropped,
+            held,
+            links,
+            roots,
+            orphans,
+            clamps,
+            thread_rule_lost,
+            stray,
+            forgotten,
+            values_cut,
+        } = self;
+        out.push(Counter::new("spandrel_stitch_exchanges_total", *exchanges));
+        out.push(Counter::new("spandrel_stitch_spans_total", *spans));
+        out.push(Counter::new("spandrel_stitch_suppressed_exchanges_total", *suppressed));
+        out.push(Counter::new("spandrel_stitch_not_sampled_exchanges_total", *not_sampled));
+        dropped.counters(out);
+        held.counters(out);
+        links.counters(out);
+        roots.counters(out);
+        orphans.counters(out);
+        clamps.counters(out);
+        thread_rule_lost.counters(out);
+        stray.counters(out);
+        forgotten.counters(out);
+        out.push(Counter::new("spandrel_stitch_cut_values_total", *values_cut));
+    }
+}
+
+/// A ledger whose fields are the causes of one counter, by their own names.
+macro_rules! by_cause {
+    ($ledger:ty, $name:literal, $($cause:ident),+) => {
+        impl Report for $ledger {
+            fn counters(&self, out: &mut Vec<Counter>) {
+                let Self { $($cause),+ } = *self;
+                push_by(out, $name, [$((stringify!($cause), $cause)),+]);
+            }
+        }
+    };
+}
+
+by_cause!(
+    stitch::Dropped,
+    "spandrel_stitch_dropped_exchanges_total",
+    duplicate,
+    open_limit,
+    byte_limit,
+    never_closed,
+    shutdown
+);
+by_cause!(
+    stitch::Links,
+    "spandrel_stitch_links_total",
+    stream,
+    forwarded,
+    header,
+    waiter,
+    task,
+    thread,
+    inferred
+);
+by_cause!(stitch::Roots, "spandrel_stitch_roots_total", server, client, suppressed);
+by_cause!(
+    stitch::Orphans,
+    "spandrel_stitch_orphans_total",
+    many_per_thread,
+    not_blocking,
+    rule_lost,
+    other_thread_holds,
+    two_requests,
+    two_calls,
+    other_thread_answered,
+    never_answered,
+    records_lost,
+    context_ambiguous,
+    context_not_live,
+    weakest_link,
+    client_unseen,
+    expired,
+    limit,
+    shutdown,
+    cycle
+);
+by_cause!(
+    stitch::Clamps,
+    "spandrel_stitch_clamped_times_total",
+    client_start,
+    server_start,
+    server_end,
+    client_end
+);
+by_cause!(
+    stitch::ThreadRuleLost,
+    "spandrel_stitch_thread_rule_lost_processes_total",
+    two_requests,
+    two_calls,
+    request_given_up
+);
+by_cause!(stitch::Stray, "spandrel_stitch_stray_inputs_total", events, joins);
+by_cause!(stitch::Forgotten, "spandrel_stitch_forgotten_entries_total", clients, connections, contexts);
+
+impl Report for stitch::Held {
+    fn counters(&self, out: &mut Vec<Counter>) {
+        let Self { open, pending, undecided } = *self;
+        push_by(out, "spandrel_stitch_held_exchanges", [("open", open), ("pending", pending)]);
+        out.push(Counter::new("spandrel_stitch_undecided_exchanges", undecided));
+    }
+}
+
+impl Report for discover::Ledger {
+    fn counters(&self, out: &mut Vec<Counter>) {
+        let Self {
+            met,
+            held,
+            ended_by_age,
+            ended_by_count,
+            vanished,
+            displaced,
+            resolved,
+            by_image,
+            by_scan,
+            by_proc,
+            by_record,
+            unnamed,
+            proc_gone,
+            proc_changed,
+            proc_denied,
+            scanned,
+        } = *self;
+        out.push(Counter::new("spandrel_discover_met_processes_total", met));
+        out.push(Counter::new("spandrel_discover_held_processes", held));
+        push_by(
+            out,
+            "spandrel_discover_forgotten_processes_total",
+            [
+                ("age", ended_by_age),
+                ("count", ended_by_count),
+                ("vanished", vanished),
+                ("displaced", displaced),
+            ],
+        );
+        out.push(Counter::new("spandrel_discover_resolved_processes_total", resolved));
+        push_by(
+            out,
+            "spandrel_discover_described_processes_total",
+            [
+                ("image", by_image),
+                ("scan", by_scan),
+                ("proc", by_proc),
+                ("record", by_record),
+                ("nothing", unnamed),
+            ],
+        );
+        push_by(
+            out,
+            "spandrel_discover_failed_looks_total",
+            [("gone", proc_gone), ("changed", proc_changed), ("denied", proc_denied)],
+        );
+        out.push(Counter::new("spandrel_discover_scanned_processes_total", scanned));
+    }
+}
+
+impl Report for terminal::Ledger {
+    fn counters(&self, out: &mut Vec<Counter>) {
+        let Self {
+            ended,
+            in_tree,
+            late,
+            over_bound,
+            unwritten,
+            held,
+            trees,
+            trees_by_age,
+            open_over_bound,
+            open_by_age,
+            forgotten,
+        } = *self;
+        out.push(Counter::new("spandrel_terminal_ended_spans_total", ended));
+        push_by(
+            out,
+            "spandrel_terminal_printed_spans_total",
+            [("tree", in_tree), ("late", late), ("over_bound", over_bound)],
+        );
+        out.push(Counter::new("spandrel_terminal_unwritten_spans_total", unwritten));
+        out.push(Counter::new("spandrel_terminal_held_spans", held));
+        out.push(Counter::new("spandrel_terminal_trees_total", trees));
+        out.push(Counter::new("spandrel_terminal_early_trees_total", trees_by_age));
+        push_by(
+            out,
+            "spandrel_terminal_unawaited_exchanges_total",
+            [("over_bound", open_over_bound), ("age", open_by_age)],
+        );
+        out.push(Counter::new("spandrel_terminal_forgotten_traces_total", forgotten));
+    }
+}
+
+fn push_by(
+    out: &mut Vec<Counter>,
+    name: &'static str,
+    causes: impl IntoIterator<Item = (&'static str, u64)>,
+) {
+    out.extend(causes.into_iter().map(|(cause, value)| Counter::by(name, cause, value)));
+}

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use spandrel_proto::counter::Counter as KernelCounter;
 use spandrel_proto::record::{Data, Record};
 
+use crate::books::{self, Books};
 use crate::discover::select::{Selection, Verdict};
 use crate::discover::table::{ExecFacts, ProcessTable};
 use crate::discover::{self};
@@ -24,7 +25,7 @@ use crate::identity::{Address, ConnectionId, Monotonic, ProcessKey, Role};
 use crate::intake::Kernel;
 use crate::protocol::http1;
 use crate::screen::Screen;
-use crate::stitch::{self, Endpoints, Input, Output, Serving, Stitcher};
+use crate::stitch::{Endpoints, Input, Output, Serving, Stitcher};
 use crate::stream::{self, Event, Streams};
 use crate::{clock, log};
 
@@ -79,7 +80,7 @@ struct Behind {
     scratch: exchange::Output,
     /// The books of connections that are gone.
     closed: (exchange::Ledger, http1::Ledger),
-    not_selected: u64,
+    ledger: Ledger,
 }
 
 struct End {
@@ -87,28 +88,13 @@ struct End {
     ends: Endpoints,
 }
 
-/// What every station's books say at one moment; see `books`.
-pub struct Books {
-    /// Kernel counters, in the order of their table.
-    pub kernel: Vec<u64>,
-    /// Bytes of calls without a readable buffer, by call number.
-    pub unseen_calls: Vec<(u32, u64)>,
-    /// The intake's.
-    pub intake: crate::intake::Ledger,
-    /// The streams'.
-    pub stream: stream::Ledger,
-    /// The parsers', summed.
-    pub http1: http1::Ledger,
-    /// The exchanges', summed.
-    pub exchange: exchange::Ledger,
-    /// The stitcher's.
-    pub stitch: stitch::Ledger,
-    /// The process table's.
-    pub discover: discover::table::Ledger,
-    /// The terminal's, if there is one.
-    pub terminal: Option<crate::export::terminal::Ledger>,
-    /// Pieces of traffic of processes that were not selected, met before the kernel side knew.
+/// Records that no station gets: what the pipeline itself leaves out.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Ledger {
+    /// Records of calls by processes that are not selected, made before the kernel side knew.
     pub not_selected_records: u64,
+    /// The bytes captured in those.
+    pub not_selected_bytes: u64,
 }
 
 impl Pipeline {
@@ -139,7 +125,7 @@ impl Pipeline {
                 ignore: Vec::new(),
                 scratch: exchange::Output::default(),
                 closed: Default::default(),
-                not_selected: 0,
+                ledger: Ledger::default(),
             },
             outputs: Vec::new(),
             exits: Default::default(),
@@ -263,7 +249,7 @@ impl Pipeline {
         self.stitcher.set_wall_offset(clock::wall_offset());
         let books = self.books();
         if let Some(exporter) = &self.sinks.exporter {
-            exporter.publish(crate::books::counters(&books));
+            exporter.publish(books::counters(&books));
         }
     }
 
@@ -275,16 +261,19 @@ impl Pipeline {
             http1.add(&end.exchanges.parser_ledger());
         }
         Books {
-            kernel: self.kernel.counters(),
-            unseen_calls: self.kernel.unseen_calls(),
+            kernel: Some(books::Kernel {
+                counters: self.kernel.counters(),
+                unseen_calls: self.kernel.unseen_calls(),
+            }),
             intake: self.kernel.ledger(),
+            pipeline: self.behind.ledger,
             stream: self.streams.ledger(),
             http1,
             exchange,
             stitch: self.stitcher.ledger(),
             discover: self.behind.table.ledger(),
             terminal: self.sinks.screen.as_ref().map(Screen::ledger),
-            not_selected_records: self.behind.not_selected,
+            export: None,
         }
     }
 
@@ -346,7 +335,10 @@ impl Behind {
                 serves
             }
         };
-        self.not_selected += u64::from(!admitted);
+        if !admitted {
+            self.ledger.not_selected_records += 1;
+            self.ledger.not_selected_bytes += u64::from(data.captured);
+        }
         admitted
     }
 
@@ -372,6 +364,16 @@ impl Behind {
             }
             Event::Piece { connection, direction, piece } => {
                 let Some(end) = self.connections.get_mut(&connection) else { return };
+                if log::is_on(log::Level::Trace) {
+                    let (what, length) = match piece.content {
+                        stream::Content::Bytes(bytes) => ("bytes", bytes.len() as u64),
+                        stream::Content::Gap { length, cause } => (cause.name(), length),
+                    };
+                    log::trace(format_args!(
+                        "{connection:?} {direction:?} {}: {length} {what}",
+                        piece.offset
+                    ));
+                }
                 end.exchanges.piece(direction, &piece, &mut self.scratch);
                 self.pass_on(connection);
             }

@@ -25,7 +25,7 @@ use crate::intake::{Kernel, sockets};
 use crate::pipeline::{Pipeline, Sinks};
 use crate::probe::feature::{Found, Places};
 use crate::probe::plan::Backend;
-use crate::probe::{attach, plan};
+use crate::probe::{attach, check, plan};
 use crate::screen::Screen;
 use crate::stitch::{self, Stitcher, sampler::Sampler};
 use crate::stream::{self, Streams};
@@ -56,7 +56,8 @@ pub fn trace(settings: &Settings) -> anyhow::Result<ExitCode> {
     signals.add(Signal::SIGINT);
     signals.add(Signal::SIGTERM);
     signals.thread_block().context("blocking signals")?;
-    let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC).context("opening a signal descriptor")?;
+    let signals =
+        SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC).context("opening a signal descriptor")?;
 
     let sinks = match sinks(settings) {
         Ok(sinks) => sinks,
@@ -67,11 +68,7 @@ pub fn trace(settings: &Settings) -> anyhow::Result<ExitCode> {
         Err(Refused::Start(error)) => return Err(error),
     };
     let found = Found::probe(&Places::default());
-    let wanted = match settings.backend {
-        config::Backend::Auto => None,
-        config::Backend::Socket => Some(Backend::Socket),
-        config::Backend::Syscall => Some(Backend::Syscall),
-    };
+    let wanted = check::wanted(settings.backend);
     let (sampler, warnings) = Sampler::from_settings(
         env("OTEL_TRACES_SAMPLER").as_deref(),
         env("OTEL_TRACES_SAMPLER_ARG").as_deref(),
@@ -199,13 +196,13 @@ fn end(pipeline: Pipeline, signals: SignalFd) -> anyhow::Result<ExitCode> {
     let Sinks { exporter, screen, gaps } = sinks;
     drop(gaps);
     books.terminal = screen.map(Screen::finish);
-    let mut counters = books::counters(&books);
     if let Some(exporter) = exporter {
-        exporter.publish(counters.clone());
+        exporter.publish(books::counters(&books));
+        let destinations = exporter.destinations() as u64;
         let ledger = exporter.flush_and_stop(FLUSH);
-        metrics::Report::counters(&ledger, &mut counters);
+        books.export = Some(books::Exported { ledger, destinations });
     }
-    for line in metrics::table(&counters).lines() {
+    for line in metrics::table(&books::counters(&books)).lines() {
         eprintln!("{line}");
     }
     for sentence in books::imbalances(&books) {
@@ -280,10 +277,6 @@ fn sinks(settings: &Settings) -> Result<Sinks, Refused> {
 /// # Errors
 /// What keeps it from saying.
 pub fn check(settings: &Settings) -> anyhow::Result<ExitCode> {
-    let found = Found::probe(&Places::default());
-    for row in crate::probe::feature::TABLE {
-        println!("{}: {}", row.name, found.answer(row.feature));
-    }
-    let _ = settings;
-    Ok(ExitCode::SUCCESS)
+    let possible = check::run(settings, settings.selection.single(), &mut std::io::stdout().lock())?;
+    Ok(if possible { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

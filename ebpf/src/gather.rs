@@ -9,7 +9,7 @@ use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use spandrel_proto::call::{self, Buffer};
 use spandrel_proto::record::{REST_NOTHING, REST_UNREADABLE, REST_UNSEEN, REST_VECTOR};
 
-use crate::maps::{GATHERED, Progress, Scratch, through};
+use crate::maps::{self, GATHERED, Progress, Scratch, through};
 use crate::memory::{Registers, user};
 
 /// Pieces of a vector that are looked at.
@@ -55,9 +55,9 @@ fn bounded(length: u32) -> u32 {
 /// and why not all: a `REST_` constant.
 ///
 /// # Safety
-/// `scratch` must be this CPU's.
+/// `scratch` must be this CPU's, the one with this index.
 #[inline(always)]
-pub unsafe fn gather(scratch: *mut Scratch, skip: u32, take: u32) -> (u32, u32) {
+pub unsafe fn gather(index: u32, scratch: *mut Scratch, skip: u32, take: u32) -> (u32, u32) {
     // SAFETY: the caller's promise; all of it is map memory.
     unsafe {
         let progress = addr_of_mut!((*scratch).progress);
@@ -70,7 +70,7 @@ pub unsafe fn gather(scratch: *mut Scratch, skip: u32, take: u32) -> (u32, u32) 
         } else if pieces == 0 {
             flat(progress, bytes, skip, take)
         } else {
-            vector(progress, bytes, take)
+            vector(index, take)
         };
         let rest = through(addr_of_mut!((*progress).rest), rest);
         (addr_of!((*progress).filled).read_volatile(), rest)
@@ -91,40 +91,51 @@ unsafe fn flat(progress: *mut Progress, to: *mut u8, skip: u32, take: u32) -> u3
     REST_NOTHING
 }
 
+/// Copies from one piece of the located vector after the other.
 #[inline(always)]
-unsafe fn vector(progress: *mut Progress, to: *mut u8, take: u32) -> u32 {
-    // SAFETY: map memory.
-    let (address, pieces) = unsafe {
-        (addr_of!((*progress).address).read_volatile(), addr_of!((*progress).pieces).read_volatile())
-    };
-    for index in 0..VECTOR {
-        if index as u64 >= pieces {
-            return REST_UNSEEN;
-        }
-        let Some([base, length]) = user::<[u64; 2]>(address + index as u64 * 16) else {
-            return REST_UNREADABLE;
-        };
-        // SAFETY: map memory; the offset is below one third of the room, the length below two.
-        unsafe {
-            let skip = addr_of!((*progress).passing).read_volatile();
-            if length <= skip {
-                addr_of_mut!((*progress).passing).write_volatile(skip - length);
-                continue;
-            }
-            let filled = addr_of!((*progress).filled).read_volatile();
-            let wanted = take.wrapping_sub(filled) as u64;
-            let here = length - skip;
-            let copy = bounded((if here < wanted { here } else { wanted }) as u32);
-            let at = filled as usize & (GATHERED - 1);
-            if bpf_probe_read_user(to.add(at) as *mut c_void, copy, (base + skip) as *const c_void) != 0 {
-                return REST_UNREADABLE;
-            }
-            addr_of_mut!((*progress).passing).write_volatile(0);
-            addr_of_mut!((*progress).filled).write_volatile(filled + copy);
-            if filled + copy >= take {
-                return REST_NOTHING;
-            }
+unsafe fn vector(index: u32, take: u32) -> u32 {
+    for piece in 0..VECTOR {
+        let outcome = gather_piece(index, piece, take);
+        if outcome != GOES_ON {
+            return outcome;
         }
     }
     REST_VECTOR
+}
+
+/// What [`gather_piece`] says if the vector's next piece is wanted too: not a `REST_` constant.
+const GOES_ON: u32 = 255;
+
+/// Copies what is wanted of one piece of the located vector. A global function, which the verifier checks
+/// once and not once for each of the pieces.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn gather_piece(index: u32, piece: u32, take: u32) -> u32 {
+    let Some(scratch) = maps::scratch(index) else { return REST_UNREADABLE };
+    // SAFETY: map memory; the offset is below one third of the room, the length below two.
+    unsafe {
+        let progress = addr_of_mut!((*scratch).progress);
+        if piece as u64 >= (*progress).pieces {
+            return REST_UNSEEN;
+        }
+        let Some([base, length]) = user::<[u64; 2]>((*progress).address + piece as u64 * 16) else {
+            return REST_UNREADABLE;
+        };
+        let skip = (*progress).passing;
+        if length <= skip {
+            (*progress).passing = skip - length;
+            return GOES_ON;
+        }
+        let filled = (*progress).filled;
+        let wanted = take.wrapping_sub(filled) as u64;
+        let here = length - skip;
+        let copy = bounded((if here < wanted { here } else { wanted }) as u32);
+        let to = (addr_of_mut!((*scratch).bytes) as *mut u8).add(filled as usize & (GATHERED - 1));
+        if bpf_probe_read_user(to as *mut c_void, copy, (base + skip) as *const c_void) != 0 {
+            return REST_UNREADABLE;
+        }
+        (*progress).passing = 0;
+        (*progress).filled = filled + copy;
+        if filled + copy >= take { REST_NOTHING } else { GOES_ON }
+    }
 }

@@ -92,7 +92,9 @@ fn call_ended(context: &TracePointContext, way: Way) -> u32 {
     let registers = Registers::current();
     // SAFETY: the walk reads through helpers that survive any address.
     unsafe {
-        let Some(sk) = socket::of_descriptor(registers.word(call::DI) as u32, asked_learning) else { return 0 };
+        let Some(sk) = socket::of_descriptor(registers.word(call::DI) as u32, asked_learning) else {
+            return 0;
+        };
         let flags = match registers.word(call::ORIG_AX) as u32 {
             44 | 45 => registers.word(call::R10) as u32,
             46 | 47 => registers.word(call::DX) as u32,

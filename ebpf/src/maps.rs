@@ -70,7 +70,8 @@ pub static SOCKETS: SkStorage<SocketState> = SkStorage::new();
 
 /// State by address of the socket, second backend.
 #[map]
-pub static SOCKETS_BY_ADDRESS: HashMap<u64, SocketState> = HashMap::with_max_entries(65536, 1 /* BPF_F_NO_PREALLOC */);
+pub static SOCKETS_BY_ADDRESS: HashMap<u64, SocketState> =
+    HashMap::with_max_entries(65536, 1 /* BPF_F_NO_PREALLOC */);
 
 /// Numbers for the sockets of the second backend: how many each CPU has given.
 #[map]
@@ -225,7 +226,11 @@ pub fn policy_word(connection: u64, send: bool) -> u64 {
         if read_volatile(addr_of!((*slot).connection)) != connection {
             return 0;
         }
-        let word = if send { read_volatile(addr_of!((*slot).send)) } else { read_volatile(addr_of!((*slot).receive)) };
+        let word = if send {
+            read_volatile(addr_of!((*slot).send))
+        } else {
+            read_volatile(addr_of!((*slot).receive))
+        };
         if read_volatile(addr_of!((*slot).connection)) != connection { 0 } else { word }
     }
 }

@@ -55,7 +55,11 @@ pub fn kernel<T: Copy>(address: u64) -> T {
     // SAFETY: the helper writes at most `size_of::<T>()` bytes and, on a fault, zeroes; T is an integer
     // or a plain structure of integers everywhere it is used here.
     unsafe {
-        bpf_probe_read_kernel(value.as_mut_ptr() as *mut c_void, size_of::<T>() as u32, address as *const c_void);
+        bpf_probe_read_kernel(
+            value.as_mut_ptr() as *mut c_void,
+            size_of::<T>() as u32,
+            address as *const c_void,
+        );
         value.assume_init()
     }
 }
@@ -66,8 +70,11 @@ pub fn user<T: Copy>(address: u64) -> Option<T> {
     let mut value = MaybeUninit::<T>::zeroed();
     // SAFETY: as in `kernel`.
     unsafe {
-        let failed =
-            bpf_probe_read_user(value.as_mut_ptr() as *mut c_void, size_of::<T>() as u32, address as *const c_void);
+        let failed = bpf_probe_read_user(
+            value.as_mut_ptr() as *mut c_void,
+            size_of::<T>() as u32,
+            address as *const c_void,
+        );
         if failed != 0 { None } else { Some(value.assume_init()) }
     }
 }
@@ -92,9 +99,7 @@ pub fn current_task() -> *const u8 {
 #[inline(always)]
 pub unsafe fn of_task<T: Copy>(base: *const u8, offset: u32) -> T {
     // SAFETY: typed exactly when `current_task` is.
-    unsafe {
-        if run!(task_registers) != 0 { Typed::load(base, offset) } else { Helped::load(base, offset) }
-    }
+    unsafe { if run!(task_registers) != 0 { Typed::load(base, offset) } else { Helped::load(base, offset) } }
 }
 
 /// The registers that the current task saved when it entered the kernel.

@@ -5,8 +5,7 @@ use core::ptr::addr_of_mut;
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_cgroup_id, bpf_ktime_get_ns, bpf_probe_read_kernel_str,
-    bpf_probe_read_user,
+    bpf_get_current_cgroup_id, bpf_ktime_get_ns, bpf_probe_read_kernel_str, bpf_probe_read_user,
 };
 use spandrel_proto::record::{ARGUMENTS, Exec, FILENAME, Fork, Header, TAG_EXEC, TAG_EXIT, TAG_FORK};
 

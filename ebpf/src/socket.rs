@@ -8,9 +8,7 @@ use aya_ebpf::helpers::generated::{
 };
 use spandrel_proto::counter::Counter;
 use spandrel_proto::position::Tcp;
-use spandrel_proto::record::{
-    Addresses, Socket, TRANSPORT_FOREIGN, TRANSPORT_TCP, TRANSPORT_UNIX, Unix,
-};
+use spandrel_proto::record::{Addresses, Socket, TRANSPORT_FOREIGN, TRANSPORT_TCP, TRANSPORT_UNIX, Unix};
 
 use crate::maps::{self, SOCKETS, SOCKETS_BY_ADDRESS, SocketState, count, off, run};
 use crate::memory::{Memory, current_task, kernel, of_task};
@@ -103,7 +101,8 @@ pub unsafe fn state<M: Memory>(sk: *const u8, create: bool) -> Option<*mut Socke
     unsafe {
         if M::TYPED {
             let map = addr_of!(SOCKETS) as *mut c_void;
-            let state = bpf_sk_storage_get(map, sk as *mut c_void, null_mut(), create as u64) as *mut SocketState;
+            let state =
+                bpf_sk_storage_get(map, sk as *mut c_void, null_mut(), create as u64) as *mut SocketState;
             if state.is_null() {
                 return None;
             }
@@ -272,8 +271,16 @@ pub unsafe fn addresses<M: Memory>(to: *mut Addresses, sk: *const u8, family: u1
             (off!(sock_v6_rcv_saddr), off!(sock_v6_daddr), 16)
         };
         let from = sk as u64;
-        bpf_probe_read_kernel(addr_of_mut!((*to).local) as *mut c_void, length, (from + local as u64) as *const c_void);
-        bpf_probe_read_kernel(addr_of_mut!((*to).peer) as *mut c_void, length, (from + peer as u64) as *const c_void);
+        bpf_probe_read_kernel(
+            addr_of_mut!((*to).local) as *mut c_void,
+            length,
+            (from + local as u64) as *const c_void,
+        );
+        bpf_probe_read_kernel(
+            addr_of_mut!((*to).peer) as *mut c_void,
+            length,
+            (from + peer as u64) as *const c_void,
+        );
     }
 }
 

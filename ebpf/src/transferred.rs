@@ -15,15 +15,13 @@ use spandrel_proto::counter::Counter;
 use spandrel_proto::head::{STEP, empty_line};
 use spandrel_proto::policy::{BLOCK, Decision, Policy, decide};
 use spandrel_proto::record::{
-    Data, FLAG_ACTIVE, FLAG_FIRST, FLAG_IN_EPOLL, FLAG_LAST, FLAG_LATE, FLAG_NONBLOCKING, FLAG_SEND,
-    Loss, Opened, REST_NOTHING, REST_UNREADABLE, REST_UNSEEN, REST_VECTOR, State, TAG_DATA, TAG_OPENED, TAG_STATE,
+    Data, FLAG_ACTIVE, FLAG_FIRST, FLAG_IN_EPOLL, FLAG_LAST, FLAG_LATE, FLAG_NONBLOCKING, FLAG_SEND, Loss,
+    Opened, REST_NOTHING, REST_UNREADABLE, REST_UNSEEN, REST_VECTOR, State, TAG_DATA, TAG_OPENED, TAG_STATE,
     TRANSPORT_FOREIGN, TRANSPORT_TCP, TRANSPORT_UNIX, tcp_state,
 };
 
 use crate::gather::{gather, locate};
-use crate::maps::{
-    self, GATHERED, LOSSES, Scratch, count, count_unseen, off, run, through,
-};
+use crate::maps::{self, GATHERED, LOSSES, count, count_unseen, off, run, through};
 use crate::memory::{Helped, Memory, Registers, current_task, kernel, of_task};
 use crate::process::header;
 use crate::{ring, socket};
@@ -170,26 +168,18 @@ pub extern "C" fn record(index: u32) -> u32 {
         let (data, progress) = (addr_of_mut!((*scratch).data), addr_of_mut!((*scratch).progress));
         let (skip, take) = ((*progress).skip, (*progress).take);
         let until_empty_line = (*progress).until_empty_line != 0;
-        let call = Call {
-            family: (*progress).family,
-            sends: (*data).header.flags & FLAG_SEND != 0,
-            position: (*progress).position,
-            total: (*data).total,
-            number: (*data).call,
-            index,
-        };
         let first = if take < BLOCK { take } else { BLOCK };
-        let (filled, rest) = if first == 0 { (0, REST_NOTHING) } else { gather(scratch, skip, first) };
+        let (filled, rest) = if first == 0 { (0, REST_NOTHING) } else { gather(index, scratch, skip, first) };
         let goes_on = rest == REST_NOTHING
             && take > BLOCK
             && filled == BLOCK
             && !(until_empty_line && holds_empty_line(index, 0) != 0);
         if !goes_on {
-            emit(&call, scratch, Piece { at: 0, skip, length: filled, flags: FLAG_FIRST | FLAG_LAST, rest });
-            leave(&call, skip + filled, rest);
+            emit(index, 0, skip, filled, (FLAG_FIRST | FLAG_LAST) as u32 | rest << 16);
+            leave(&*data, skip + filled, rest);
             return (*data).header.lost;
         }
-        let (filled, rest) = gather(scratch, skip, take);
+        let (filled, rest) = gather(index, scratch, skip, take);
         let mut end = skip;
         for block in 0..(GATHERED as u32 / BLOCK) {
             let at = block * BLOCK;
@@ -204,40 +194,29 @@ pub extern "C" fn record(index: u32) -> u32 {
                 flags |= FLAG_FIRST;
             }
             let flags = through(addr_of_mut!((*progress).flags), flags as u32) as u16;
-            let rest = through(addr_of_mut!((*progress).piece_rest), if left <= BLOCK { rest } else { REST_NOTHING });
-            emit(&call, scratch, Piece { at, skip: skip + at, length, flags, rest });
+            let rest = through(
+                addr_of_mut!((*progress).piece_rest),
+                if left <= BLOCK { rest } else { REST_NOTHING },
+            );
+            emit(index, at, skip + at, length, flags as u32 | rest << 16);
             end = skip + at + length;
             if flags & FLAG_LAST != 0 {
                 break;
             }
         }
-        leave(&call, end, rest);
+        leave(&*data, end, rest);
         (*data).header.lost
     }
 }
 
-/// What is needed of a call besides its record.
-struct Call {
-    family: u32,
-    sends: bool,
-    /// The position of its first byte.
-    position: u32,
-    /// Bytes that it moved.
-    total: u32,
-    /// Its system call's number.
-    number: u32,
-    /// Which scratch space it uses.
-    index: u32,
-}
-
 /// Counts what follows the last piece of a call.
 #[inline(always)]
-fn leave(call: &Call, end: u32, rest: u32) {
-    let left = call.total.saturating_sub(end) as u64;
+fn leave(data: &Data, end: u32, rest: u32) {
+    let left = data.total.saturating_sub(end) as u64;
     match rest {
         REST_UNSEEN => {
             count(Counter::BytesUnseen, left);
-            count_unseen(call.number, left);
+            count_unseen(data.call, left);
         }
         REST_UNREADABLE => count(Counter::BytesUnreadable, left),
         REST_VECTOR => count(Counter::BytesVector, left),
@@ -245,53 +224,46 @@ fn leave(call: &Call, end: u32, rest: u32) {
     }
 }
 
-/// One record's share of a call.
-struct Piece {
-    /// Where it lies in the gathered bytes: a whole number of blocks.
-    at: u32,
-    /// Bytes of the call before it.
-    skip: u32,
-    /// Its length, at most a block.
-    length: u32,
-    /// `FLAG_FIRST`, `FLAG_LAST`.
-    flags: u16,
-    /// Why nothing follows: a `REST_` constant.
-    rest: u32,
-}
-
-/// Writes one piece.
-#[inline(always)]
-unsafe fn emit(call: &Call, scratch: *mut Scratch, piece: Piece) {
+/// Writes one piece: `length` bytes that lie `at` of the gathered bytes, a whole number of blocks, and come
+/// after the first `skip` of the call. `marks`: `FLAG_FIRST` and `FLAG_LAST`, and in the upper half why nothing
+/// follows, a `REST_` constant. A global function, as [`record`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn emit(index: u32, at: u32, skip: u32, length: u32, marks: u32) -> u32 {
     const FIXED: usize = size_of::<Data>();
+    let Some(scratch) = maps::scratch(index) else { return 0 };
     // At most a block; the mask is for the verifier.
-    let length = core::hint::black_box(piece.length) & (2 * BLOCK - 1);
-    // SAFETY: there is HEAD_ROOM before `bytes`, and `at` is a whole number of blocks.
+    let length = core::hint::black_box(length) & (2 * BLOCK - 1);
+    let at = core::hint::black_box(at) & (GATHERED as u32 - 1);
+    // SAFETY: there is HEAD_ROOM before `bytes`.
     unsafe {
         let data = addr_of_mut!((*scratch).data);
-        let keep = (*data).header.flags & !(FLAG_FIRST | FLAG_LAST);
-        addr_of_mut!((*data).header.flags).write(keep | piece.flags);
+        let flags = (*data).header.flags & !(FLAG_FIRST | FLAG_LAST) | marks as u16;
+        addr_of_mut!((*data).header.flags).write(flags);
         addr_of_mut!((*data).header.length).write(FIXED as u32 + length);
-        addr_of_mut!((*data).skip).write(piece.skip);
+        addr_of_mut!((*data).skip).write(skip);
         addr_of_mut!((*data).captured).write(length);
-        addr_of_mut!((*data).rest).write(piece.rest);
+        addr_of_mut!((*data).rest).write(marks >> 16);
         // The head of the record stands directly before its bytes: in the room before the first block,
         // later on the end of the block before, which is already written.
-        let record = (addr_of_mut!((*scratch).bytes) as *mut u8).add(piece.at as usize).sub(FIXED);
+        let record = (addr_of_mut!((*scratch).bytes) as *mut u8).sub(FIXED).add(at as usize);
         for word in 0..FIXED / 8 {
             (record as *mut u64).add(word).write_volatile((data as *const u64).add(word).read());
         }
         if ring::write(record, (FIXED as u32 + length) as u64) {
             count(Counter::BytesCaptured, length as u64);
             addr_of_mut!((*data).header.lost).write(0);
-        } else {
-            count(Counter::BytesRingFull, length as u64);
-            (*data).header.lost += 1;
-            // With the last record of a call, the rest of the call is unknown too, captured or not.
-            let lost = if piece.flags & FLAG_LAST != 0 { call.total.wrapping_sub(piece.skip) } else { length };
-            let from = call.position.wrapping_add(piece.skip);
-            note_loss(call.index, call.family | (call.sends as u32) << 31, from, lost);
+            return 1;
         }
+        count(Counter::BytesRingFull, length as u64);
+        (*data).header.lost += 1;
+        // With the last record of a call, the rest of the call is unknown too, captured or not.
+        let last = flags & FLAG_LAST != 0;
+        let lost = if last { (*data).total.wrapping_sub(skip) } else { length };
+        let from = (*scratch).progress.position.wrapping_add(skip);
+        note_loss(index, (*scratch).progress.family | ((flags & FLAG_SEND) as u32) << 31, from, lost);
     }
+    0
 }
 
 /// Notes beside the ring what of which connection did not fit into it. The top bit of `family` says that
@@ -307,7 +279,11 @@ pub extern "C" fn note_loss(index: u32, family: u32, from: u32, lost: u32) -> u3
         if loss.is_none() {
             let fresh = addr_of_mut!((*scratch).loss);
             (fresh as *mut [u64; size_of::<Loss>() / 8]).write([0; size_of::<Loss>() / 8]);
-            socket::addresses::<Helped>(addr_of_mut!((*fresh).addresses), (*scratch).progress.sk as *const u8, family as u16);
+            socket::addresses::<Helped>(
+                addr_of_mut!((*fresh).addresses),
+                (*scratch).progress.sk as *const u8,
+                family as u16,
+            );
             addr_of_mut!((*fresh).transport).write((*scratch).data.socket.transport);
             if LOSSES.insert(key, &*fresh, BPF_NOEXIST as u64).is_ok() {
                 loss = LOSSES.get_ptr_mut(key);
@@ -379,7 +355,11 @@ pub extern "C" fn announce(index: u32) -> u32 {
                 let length: u32 = kernel(address + 4);
                 path = core::hint::black_box(length.saturating_sub(2)) & MOST_PATH;
                 let from = address + off!(unix_addr_name) as u64 + 2;
-                bpf_probe_read_kernel((record as *mut u8).add(FIXED) as *mut c_void, path, from as *const c_void);
+                bpf_probe_read_kernel(
+                    (record as *mut u8).add(FIXED) as *mut c_void,
+                    path,
+                    from as *const c_void,
+                );
             }
         }
         let length = FIXED + path as usize;
@@ -404,7 +384,8 @@ pub unsafe fn state_changed<M: Memory>(sk: *const u8, from: u32, to: u32) {
         if maps::learning() {
             learn::<M>(sk);
         }
-        let opens = to == tcp_state::ESTABLISHED && (from == tcp_state::SYN_SENT || from == tcp_state::SYN_RECV);
+        let opens =
+            to == tcp_state::ESTABLISHED && (from == tcp_state::SYN_SENT || from == tcp_state::SYN_RECV);
         let ends = to == tcp_state::FIN_WAIT1 || to == tcp_state::LAST_ACK || to == tcp_state::CLOSE;
         if !opens && !ends {
             return;
@@ -422,7 +403,8 @@ pub unsafe fn state_changed<M: Memory>(sk: *const u8, from: u32, to: u32) {
         // On the stack: this runs in a softirq, perhaps in the middle of a call of this CPU.
         if opens {
             let flags = if from == tcp_state::SYN_SENT { FLAG_ACTIVE } else { 0 };
-            let mut opened = Opened { header: header(TAG_OPENED, flags, size_of::<Opened>()), ..Opened::default() };
+            let mut opened =
+                Opened { header: header(TAG_OPENED, flags, size_of::<Opened>()), ..Opened::default() };
             socket::describe::<M>(addr_of_mut!(opened.socket), sk, transport, (*state).id, 0);
             socket::addresses::<M>(addr_of_mut!(opened.addresses), sk, family);
             if ring::write(addr_of_mut!(opened) as *mut u8, size_of::<Opened>() as u64) {

@@ -91,7 +91,9 @@ pub const fn decide(policy: Policy, position: u32, total: u32, limit: u32) -> De
         Policy::FirstBlock => {
             Decision::Record { skip: 0, take: least(least(total, BLOCK), limit), until_empty_line: false }
         }
-        Policy::Everything => Decision::Record { skip: 0, take: least(total, limit), until_empty_line: false },
+        Policy::Everything => {
+            Decision::Record { skip: 0, take: least(total, limit), until_empty_line: false }
+        }
         Policy::Heads => Decision::Record { skip: 0, take: least(total, limit), until_empty_line: true },
         Policy::From(from) => {
             let ahead = from.wrapping_sub(position);

@@ -420,12 +420,9 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, Undecodable> {
                 arguments: arguments.get(..arguments_length).ok_or(Undecodable::Length)?,
             })
         }
-        TAG_FORK => Ok(Record::Fork(Fork {
-            header,
-            started: reader.u64()?,
-            pid: reader.u32()?,
-            exec: reader.u32()?,
-        })),
+        TAG_FORK => {
+            Ok(Record::Fork(Fork { header, started: reader.u64()?, pid: reader.u32()?, exec: reader.u32()? }))
+        }
         TAG_EXIT => Ok(Record::Exit(header)),
         other => Err(Undecodable::Tag(other)),
     }

@@ -67,6 +67,13 @@ pub fn reference() -> String {
     table
 }
 
+/// The page about settings of the documentation, in Markdown.
+pub fn reference_page() -> String {
+    let mut page = String::from(REFERENCE_HEADER);
+    page.push_str(&reference());
+    page
+}
+
 fn given(setting: &Setting, matches: &ArgMatches) -> Result<Option<Given>, ConfigError> {
     let Ok(Some(values)) = matches.try_get_many::<OsString>(setting.key) else {
         return Ok(None);
@@ -167,3 +174,15 @@ const AFTER_HELP: &str = concat!(
     "Exit status: 0 after SIGINT or SIGTERM with everything flushed, 2 for a bad argument or configuration, 1 for ",
     "anything else."
 );
+
+const REFERENCE_HEADER: &str = "\
+# Settings
+
+Every setting is a flag, a key of the configuration file (`--config FILE.yaml`; the flag with `_` for `-`) and an
+environment variable (`SPANDREL_` and the key in capitals; lists with commas): `--ring-bytes 16MiB`,
+`ring_bytes: 16MiB`, `SPANDREL_RING_BYTES=16MiB`. Flags win over the file, the file over the environment. Sizes take
+`KiB`, `MiB` and `GiB`; durations need `ms`, `s`, `m` or `h`.
+
+The `OTEL_EXPORTER_OTLP_*` variables work as for any OpenTelemetry SDK.
+
+";

@@ -22,7 +22,7 @@ mod value;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-pub use command_line::{Command, reference};
+pub use command_line::{Command, reference, reference_page};
 pub use error::ConfigError;
 pub use settings::{Backend, Export, QueryValues, SETTINGS, Setting, Settings, TelemetryIntake};
 

@@ -62,6 +62,7 @@ pub(super) struct Skipped {
 struct Amount {
     calls: u32,
     bytes: u64,
+    gaps: bool,
 }
 
 impl Skipped {
@@ -73,6 +74,15 @@ impl Skipped {
         };
         amount.calls = amount.calls.saturating_add(u32::from(piece.starts_call));
         amount.bytes = amount.bytes.saturating_add(length(piece));
+        amount.gaps |= matches!(piece.content, Content::Gap { .. });
+    }
+
+    /// True if messages of this direction may be missing.
+    pub fn has_gaps(&self, direction: Direction) -> bool {
+        match direction {
+            Direction::Receive => self.receive.gaps,
+            Direction::Send => self.send.gaps,
+        }
     }
 
     /// True if something of this direction was skipped.

@@ -15,7 +15,9 @@
 use super::classify::{Proven, Skipped, Verdict, verdict};
 use super::conversation::{Conversation, State};
 use super::held::{Held, length};
-use super::pairing::{Sink, Stopped};
+use super::pairing::Stopped;
+use super::pending::{Sink, request_direction};
+use super::step::Joined;
 use super::wishes::Wishes;
 use super::{Classified, Event, Ledger, Other, Output, Policy};
 use crate::identity::{ConnectionId, Direction, Monotonic, ProcessKey, Role};
@@ -184,7 +186,12 @@ impl Connection {
                 let mut held = std::mem::take(&mut joining.held);
                 // What waited of this direction belongs to the message only if it still does with this
                 // piece; the parser finds that out.
-                let mut conversation = Box::new(Conversation::new(self.id, role, self.whole));
+                let joined = match self.whole {
+                    true => Joined::AtBirth,
+                    false if joining.skipped.has_gaps(request_direction(role)) => Joined::WithRequestsMissing,
+                    false => Joined::Later,
+                };
+                let mut conversation = Box::new(Conversation::new(self.id, role, joined));
                 let mut sink = Sink { events, ledger: &mut self.ledger };
                 while let Some(held) = held.pop() {
                     conversation.piece(held.direction, &held.as_piece(), &mut sink);

@@ -9,7 +9,9 @@ use std::cell::Cell;
 
 use super::classify::{Proven, Skipped};
 use super::held::{Held, length};
-use super::pairing::{Pairing, Sink, Stopped, failure_kind, request_direction};
+use super::pairing::{Pairing, Stopped};
+use super::pending::{Sink, failure_kind, request_direction};
+use super::step::Joined;
 use super::wishes::{Capture, Wishes, policy};
 use super::{FailureKind, Policy};
 use crate::identity::{ConnectionId, Direction, Monotonic, Role};
@@ -54,13 +56,13 @@ pub(super) enum State {
 }
 
 impl Conversation {
-    pub fn new(id: ConnectionId, role: Role, in_step: bool) -> Self {
+    pub fn new(id: ConnectionId, role: Role, joined: Joined) -> Self {
         let way = |side| Way { parser: Parser::new(side), next: 0, capture: Capture::Heads };
         Self {
             role,
             requests: way(Side::Requests),
             responses: way(Side::Responses),
-            pairing: Pairing::new(id, role, in_step),
+            pairing: Pairing::new(id, role, joined),
             held: Held::default(),
             skipped: Skipped::default(),
             proven: Proven::No,
@@ -203,7 +205,7 @@ impl Conversation {
             }
             Content::Gap { length, cause: _ } => requests.parser.gap(piece.offset, length, &mut emit),
         }
-        pairing.note_moved(at, None);
+        pairing.note_request(at);
         self.after(request_direction(self.role), piece, lost);
     }
 
@@ -236,7 +238,7 @@ impl Conversation {
         if is_dated(piece) {
             pairing.touch_response(at);
         }
-        pairing.note_moved(at, Some(piece.offset.saturating_add(length(piece))));
+        pairing.note_response(at, piece.offset.saturating_add(length(piece)));
         self.after(request_direction(self.role).opposite(), piece, lost);
     }
 

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! What holds: every `Opened` has exactly one `Closed`; the ids of a connection grow; a response belongs to
-//! the request that it is given to, or to none (`pairing` says when that is proven); the [`Ledger`]
+//! the request that it is given to, or to none (`pairing` and `step` say when that is proven); the [`Ledger`]
 //! balances after every step; memory is bounded by [`MAX_HELD_BYTES`], [`MAX_UNANSWERED`] and
 //! [`MAX_UNANSWERED_BYTES`]. It must never read a clock, link one connection with another, or invent a
 //! response.
@@ -23,6 +23,8 @@ pub mod fuzz;
 mod held;
 mod ledger;
 mod pairing;
+mod pending;
+mod step;
 #[cfg(test)]
 mod tests;
 mod wishes;

@@ -232,6 +232,11 @@ impl Exporter {
         *self.counters.lock().unwrap_or_else(PoisonError::into_inner) = counters;
     }
 
+    /// How many destinations there are; each is offered every span.
+    pub fn destinations(&self) -> usize {
+        self.queues.len()
+    }
+
     /// The books of all destinations together.
     pub fn ledger(&self) -> Ledger {
         sum(&self.queues)

@@ -17,16 +17,20 @@ use spandrel_proto::counter::{CALL_NUMBERS, Counter};
 use spandrel_proto::policy::Policy;
 use spandrel_proto::record::{Loss, Record, decode};
 
-use crate::identity::{ConnectionId, Direction};
+use crate::identity::{ConnectionId, Direction, Monotonic};
 use crate::probe::attach::Attached;
 use crate::probe::pod::PodLoss;
 use policies::Policies;
 
-/// The station's books: records = those handed on + undecodable.
+/// The station's books: records = those handed on + early + undecodable.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Ledger {
     /// Records taken out of the ring.
     pub records: u64,
+    /// Records of calls that ended before the last program was attached.
+    pub early: u64,
+    /// Their bytes.
+    pub early_bytes: u64,
     /// Records that were none; only a fault of ours can make one.
     pub undecodable: u64,
     /// Their bytes.
@@ -41,6 +45,7 @@ pub struct Kernel {
     losses: HashMap<MapData, u64, PodLoss>,
     ignored: HashMap<MapData, u32, u64>,
     policies: Policies,
+    complete: Monotonic,
     ledger: Ledger,
     /// Keeps the programs attached.
     _attached: Ebpf,
@@ -57,6 +62,7 @@ impl Kernel {
             losses: HashMap::try_from(take(&mut ebpf, "LOSSES")?).context("opening the map LOSSES")?,
             ignored: HashMap::try_from(take(&mut ebpf, "IGNORED")?).context("opening the map IGNORED")?,
             policies: Policies::map(take(&mut ebpf, "POLICIES")?)?,
+            complete: attached.complete,
             ledger: Ledger::default(),
             _attached: ebpf,
         })
@@ -70,6 +76,12 @@ impl Kernel {
             taken += 1;
             self.ledger.records += 1;
             match decode(&item) {
+                // The programs begin one after the other: until the last has, an answer may be seen
+                // without its question. A call's record is as old as its end.
+                Ok(Record::Data { data, bytes, .. }) if Monotonic(data.header.time) < self.complete => {
+                    self.ledger.early += 1;
+                    self.ledger.early_bytes += bytes.len() as u64;
+                }
                 Ok(record) => handle(record),
                 Err(_) => {
                     self.ledger.undecodable += 1;
@@ -112,7 +124,10 @@ impl Kernel {
 
     /// Bytes of calls that have no readable buffer, by call number; only those that occurred.
     pub fn unseen_calls(&self) -> Vec<(u32, u64)> {
-        (0..CALL_NUMBERS).map(|call| (call, sum(&self.unseen_calls, call))).filter(|(_, bytes)| *bytes > 0).collect()
+        (0..CALL_NUMBERS)
+            .map(|call| (call, sum(&self.unseen_calls, call)))
+            .filter(|(_, bytes)| *bytes > 0)
+            .collect()
     }
 
     /// Takes what was noted of lost records, by connection.

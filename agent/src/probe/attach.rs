@@ -8,14 +8,17 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use aya::maps::Array;
-use aya::programs::{BtfTracePoint, Program, TracePoint};
+use aya::programs::Program;
 use aya::{Btf as LoaderBtf, Ebpf, EbpfLoader};
 use spandrel_proto::layout::Run;
 
 use super::feature::{Feature, Found};
 use super::plan::{Backend, Hook, Plan};
+use crate::clock;
+use crate::identity::Monotonic;
+
 use super::pod::{PodLearned, PodOffsets, PodRun};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/spandrel"));
@@ -39,7 +42,9 @@ pub struct Attached {
     pub ebpf: Ebpf,
     /// Which backend.
     pub backend: Backend,
-    /// `CLOCK_MONOTONIC` when the last program was attached.
+    /// When the last program was attached: what was recorded before is one-sided.
+    pub complete: Monotonic,
+    /// How many instructions the verifier went through, by program.
     pub verified_instructions: Vec<(String, u32)>,
 }
 
@@ -76,53 +81,53 @@ pub fn attach(plan: &Plan, found: &Found, options: Options) -> anyhow::Result<At
     let mut ebpf = loader.load(OBJECT).context("loading the kernel object")?;
     let btf = LoaderBtf::from_sys_fs().context("reading the kernel's BTF")?;
 
-    let mut verified_instructions = Vec::new();
+    // Loading takes the verifier tens of milliseconds a program, attaching less than one: first all of the one,
+    // then all of the other, so that the programs begin nearly at once.
+    for &(name, hook) in &plan.attachments {
+        let doing = || format!("loading {name} for {hook}");
+        match (program(&mut ebpf, name)?, hook) {
+            (Program::BtfTracePoint(program), Hook::Typed(tracepoint)) => {
+                program.load(tracepoint, &btf).with_context(doing)?;
+            }
+            // A program that serves several calls is loaded once.
+            (Program::TracePoint(program), Hook::CallExit(_)) if program.fd().is_ok() => {}
+            (Program::TracePoint(program), Hook::CallExit(_)) => program.load().with_context(doing)?,
+            _ => bail!("program {name} cannot be attached to {hook}"),
+        }
+    }
     let mut learned = false;
     for &(name, hook) in &plan.attachments {
-        let typed = matches!(hook, Hook::Typed(_));
         // What is learned from a listening socket must be known before any socket call is looked at.
         if !learned && matches!(name, "sent" | "received") {
             learn(&mut ebpf).context("learning the kernel's TCP from a socket of our own")?;
             learned = true;
         }
-        let program =
-            ebpf.program_mut(name).ok_or_else(|| anyhow!("the kernel object has no program {name}"))?;
         let doing = || format!("attaching {name} to {hook}");
-        match (program, hook) {
-            (Program::BtfTracePoint(program), Hook::Typed(tracepoint)) => {
-                load_typed(program, tracepoint, &btf).with_context(doing)?;
+        match (program(&mut ebpf, name)?, hook) {
+            (Program::BtfTracePoint(program), Hook::Typed(_)) => {
                 program.attach().with_context(doing)?;
             }
             (Program::TracePoint(program), Hook::CallExit(call)) => {
-                load_call(program).with_context(doing)?;
                 program.attach("syscalls", &format!("sys_exit_{call}")).with_context(doing)?;
             }
-            _ => return Err(anyhow!("program {name} cannot be attached to {hook}")),
+            _ => bail!("program {name} cannot be attached to {hook}"),
         }
-        let info = ebpf.program(name).and_then(|program| program.info().ok());
-        if let Some(count) = info.and_then(|info| info.verified_instruction_count())
-            && !verified_instructions.iter().any(|(known, _)| known == name)
-        {
-            verified_instructions.push((name.to_owned(), count));
-        }
-        let _ = typed;
     }
     if !learned {
         learn(&mut ebpf).context("learning the kernel's sockets from one of our own")?;
     }
-    Ok(Attached { ebpf, backend: plan.backend, verified_instructions })
-}
-
-fn load_typed(program: &mut BtfTracePoint, tracepoint: &str, btf: &LoaderBtf) -> anyhow::Result<()> {
-    Ok(program.load(tracepoint, btf)?)
-}
-
-/// A program that serves several calls is loaded once.
-fn load_call(program: &mut TracePoint) -> anyhow::Result<()> {
-    if program.fd().is_err() {
-        program.load()?;
+    let complete = clock::monotonic();
+    let mut verified_instructions = Vec::new();
+    for (name, program) in ebpf.programs() {
+        if let Some(count) = program.info().ok().and_then(|info| info.verified_instruction_count()) {
+            verified_instructions.push((name.to_owned(), count));
+        }
     }
-    Ok(())
+    Ok(Attached { ebpf, backend: plan.backend, complete, verified_instructions })
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Program> {
+    ebpf.program_mut(name).ok_or_else(|| anyhow!("the kernel object has no program {name}"))
 }
 
 /// Lets the attached programs see sockets of ours, so that they note the kernel's `tcp_prot`,

@@ -62,12 +62,12 @@ impl Btf {
             let info = btf.u32(at + 4)?;
             let (kind, length) = (info >> 24 & 0x1f, (info & 0xffff) as usize);
             let tail = match kind {
-                1 | 14 => 4,                       // INT, VAR
-                KIND_ARRAY => 12,                  // ARRAY
+                1 | 14 => 4,      // INT, VAR
+                KIND_ARRAY => 12, // ARRAY
                 KIND_STRUCT | KIND_UNION => 12 * length,
-                15 | 19 => 12 * length,            // DATASEC, ENUM64
-                6 | 13 => 8 * length,              // ENUM, FUNC_PROTO
-                17 => 4,                           // DECL_TAG
+                15 | 19 => 12 * length, // DATASEC, ENUM64
+                6 | 13 => 8 * length,   // ENUM, FUNC_PROTO
+                17 => 4,                // DECL_TAG
                 _ => 0,
             };
             let id = btf.types.len() as u32;
@@ -132,7 +132,9 @@ impl Btf {
         for _ in 0..MAX_DEPTH {
             let at = self.at(id)?;
             match self.u32(at + 4)? >> 24 & 0x1f {
-                KIND_TYPEDEF | KIND_VOLATILE | KIND_CONST | KIND_RESTRICT | KIND_TYPE_TAG => id = self.u32(at + 8)?,
+                KIND_TYPEDEF | KIND_VOLATILE | KIND_CONST | KIND_RESTRICT | KIND_TYPE_TAG => {
+                    id = self.u32(at + 8)?
+                }
                 _ => return Ok(id),
             }
         }
@@ -140,7 +142,11 @@ impl Btf {
     }
 
     fn at(&self, id: u32) -> Result<usize, BtfError> {
-        self.types.get(id as usize).copied().filter(|&at| at != usize::MAX).ok_or(BtfError::Damaged(id as usize))
+        self.types
+            .get(id as usize)
+            .copied()
+            .filter(|&at| at != usize::MAX)
+            .ok_or(BtfError::Damaged(id as usize))
     }
 
     fn u32(&self, at: usize) -> Result<u32, BtfError> {

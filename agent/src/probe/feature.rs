@@ -155,7 +155,11 @@ impl Found {
             None => Answer::Unknown("there is no BTF".into()),
         };
         let all = |names: &[&str]| {
-            names.iter().map(|name| tracepoint(name)).find(|answer| *answer != Answer::Yes).unwrap_or(Answer::Yes)
+            names
+                .iter()
+                .map(|name| tracepoint(name))
+                .find(|answer| *answer != Answer::Yes)
+                .unwrap_or(Answer::Yes)
         };
         let answers = TABLE
             .iter()
@@ -197,7 +201,8 @@ impl Found {
         let Some(btf) = &self.btf else { return Err(super::btf::BtfError::Damaged(0)) };
         let mut offsets = Offsets::default();
         let mut epoll_pointer = true;
-        for (field, (name, structure, path, other)) in offsets.fields_mut().into_iter().zip(Offsets::SOURCES) {
+        for (field, (name, structure, path, other)) in offsets.fields_mut().into_iter().zip(Offsets::SOURCES)
+        {
             *field = match (btf.offset(structure, path), other) {
                 (Ok(offset), _) => offset,
                 (Err(_), Some(other)) => {
@@ -297,7 +302,9 @@ mod tests {
         let places = Places { btf: "/nonexistent/btf".into(), tracefs: vec![], proc: "/nonexistent".into() };
         let found = Found::probe(&places);
         assert!(matches!(found.answer(Feature::Btf), Answer::No(why) if why.contains("/nonexistent/btf")));
-        assert!(matches!(found.answer(Feature::CallTracepoints), Answer::No(why) if why.contains("mount -t tracefs")));
+        assert!(
+            matches!(found.answer(Feature::CallTracepoints), Answer::No(why) if why.contains("mount -t tracefs"))
+        );
         assert!(found.offsets().is_err());
     }
 

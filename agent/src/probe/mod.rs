@@ -3,11 +3,12 @@
 //! ```text
 //!   feature::Found ──▶ plan::plan (pure) ──▶ attach::attach ──▶ Attached: maps for `intake`
 //! ```
-//! Start with [`feature::TABLE`]. To add a hook: a row there, a line in [`plan::plan`], a program in
+//! `check` prints the first two, and what would be traced. Start with [`feature::TABLE`]. To add a hook: a row there, a line in [`plan::plan`], a program in
 //! `ebpf/`. It must never assume a kernel: every question is a row of the table.
 
 pub mod attach;
 pub mod btf;
+pub mod check;
 pub mod feature;
 pub mod plan;
 pub mod pod;

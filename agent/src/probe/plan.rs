@@ -143,7 +143,9 @@ mod tests {
     #[test]
     fn what_nothing_works_without_is_named() {
         for feature in [Feature::Bpf, Feature::Btf, Feature::RingBuffer] {
-            assert!(plan(&|f| if f == feature { Answer::No("gone".into()) } else { Answer::Yes }, None).is_err());
+            assert!(
+                plan(&|f| if f == feature { Answer::No("gone".into()) } else { Answer::Yes }, None).is_err()
+            );
         }
     }
 }

@@ -98,24 +98,29 @@ fn after_a_lost_response_pairing_starts_with_the_next_request() {
 
 #[test]
 fn a_response_behind_a_gap_is_not_given_to_a_request_before_it() {
-    // The response to /a was lost, the next request came, and only its response shows the loss.
+    // The response to /b was lost, the next request came, and only its response shows the loss.
     check(
         &[
             REQUEST,
+            "< HTTP/1.1 204 N||",
             "> GET /b HTTP/1.1||",
+            "> GET /c HTTP/1.1||",
             "<~ lost 18",
             "< HTTP/1.1 204 N||",
-            "> GET /c HTTP/1.1||",
+            "> GET /d HTTP/1.1||",
             "< HTTP/1.1 304 N||",
         ],
         &[
             OPENED,
-            "19 Client GET /b @2..2",
-            "0 none @1 incomplete",
-            "19 none @2 incomplete",
-            "38 Client GET /c @5..5",
-            "38 responding @6",
-            "38 304 @6",
+            "0 responding @2",
+            "0 204 @2",
+            "19 Client GET /b @3..3",
+            "38 Client GET /c @4..4",
+            "19 none @3 incomplete",
+            "38 none @4 incomplete",
+            "57 Client GET /d @7..7",
+            "57 responding @8",
+            "57 304 @8",
         ],
     );
 }
@@ -278,5 +283,83 @@ fn garbage_between_messages_costs_what_was_under_way_and_no_more() {
     check(
         &[REQUEST, "< HTTP/2.7 \u{0}garbage||", "> GET /b HTTP/1.1||", "< HTTP/1.1 204 N||"],
         &[OPENED, "0 none @1 incomplete", "19 Client GET /b @3..3", "19 responding @4", "19 204 @4"],
+    );
+}
+
+#[test]
+fn a_request_behind_a_missing_one_that_nothing_can_have_answered_is_not_paired() {
+    // Nothing was written between the responses to /a and the next one: that may be the one to /b.
+    check(
+        &[
+            "< GET /a HTTP/1.1||",
+            "> HTTP/1.1 204 N||",
+            "<~ lost 19",
+            "< GET /c HTTP/1.1||",
+            "> HTTP/1.1 304 N||",
+        ],
+        &[
+            "0 Server GET /a @1..1",
+            "0 responding @2",
+            "0 204 @2",
+            "38 Server GET /c @4..4",
+            "38 none @4 incomplete",
+        ],
+    );
+}
+
+#[test]
+fn out_of_step_the_calls_of_two_threads_are_believed_when_they_are_far_apart() {
+    check_late(
+        &["#1 < GET /a HTTP/1.1||", "@20 #2 > HTTP/1.1 204 N||"],
+        &["0 Server GET /a @1..1", "0 responding @20", "0 204 @20"],
+    );
+    check_late(
+        &["#2 < HTTP/1.1 204 N||", "@20 #1 > GET /a HTTP/1.1||", "#2 < HTTP/1.1 304 N||"],
+        &["0 Client GET /a @20..20", "0 responding @21", "0 304 @21"],
+    );
+}
+
+#[test]
+fn out_of_step_the_calls_of_two_threads_are_believed_after_they_took_turns() {
+    check_late(
+        &[
+            "#1 < GET /a HTTP/1.1||",
+            "#2 > HTTP/1.1 204 N||",
+            "#1 < GET /b HTTP/1.1||",
+            "#2 > HTTP/1.1 204 N||",
+            "#1 < GET /c HTTP/1.1||",
+            "#2 > HTTP/1.1 304 N||",
+        ],
+        &[
+            "0 Server GET /a @1..1",
+            "0 none @1 incomplete",
+            "19 Server GET /b @3..3",
+            "19 none @3 incomplete",
+            "38 Server GET /c @5..5",
+            "38 responding @6",
+            "38 304 @6",
+        ],
+    );
+}
+
+#[test]
+fn an_overlap_takes_back_what_was_assumed_when_we_came() {
+    check_late(
+        &[
+            "< GET /a HTTP/1.1||",
+            "> HTTP/1.1 204 N||",
+            "< GET /b HTTP/1.1||",
+            "< GET /c HTTP/1.1||",
+            "> HTTP/1.1 304 N||",
+        ],
+        &[
+            "0 Server GET /a @1..1",
+            "0 responding @2",
+            "0 204 @2",
+            "19 Server GET /b @3..3",
+            "38 Server GET /c @4..4",
+            "19 none @3 incomplete",
+            "38 none @4 incomplete",
+        ],
     );
 }

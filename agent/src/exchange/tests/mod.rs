@@ -18,6 +18,7 @@ mod loss;
 mod order;
 mod protocols;
 mod rules;
+mod truth;
 mod wishes;
 
 use super::*;

@@ -1,0 +1,264 @@
+//! The traced programs: one function each, that starts it as its users would and waits until it listens. Sources are in
+//! `tests/apps`; what has to be built or installed goes to `target/` once. None of them may know that it is traced.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::process::{Endpoint, Scratch, Service, needed, output};
+
+/// The root of the workspace.
+pub fn workspace() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
+
+/// A file of `tests/apps`.
+pub fn source(name: &str) -> PathBuf {
+    workspace().join("tests/apps").join(name)
+}
+
+/// What most services are told.
+#[derive(Clone, Debug, Default)]
+pub struct Wiring {
+    /// The routing table.
+    pub routes: Option<PathBuf>,
+    /// Whom to call.
+    pub next: Option<Endpoint>,
+    /// Where to log which bytes were which request.
+    pub log: Option<PathBuf>,
+    /// Copy `traceparent` and `tracestate` from the request to the calls.
+    pub copy: bool,
+    /// Calls that belong to no request.
+    pub background: Option<PathBuf>,
+}
+
+impl Wiring {
+    fn arguments(&self) -> Vec<String> {
+        let path =
+            |key: &str, value: &Option<PathBuf>| value.as_ref().map(|v| format!("{key}={}", v.display()));
+        let mut all: Vec<String> = Vec::new();
+        all.extend(path("routes", &self.routes));
+        all.extend(self.next.as_ref().map(|next| format!("next={}", next.target())));
+        all.extend(path("log", &self.log));
+        all.extend(self.copy.then(|| "copy=1".to_owned()));
+        all.extend(path("background", &self.background));
+        all
+    }
+}
+
+fn listen(at: &Endpoint) -> String {
+    match at {
+        Endpoint::Port(port) => format!("port={port}"),
+        Endpoint::Unix(path) => format!("unix={}", path.display()),
+    }
+}
+
+/// The Python that the distribution installs: not a shim that execs another program first.
+pub fn python() -> Result<PathBuf> {
+    let path = PathBuf::from("/usr/bin/python3");
+    if path.is_file() { Ok(path) } else { needed("python3") }
+}
+
+/// A Python service of `tests/apps`.
+pub fn python_service(script: &str, at: &Endpoint, wiring: &Wiring, scratch: &Scratch) -> Result<Service> {
+    let mut command = Command::new(python()?);
+    command.arg(source(script)).arg(listen(at)).args(wiring.arguments());
+    Service::listening(script, command.env("PYTHONDONTWRITEBYTECODE", "1"), scratch, at)
+}
+
+/// The Node service.
+pub fn node(at: &Endpoint, wiring: &Wiring, scratch: &Scratch) -> Result<Service> {
+    let mut command = Command::new(needed("node")?);
+    command.arg(source("service.js")).arg(listen(at)).args(wiring.arguments());
+    Service::listening("service.js", &mut command, scratch, at)
+}
+
+/// The Go service, built on first use.
+pub fn go(at: &Endpoint, wiring: &Wiring, scratch: &Scratch) -> Result<Service> {
+    let mut command = Command::new(go_service()?);
+    command.arg(listen(at)).args(wiring.arguments());
+    Service::listening("go-service", &mut command, scratch, at)
+}
+
+/// The executable of the Go service, built on first use.
+pub fn go_service() -> Result<PathBuf> {
+    built("go-service", &source("go/main.go"), |target| {
+        let mut command = Command::new(needed("go").unwrap_or_else(|_| "go".into()));
+        command.current_dir(source("go")).env("GOFLAGS", "-buildvcs=false").args([
+            "build",
+            "-trimpath",
+            "-o",
+        ]);
+        output(command.arg(target).arg(".")).map(drop)
+    })
+}
+
+/// A C program of `tests/apps`, built on first use.
+pub fn c_program(name: &str) -> Result<PathBuf> {
+    let from = source(&format!("{name}.c"));
+    built(name, &from, |target| {
+        let compiler = needed("cc")?;
+        output(Command::new(compiler).args(["-O2", "-Wall", "-o"]).arg(target).arg(&from).arg("-lpthread"))
+            .map(drop)
+    })
+}
+
+/// The C service that reads the clock around its system calls.
+pub fn clock(at: &Endpoint, wiring: &Wiring, scratch: &Scratch) -> Result<Service> {
+    let mut command = Command::new(c_program("clock")?);
+    command.arg(listen(at)).args(wiring.arguments());
+    Service::listening("clock", &mut command, scratch, at)
+}
+
+/// Gunicorn with sync workers: a process per request at a time.
+pub fn gunicorn(at: &Endpoint, wiring: &Wiring, scratch: &Scratch) -> Result<Service> {
+    let bind = match at {
+        Endpoint::Port(port) => format!("127.0.0.1:{port}"),
+        Endpoint::Unix(path) => format!("unix:{}", path.display()),
+    };
+    let mut command = Command::new(virtual_environment()?.join("bin/gunicorn"));
+    command.args([
+        "--workers",
+        "8",
+        "--worker-class",
+        "sync",
+        "--worker-tmp-dir",
+        "/dev/shm",
+        "--bind",
+        &bind,
+    ]);
+    command.arg("--chdir").arg(source("")).arg("wsgi_service:application");
+    command.env("PYTHONDONTWRITEBYTECODE", "1");
+    if let Some(routes) = &wiring.routes {
+        command.env("ROUTES", routes);
+    }
+    if let Some(next) = &wiring.next {
+        command.env("NEXT", next.target());
+    }
+    if let Some(log) = &wiring.log {
+        command.env("CALL_LOG", log);
+    }
+    Service::listening("gunicorn", &mut command, scratch, at)
+}
+
+/// A virtual environment under `target/` with what the Python services need beyond the standard library.
+fn virtual_environment() -> Result<PathBuf> {
+    let target = workspace().join("target/tests-python");
+    built("tests-python.done", &source("../needs.txt"), |done| {
+        let _ = std::fs::remove_dir_all(&target);
+        output(Command::new(python()?).args(["-m", "venv"]).arg(&target))?;
+        let mut pip = Command::new(target.join("bin/pip"));
+        output(pip.args(["install", "--quiet", "--disable-pip-version-check"]).args(needs("pip")?))?;
+        std::fs::write(done, "").context("marking the virtual environment as complete")
+    })?;
+    Ok(target)
+}
+
+/// The entries of one kind in `tests/needs.txt`.
+pub fn needs(kind: &str) -> Result<Vec<String>> {
+    let path = source("../needs.txt");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let mut names = Vec::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        if let Some((is, name)) = line.split_once(char::is_whitespace)
+            && is == kind
+        {
+            names.push(name.trim().to_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// `target/tests-bin/NAME`, made by `make` if it is not there or older than `from`. One at a time, also between tests
+/// that run in parallel.
+pub fn built(name: &str, from: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let folder = workspace().join("target/tests-bin");
+    std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+    let target = folder.join(name);
+    let age = |path: &Path| path.metadata().and_then(|m| m.modified()).ok();
+    if age(&target).is_none_or(|made| age(from).is_some_and(|changed| changed > made)) {
+        let unfinished = folder.join(format!("{name}.{}", std::process::id()));
+        make(&unfinished).with_context(|| format!("building {name}"))?;
+        std::fs::rename(&unfinished, &target).with_context(|| format!("moving {name} to its place"))?;
+    }
+    Ok(target)
+}
+
+/// What a proxy does with requests: each path becomes the next hop's by a map.
+#[derive(Clone, Debug)]
+pub struct Proxy {
+    /// `FROM TO` a line, for nginx each line ends with `;`.
+    pub map: PathBuf,
+    /// The upstream.
+    pub next: Endpoint,
+}
+
+/// nginx with one worker per processor, keep-alive on both sides.
+pub fn nginx(at: &Endpoint, proxy: &Proxy, scratch: &Scratch) -> Result<Service> {
+    let port = at.port()?;
+    let folder = scratch.join(&format!("nginx-{port}"));
+    std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+    let home = folder.display();
+    let upstream = proxy.next.target();
+    let map = proxy.map.display();
+    let user = if nix::unistd::Uid::effective().is_root() { "user root;\n" } else { "" };
+    let text = format!(
+        "daemon off;\n{user}worker_processes 2;\nerror_log {home}/error.log;\npid {home}/pid;\n\
+         events {{ worker_connections 1024; }}\n\
+         http {{\n  access_log off;\n  map_hash_max_size 262144;\n  map_hash_bucket_size 128;\n  keepalive_requests 1000000;\n\
+         client_body_temp_path {home}/body;\n  proxy_temp_path {home}/proxy;\n  fastcgi_temp_path {home}/fastcgi;\n\
+         uwsgi_temp_path {home}/uwsgi;\n  scgi_temp_path {home}/scgi;\n\
+         map $uri $next {{ default /none; include {map}; }}\n\
+         upstream next {{ server {upstream}; keepalive 64; keepalive_requests 1000000; }}\n\
+         server {{ listen 127.0.0.1:{port};\n    location / {{\n      proxy_pass http://next$next;\n\
+         proxy_http_version 1.1;\n      proxy_set_header Connection \"\";\n    }}\n  }}\n}}\n"
+    );
+    let config = folder.join("nginx.conf");
+    std::fs::write(&config, text).with_context(|| format!("writing {}", config.display()))?;
+    let mut command = Command::new(needed("nginx")?);
+    Service::listening("nginx", command.arg("-p").arg(&folder).arg("-c").arg(&config), scratch, at)
+}
+
+/// Apache as a reverse proxy; `mpm` is `prefork`, `worker` or `event`.
+pub fn apache(mpm: &str, at: &Endpoint, proxy: &Proxy, scratch: &Scratch) -> Result<Service> {
+    let port = at.port()?;
+    let folder = scratch.join(&format!("apache-{port}"));
+    std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+    let modules = Path::new("/usr/lib/apache2/modules");
+    ensure!(modules.is_dir(), "{} is not there: install the package apache2", modules.display());
+    let home = folder.display();
+    let next = proxy.next.target();
+    let map = proxy.map.display();
+    let load: String = [&format!("mpm_{mpm}"), "authz_core", "proxy", "proxy_http", "rewrite"]
+        .iter()
+        .map(|name| format!("LoadModule {name}_module {}/mod_{name}.so\n", modules.display()))
+        .collect();
+    let size = match mpm {
+        "prefork" => {
+            "StartServers 8\nMinSpareServers 8\nMaxSpareServers 64\nServerLimit 64\nMaxRequestWorkers 64\n"
+        }
+        _ => "StartServers 2\nThreadsPerChild 32\nServerLimit 2\nMaxRequestWorkers 64\n",
+    };
+    let text = format!(
+        "{load}ServerName localhost\nListen 127.0.0.1:{port}\nPidFile {home}/pid\nErrorLog {home}/error.log\nMutex file:{home}\n\
+         User root\nGroup root\nKeepAlive On\nMaxKeepAliveRequests 0\nKeepAliveTimeout 30\n{size}\
+         <Proxy \"http://{next}\">\n  ProxySet enablereuse=on max=64\n</Proxy>\n\
+         RewriteEngine On\nRewriteMap next \"txt:{map}\"\nRewriteRule \"^(/.*)$\" \"http://{next}${{next:$1|/none}}\" [P]\n"
+    );
+    // Debian's build refuses to run as root unless told; a test that must be root to trace has no other user at hand.
+    let text = if nix::unistd::Uid::effective().is_root() {
+        text.replace("User root\nGroup root\n", "User www-data\nGroup www-data\n")
+    } else {
+        text.replace("User root\nGroup root\n", "")
+    };
+    let config = folder.join("apache.conf");
+    std::fs::write(&config, text).with_context(|| format!("writing {}", config.display()))?;
+    let mut command = Command::new(needed("apache2")?);
+    command.arg("-d").arg(&folder).arg("-f").arg(&config).arg("-DFOREGROUND");
+    Service::listening("apache2", &mut command, scratch, at)
+}

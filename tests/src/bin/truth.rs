@@ -1,0 +1,138 @@
+//! `spandrel-truth`: runs the rows of the truth table and prints what came of them. Exit status 1 if a row misses its
+//! claim, 2 for a bad argument. It only prints and decides nothing: claims are in `rows`, verdicts in `judge`.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use spandrel_tests::rows::{self, ROWS, Report, Row, Run};
+
+/// Runs the truth table against the real agent (`SPANDREL_BIN`, or target/release/spandrel).
+#[derive(Parser, Debug)]
+struct Arguments {
+    /// Requests a row, over all concurrencies.
+    #[arg(long, default_value_t = 1_000)]
+    requests: usize,
+    /// 10,000 requests a row.
+    #[arg(long)]
+    full: bool,
+    /// Only this row; repeatable.
+    #[arg(long)]
+    row: Vec<String>,
+    /// Of plans and pauses.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// The agent's backend.
+    #[arg(long, default_value = "auto")]
+    backend: String,
+    /// Start no agent: only whether programs and driver work.
+    #[arg(long)]
+    dry: bool,
+    /// Print the names of the rows.
+    #[arg(long)]
+    list: bool,
+    /// Print the agent's counters after each row that misses its claim.
+    #[arg(long)]
+    counters: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if arguments.list {
+        for row in ROWS {
+            println!("{}", row.name);
+        }
+        return ExitCode::SUCCESS;
+    }
+    let chosen: Result<Vec<&Row>, _> = match arguments.row.as_slice() {
+        [] => Ok(ROWS.iter().collect()),
+        names => names.iter().map(|name| rows::named(name)).collect(),
+    };
+    let chosen = match chosen {
+        Ok(chosen) => chosen,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            return ExitCode::from(2);
+        }
+    };
+    let run = Run {
+        requests: if arguments.full { 10_000 } else { arguments.requests },
+        seed: arguments.seed,
+        dry: arguments.dry,
+        backend: arguments.backend,
+        ..Run::default()
+    };
+    println!(
+        "commit {}, seed {}, {} requests a row, backend {}",
+        commit(),
+        run.seed,
+        run.requests,
+        run.backend
+    );
+    println!(
+        "{:<24}{:>5}{:>10}{:>9}{:>9}{:>8}{:>9}{:>7}  links",
+        "row", "at", "complete", "right", "orphan", "missing", "unexpl.", "wrong"
+    );
+    let mut failed = false;
+    for row in chosen {
+        match rows::run(row, &run) {
+            Ok(report) => failed |= print(row, &report, arguments.counters),
+            Err(error) => {
+                failed = true;
+                println!("{:<24} failed: {error:#}", row.name);
+            }
+        }
+    }
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Whether the row misses its claim.
+fn print(row: &Row, report: &Report, counters: bool) -> bool {
+    if report.outcome.is_none() {
+        println!("{:<24} all answered, {:.1?}", row.name, report.elapsed);
+        return false;
+    }
+    for (concurrency, verdict) in &report.batches {
+        let links: Vec<_> =
+            verdict.methods.iter().map(|(method, count)| format!("{method} {count}")).collect();
+        println!(
+            "{:<24}{:>5}{:>9.2}%{:>9}{:>9}{:>8}{:>9}{:>7}  {}",
+            row.name,
+            concurrency,
+            verdict.complete_percent(),
+            verdict.right,
+            verdict.orphan,
+            verdict.missing,
+            verdict.unexplained,
+            verdict.wrong,
+            links.join(", ")
+        );
+    }
+    if row.timer > 0 {
+        let background = &report.background;
+        println!("{:<24}  timer: {} spans, {} wrong", "", background.background, background.wrong);
+    }
+    if let Some(off) = report.off_p99 {
+        println!("{:<24}  start and end within {off:.1?} at p99", "");
+    }
+    for miss in &report.misses {
+        println!("{:<24}  MISSES ITS CLAIM: {miss}", "");
+    }
+    if !report.misses.is_empty() {
+        for example in report.total.examples.iter().chain(&report.background.examples) {
+            println!("{:<24}    {example}", "");
+        }
+        if let (true, Some(outcome)) = (counters, &report.outcome) {
+            for (name, value) in outcome.counters.all().iter().filter(|(_, value)| **value > 0) {
+                println!("{:<24}    {name} {value}", "");
+            }
+        }
+    }
+    !report.misses.is_empty()
+}
+
+fn commit() -> String {
+    let mut command = std::process::Command::new("git");
+    command.current_dir(spandrel_tests::apps::workspace()).args(["describe", "--always", "--dirty"]);
+    spandrel_tests::process::output(&mut command)
+        .map_or_else(|_| "unknown".into(), |text| text.trim().to_owned())
+}

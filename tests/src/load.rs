@@ -1,0 +1,184 @@
+//! What bench and soak share: a web server to load, what a process has taken, and a backend that costs next to nothing.
+//!
+//! It must never judge a figure, and never look at the agent but from outside, through `/proc`.
+
+use std::collections::HashSet;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::process::{Endpoint, Scratch, Service, needed};
+
+/// nginx with `/file` (1 KiB, from a file) and `/ok/…` (two bytes, whatever the path). It has half the machine's cores;
+/// the others are for the load.
+#[derive(Debug)]
+pub struct Nginx {
+    _service: Service,
+    /// Where it listens.
+    pub at: Endpoint,
+    /// How many processes it has, and how many threads its load should have.
+    pub threads: usize,
+}
+
+impl Nginx {
+    /// Starts it, with its files in `scratch`.
+    pub fn start(scratch: &Scratch) -> Result<Self> {
+        let at = Endpoint::free()?;
+        let port = at.port()?;
+        let home = scratch.path().display();
+        let threads = std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1));
+        let user = if nix::unistd::Uid::effective().is_root() { "user root;\n" } else { "" };
+        let text = format!(
+            "daemon off;\n{user}worker_processes {threads};\nerror_log {home}/error.log;\npid {home}/pid;\n\
+             events {{ worker_connections 4096; }}\n\
+             http {{\n  access_log off;\n  keepalive_requests 1000000000;\n  client_body_temp_path {home}/body;\n\
+             proxy_temp_path {home}/proxy;\n  fastcgi_temp_path {home}/fastcgi;\n  uwsgi_temp_path {home}/uwsgi;\n\
+             scgi_temp_path {home}/scgi;\n  server {{ listen 127.0.0.1:{port}; root {home}/www;\n    location /ok/ {{ return 200 ok; }} }}\n}}\n"
+        );
+        std::fs::create_dir_all(scratch.join("www")).context("creating nginx's folder")?;
+        std::fs::write(scratch.join("www/file"), [b'x'; 1024]).context("writing nginx's file")?;
+        let config = scratch.join("nginx.conf");
+        std::fs::write(&config, text).context("writing nginx.conf")?;
+        let mut command = Command::new(needed("nginx")?);
+        command.arg("-p").arg(scratch.path()).arg("-c").arg(&config);
+        let service = Service::listening("nginx", &mut command, scratch, &at)?;
+        Ok(Self { _service: service, at, threads })
+    }
+}
+
+/// What a process has taken so far.
+#[derive(Clone, Copy, Debug)]
+pub struct Usage {
+    /// In user and in kernel mode.
+    pub cpu: Duration,
+    /// Anonymous memory, bytes.
+    pub anonymous: f64,
+    /// Kernel memory of its maps but the rings, bytes.
+    pub maps: f64,
+    /// Kernel memory of its rings, bytes.
+    pub ring: f64,
+}
+
+impl Usage {
+    /// Of this process.
+    pub fn of(pid: u32) -> Result<Self> {
+        let process = Path::new("/proc").join(pid.to_string());
+        let read = |name: &str| {
+            let path = process.join(name);
+            std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
+        };
+        let (maps, ring) = kernel_maps(&process)?;
+        Ok(Self {
+            cpu: cpu(&read("stat")?)?,
+            anonymous: field(&read("status")?, "RssAnon:") * 1024.0,
+            maps,
+            ring,
+        })
+    }
+}
+
+/// utime and stime of proc_pid_stat(5), the 14th and 15th field; the second may hold blanks.
+fn cpu(stat: &str) -> Result<Duration> {
+    let (_, fields) = stat.rsplit_once(") ").context("no process name in stat")?;
+    let ticks = |n: usize| fields.split(' ').nth(n).and_then(|field| field.parse::<u64>().ok());
+    let ticks = ticks(11).zip(ticks(12)).map(|(user, system)| user + system).context("no times in stat")?;
+    let hertz = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
+    Ok(Duration::from_secs_f64(ticks as f64 / hertz as f64))
+}
+
+/// The number behind this word at a line's start; 0 without such a line.
+fn field(text: &str, key: &str) -> f64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(key));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0.0)
+}
+
+/// Bytes of kernel memory of the maps that a process holds: all but the rings, and the rings (their type is 27,
+/// `BPF_MAP_TYPE_RINGBUF` of include/uapi/linux/bpf.h).
+fn kernel_maps(process: &Path) -> Result<(f64, f64)> {
+    let (mut maps, mut ring) = (0.0, 0.0);
+    let mut seen = HashSet::new();
+    let entries = process.join("fdinfo");
+    for entry in
+        std::fs::read_dir(&entries).with_context(|| format!("listing {}", entries.display()))?.flatten()
+    {
+        let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+        // Without `map_id`, which kernels have told since 4.13, it is no map.
+        let id = field(&text, "map_id:");
+        if id > 0.0 && seen.insert(id as u64) {
+            *(if field(&text, "map_type:") == 27.0 { &mut ring } else { &mut maps }) +=
+                field(&text, "memlock:");
+        }
+    }
+    Ok((maps, ring))
+}
+
+/// Takes OTLP over HTTP and throws it away: a backend that costs next to nothing.
+#[derive(Debug)]
+pub struct Sink {
+    /// Where it listens, on 127.0.0.1.
+    pub port: u16,
+    bytes: Arc<AtomicU64>,
+}
+
+impl Sink {
+    /// Listens, with a thread per connection.
+    pub fn start() -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("listening")?;
+        let port = listener.local_addr().context("asking for the port")?.port();
+        let bytes = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&bytes);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let count = Arc::clone(&count);
+                std::thread::spawn(move || take(stream, &count));
+            }
+        });
+        Ok(Self { port, bytes })
+    }
+
+    /// Bytes so far.
+    pub fn received(&self) -> f64 {
+        self.bytes.load(Ordering::Relaxed) as f64
+    }
+}
+
+/// Serves one connection until it ends; a request without Content-Length ends it.
+fn take(mut stream: TcpStream, count: &AtomicU64) -> Option<()> {
+    let mut buffer = vec![0; 1 << 20];
+    let (mut head, mut body) = (Vec::new(), 0u64);
+    loop {
+        let got = stream.read(&mut buffer).ok().filter(|got| *got > 0)?;
+        count.fetch_add(got as u64, Ordering::Relaxed);
+        if body > 0 {
+            body = body.checked_sub(got as u64)?;
+        } else {
+            head.extend_from_slice(buffer.get(..got)?);
+            let Some(end) = head.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
+            let text = String::from_utf8_lossy(head.get(..end)?).to_ascii_lowercase();
+            let length: u64 =
+                text.lines().find_map(|line| line.strip_prefix("content-length:"))?.trim().parse().ok()?;
+            body = length.checked_sub((head.len() - end - 4) as u64)?;
+            head.clear();
+        }
+        if body == 0 {
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").ok()?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_agents_cpu_time_is_read_behind_a_name_with_blanks() {
+        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 250 50 7 8 20 0 1 0 123456 9";
+        assert_eq!(cpu(stat).unwrap(), Duration::from_secs(3));
+    }
+}

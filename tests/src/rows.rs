@@ -1,0 +1,460 @@
+//! The truth table: one topology of real programs and one claim a row.
+//!
+//! A row starts its services from the last to the first, then the agent, sends its requests in three batches (1, 3 and
+//! 50 at once), ends the agent and judges what came out. What a row claims stands in [`ROWS`] and nowhere else. No row
+//! may claim less than *wrong 0*.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::agent::{Agent, Options, Outcome};
+use crate::apps::{self, Proxy, Wiring};
+use crate::driver::{self, Load};
+use crate::gaps::{self, GapIndex, Place};
+use crate::judge::{self, Provable, Verdict};
+use crate::otlp::{Kind, SeenSpan};
+use crate::plan::{Plan, Shape};
+use crate::process::{Endpoint, Scratch, Service, until};
+
+/// What a row must show. In every row nothing is wrong, nothing is missing while every loss counter is 0, and the links
+/// between the two ends of a connection are all there.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Claim {
+    /// So many of a hundred requests are complete, with every parent.
+    Complete(f64),
+    /// The calls of the service on this edge may be orphans; all else as with 100 % complete requests.
+    OrphansNeverWrong {
+        /// The edge that this service answers.
+        service: u8,
+    },
+    /// The same, and of a hundred requests so many are complete but for that.
+    CompleteBelow {
+        /// The edge that this service answers.
+        service: u8,
+        /// Of a hundred requests.
+        percent: f64,
+    },
+    /// The requests carry the flag *not sampled*: no span, and a counter that equals the number of spans left out.
+    NoSpans,
+    /// As `Complete(99.99)`, and start and end of the spans are within 1 ms at the 99th percentile of the clock
+    /// readings of the service.
+    Timed,
+}
+
+/// Which programs stand behind the driver, from the first to the last.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[allow(missing_docs)]
+pub enum Program {
+    Threaded,
+    ThreadedOverUnix,
+    Asyncio,
+    Poll,
+    Gunicorn,
+    GunicornOverUnix,
+    ApachePrefork,
+    ApacheWorker,
+    Nginx,
+    Node,
+    Go,
+    Clock,
+}
+
+impl Program {
+    fn is_proxy(self) -> bool {
+        matches!(self, Self::ApachePrefork | Self::ApacheWorker | Self::Nginx)
+    }
+}
+
+/// One row.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// Its name.
+    pub name: &'static str,
+    /// The programs, first hop first.
+    pub programs: &'static [Program],
+    /// What it must show.
+    pub claim: Claim,
+    /// The flags of the trace context that each request carries, if any.
+    pub carried: Option<u8>,
+    /// The edge whose service copies the context by hand; 0 for none.
+    pub copies: u8,
+    /// The edge whose service has a timer that calls out; 0 for none.
+    pub timer: u8,
+    /// Environment of the agent.
+    pub environment: &'static [(&'static str, &'static str)],
+}
+
+const fn row(name: &'static str, programs: &'static [Program], claim: Claim) -> Row {
+    Row { name, programs, claim, carried: None, copies: 0, timer: 0, environment: &[] }
+}
+
+use Claim::{Complete, CompleteBelow, NoSpans, OrphansNeverWrong, Timed};
+use Program::{
+    ApachePrefork, ApacheWorker, Asyncio, Clock, Go, Gunicorn, GunicornOverUnix, Nginx, Node, Poll, Threaded,
+    ThreadedOverUnix,
+};
+
+/// Issue 3's figure for what threads or forwarded headers can prove.
+const PROVED: Claim = Complete(99.99);
+
+/// All rows.
+pub const ROWS: &[Row] = &[
+    row("threaded", &[Threaded, Threaded], PROVED),
+    Row { timer: 1, ..row("threaded-timer", &[Threaded, Threaded], PROVED) },
+    row("gunicorn", &[Gunicorn, Threaded], PROVED),
+    row("apache-prefork", &[ApachePrefork, Threaded], PROVED),
+    row("apache-worker", &[ApacheWorker, Threaded], PROVED),
+    row("nginx-unix", &[Nginx, ThreadedOverUnix, Threaded], CompleteBelow { service: 1, percent: 99.99 }),
+    row(
+        "nginx-unix-gunicorn",
+        &[Nginx, GunicornOverUnix, Threaded],
+        CompleteBelow { service: 1, percent: 99.99 },
+    ),
+    Row { carried: Some(1), ..row("nginx-traceparent", &[Nginx, Threaded, Threaded], PROVED) },
+    Row { carried: Some(1), ..row("nginx-traceparent-unix", &[Nginx, ThreadedOverUnix, Threaded], PROVED) },
+    Row { carried: Some(1), copies: 1, ..row("copied-asyncio", &[Asyncio, Threaded], PROVED) },
+    Row { carried: Some(1), copies: 1, ..row("copied-node", &[Node, Threaded], PROVED) },
+    Row { carried: Some(1), copies: 1, ..row("copied-threaded", &[Threaded, Threaded], PROVED) },
+    Row { carried: Some(0), ..row("unsampled", &[Nginx, Threaded], NoSpans) },
+    Row {
+        carried: Some(0),
+        environment: &[("OTEL_TRACES_SAMPLER", "always_on")],
+        ..row("unsampled-always-on", &[Nginx, Threaded], PROVED)
+    },
+    row("node", &[Node, Threaded], OrphansNeverWrong { service: 1 }),
+    Row { timer: 1, ..row("node-timer", &[Node, Threaded], OrphansNeverWrong { service: 1 }) },
+    row("go", &[Go, Threaded], OrphansNeverWrong { service: 1 }),
+    Row { timer: 1, ..row("go-timer", &[Go, Threaded], OrphansNeverWrong { service: 1 }) },
+    row("asyncio", &[Asyncio, Threaded], OrphansNeverWrong { service: 1 }),
+    Row { timer: 1, ..row("asyncio-timer", &[Asyncio, Threaded], OrphansNeverWrong { service: 1 }) },
+    row("poll", &[Poll, Threaded], OrphansNeverWrong { service: 1 }),
+    Row { timer: 1, ..row("poll-timer", &[Poll, Threaded], OrphansNeverWrong { service: 1 }) },
+    row("nginx", &[Nginx, Threaded], OrphansNeverWrong { service: 1 }),
+    row("clock", &[Clock, Clock], Timed),
+];
+
+/// The row with this name.
+pub fn named(name: &str) -> Result<&'static Row> {
+    ROWS.iter().find(|row| row.name == name).with_context(|| {
+        let names: Vec<_> = ROWS.iter().map(|row| row.name).collect();
+        format!("no row is called {name:?}; there are {}", names.join(", "))
+    })
+}
+
+/// How to run a row.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Requests of the driver, over all three batches.
+    pub requests: usize,
+    /// Of plan and pauses.
+    pub seed: u64,
+    /// Without an agent: only whether programs and driver work.
+    pub dry: bool,
+    /// The agent's backend.
+    pub backend: String,
+    /// More arguments for the agent.
+    pub arguments: Vec<String>,
+    /// More environment for the agent.
+    pub environment: Vec<(String, String)>,
+    /// The batches: how many requests at once.
+    pub concurrency: Vec<usize>,
+    /// Note the first sequence number of each connection, without which no gap can be placed.
+    pub sniff: bool,
+    /// Delay of the services in milliseconds.
+    pub delay_ms: std::ops::RangeInclusive<u32>,
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        Self {
+            requests: 1_000,
+            seed: 1,
+            dry: false,
+            backend: "auto".into(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            concurrency: vec![1, 3, 50],
+            sniff: true,
+            delay_ms: 0..=6,
+        }
+    }
+}
+
+/// What came of a row.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// By batch: how many at once, and the verdict.
+    pub batches: Vec<(usize, Verdict)>,
+    /// All batches.
+    pub total: Verdict,
+    /// The calls that belong to no request.
+    pub background: Verdict,
+    /// By how much the spans' times differ from the service's, 99th percentile.
+    pub off_p99: Option<Duration>,
+    /// What was planned.
+    pub plan: Plan,
+    /// The agent's end; none in a dry run.
+    pub outcome: Option<Outcome>,
+    /// What the row misses of its claim.
+    pub misses: Vec<String>,
+    /// From the first request to the last response.
+    pub elapsed: Duration,
+}
+
+/// Runs a row.
+pub fn run(row: &Row, how: &Run) -> Result<Report> {
+    let scratch = Scratch::new("truth")?;
+    let stage =
+        Stage::set(row, how, &scratch).with_context(|| format!("setting the stage of row {}", row.name))?;
+    let first = scratch.join("first-bytes.txt");
+    let sniffer = if how.sniff {
+        let mut command = std::process::Command::new(apps::python()?);
+        let sniffer = Service::start("sniff", command.arg(apps::source("sniff.py")).arg(&first), &scratch)?;
+        until("the sniffer listens", Duration::from_secs(10), || Ok(sniffer.output().contains("sniffing")))?;
+        Some(sniffer)
+    } else {
+        None
+    };
+    let agent = if how.dry {
+        None
+    } else {
+        let mut options = Options::new(&scratch).backend(&how.backend).arguments(how.arguments.clone());
+        for (key, value) in row.environment {
+            options = options.variable(key, value);
+        }
+        options.environment.extend(how.environment.iter().cloned());
+        Some(Agent::start(&options)?)
+    };
+    let mut report = Report::default();
+    let mut places = HashMap::new();
+    let mut batches = Vec::new();
+    for (number, &concurrency) in how.concurrency.iter().enumerate() {
+        let load = Load {
+            to: stage.front.address()?,
+            concurrency,
+            pause: Duration::from_millis(u64::from(*how.delay_ms.end())) / 2,
+            seed: how.seed + number as u64,
+        };
+        let roots = share(&stage.plan.roots, number, how.concurrency.len());
+        let sent = driver::drive(&load, &stage.plan, roots)
+            .with_context(|| format!("driving row {} with {concurrency} at once", row.name))?;
+        report.elapsed += sent.elapsed;
+        places.extend(sent.places);
+        batches.push((concurrency, roots));
+    }
+    // A span is bound at the latest when its request ends; the timer's last call is under way.
+    std::thread::sleep(Duration::from_millis(300));
+    let Some(agent) = agent else { return Ok(report) };
+    let outcome = agent.stop()?;
+    places.extend(logged(&scratch)?);
+    let first = if sniffer.is_some() { gaps::first_bytes(&first)? } else { HashMap::new() };
+    let gaps = GapIndex::new(&outcome.gaps, &first);
+    for (concurrency, roots) in batches {
+        let verdict = judge::judge(&stage.plan, roots, row.provable(), &outcome.spans, &places, &gaps);
+        report.total.add(&verdict);
+        report.batches.push((concurrency, verdict));
+    }
+    report.background = judge::judge_background(&stage.plan, &outcome.spans);
+    if row.claim == Timed {
+        report.off_p99 = Some(timing(&scratch, &outcome.spans)?);
+    }
+    report.misses = row.misses(&report, &outcome);
+    report.outcome = Some(outcome);
+    report.plan = stage.plan;
+    Ok(report)
+}
+
+fn share(roots: &[usize], number: usize, of: usize) -> &[usize] {
+    let each = roots.len().div_ceil(of.max(1));
+    roots.chunks(each.max(1)).nth(number).unwrap_or_default()
+}
+
+impl Row {
+    fn provable(&self) -> Provable {
+        match self.claim {
+            OrphansNeverWrong { service } | CompleteBelow { service, .. } => Provable::but(service),
+            _ => Provable::ALL,
+        }
+    }
+
+    fn misses(&self, report: &Report, outcome: &Outcome) -> Vec<String> {
+        let mut misses = Vec::new();
+        let total = &report.total;
+        let mut miss = |fails: bool, text: String| {
+            if fails {
+                misses.push(text);
+            }
+        };
+        miss(
+            total.wrong + report.background.wrong > 0,
+            format!("wrong {}", total.wrong + report.background.wrong),
+        );
+        miss(total.acausal > 0, format!("acausal {}", total.acausal));
+        if self.claim == NoSpans {
+            let left_out = outcome.counters.sum(&["sampled"]);
+            miss(
+                total.missing != total.spans,
+                format!("{} spans of unsampled requests", total.spans - total.missing),
+            );
+            miss(
+                left_out != total.spans as u64,
+                format!("the counters for unsampled spans say {left_out}, {} were left out", total.spans),
+            );
+            return misses;
+        }
+        miss(total.unexplained > 0, format!("{} missing without a reported gap", total.unexplained));
+        let percent = match self.claim {
+            Complete(percent) | CompleteBelow { percent, .. } => percent,
+            Timed => 99.99,
+            OrphansNeverWrong { .. } | NoSpans => 100.0,
+        };
+        let is = total.complete_percent();
+        miss(is < percent, format!("{is:.3} % complete, not {percent}"));
+        if let Some(off) = report.off_p99 {
+            miss(off > Duration::from_millis(1), format!("times are off by {off:?} at p99"));
+        }
+        misses
+    }
+}
+
+/// The services of a row, up and listening, and the plan they know.
+struct Stage {
+    plan: Plan,
+    front: Endpoint,
+    _services: Vec<Service>,
+}
+
+impl Stage {
+    fn set(row: &Row, how: &Run, scratch: &Scratch) -> Result<Self> {
+        let hops = row.programs.len();
+        // A proxy makes exactly one call; a service up to two.
+        let fan_out =
+            row.programs[..hops - 1].iter().map(|program| if program.is_proxy() { 1 } else { 2 }).collect();
+        let shape = Shape {
+            fan_out,
+            delay_ms: how.delay_ms.clone(),
+            carried_flags: row.carried,
+            background: if row.timer > 0 { how.requests } else { 0 },
+        };
+        let plan = Plan::new(&shape, how.requests, how.seed);
+        let routes = scratch.join("routes.tsv");
+        plan.write_routes(&routes)?;
+        let background = scratch.join("background.txt");
+        plan.write_background(&background)?;
+        let mut services = Vec::new();
+        let mut next: Option<Endpoint> = None;
+        for (index, &program) in row.programs.iter().enumerate().rev() {
+            let edge = u8::try_from(index + 1).context("a row has few hops")?;
+            let at = match program {
+                ThreadedOverUnix | GunicornOverUnix => Endpoint::Unix(scratch.join("service.sock")),
+                _ => Endpoint::free()?,
+            };
+            let wiring = Wiring {
+                routes: Some(routes.clone()),
+                next: next.clone(),
+                log: (!matches!(program, Node | Go | Asyncio | Poll))
+                    .then(|| scratch.join(&format!("calls-{edge}.log"))),
+                copy: row.copies == edge,
+                background: (row.timer == edge).then(|| background.clone()),
+            };
+            services.push(start(program, edge, &at, &wiring, &plan, scratch)?);
+            next = Some(at);
+        }
+        let front = next.context("a row has at least one program")?;
+        Ok(Self { plan, front, _services: services })
+    }
+}
+
+fn start(
+    program: Program,
+    edge: u8,
+    at: &Endpoint,
+    wiring: &Wiring,
+    plan: &Plan,
+    scratch: &Scratch,
+) -> Result<Service> {
+    let proxy = |end: &str| -> Result<Proxy> {
+        let map = scratch.join(&format!("map-{edge}.txt"));
+        plan.write_map(edge, end, &map)?;
+        Ok(Proxy { map, next: wiring.next.clone().context("a proxy needs an upstream")? })
+    };
+    match program {
+        Threaded | ThreadedOverUnix => apps::python_service("threaded.py", at, wiring, scratch),
+        Asyncio => apps::python_service("asyncio_service.py", at, wiring, scratch),
+        Poll => apps::python_service("poll_service.py", at, wiring, scratch),
+        Gunicorn | GunicornOverUnix => apps::gunicorn(at, wiring, scratch),
+        ApachePrefork => apps::apache("prefork", at, &proxy("")?, scratch),
+        ApacheWorker => apps::apache("worker", at, &proxy("")?, scratch),
+        Nginx => apps::nginx(at, &proxy(";")?, scratch),
+        Node => apps::node(at, wiring, scratch),
+        Go => apps::go(at, wiring, scratch),
+        Clock => apps::clock(at, wiring, scratch),
+    }
+}
+
+/// What the services logged about where their calls were.
+fn logged(scratch: &Scratch) -> Result<HashMap<String, Place>> {
+    let mut places = HashMap::new();
+    for text in logs(scratch.path(), "calls-")? {
+        places.extend(text.lines().filter_map(Place::parse));
+    }
+    Ok(places)
+}
+
+fn logs(folder: &Path, prefix: &str) -> Result<Vec<String>> {
+    let mut texts = Vec::new();
+    for entry in std::fs::read_dir(folder).with_context(|| format!("listing {}", folder.display()))? {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)) {
+            texts
+                .push(std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?);
+        }
+    }
+    Ok(texts)
+}
+
+/// By how much spans and the service's own clock readings differ at the 99th percentile, start or end, whichever is worse.
+fn timing(scratch: &Scratch, spans: &[SeenSpan]) -> Result<Duration> {
+    let by_key: HashMap<_, _> = spans.iter().map(|span| ((span.path(), span.kind), span)).collect();
+    let mut off = Vec::new();
+    for text in logs(scratch.path(), "calls-")? {
+        for line in text.lines() {
+            let [role, path, first, last] = line.split(' ').collect::<Vec<_>>()[..] else { continue };
+            let kind = if role == "server" { Kind::Server } else { Kind::Client };
+            if let Some(span) = by_key.get(&(path, kind)) {
+                off.push(span.start.abs_diff(first.parse()?).max(span.end.abs_diff(last.parse()?)));
+            }
+        }
+    }
+    if off.is_empty() {
+        bail!("no span of the service that reads the clock");
+    }
+    off.sort_unstable();
+    Ok(Duration::from_nanos(off[(off.len() - 1) * 99 / 100]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_row_has_a_name_of_its_own_and_edges_that_exist() {
+        let mut names = HashSet::new();
+        for row in ROWS {
+            assert!(names.insert(row.name), "{} is there twice", row.name);
+            let hops = row.programs.len() as u8;
+            assert!(row.copies < hops && row.timer < hops, "{}: the last service calls nobody", row.name);
+        }
+    }
+
+    #[test]
+    fn batches_share_all_requests() {
+        let roots: Vec<usize> = (0..1000).collect();
+        let parts: Vec<usize> = (0..3).flat_map(|n| share(&roots, n, 3).to_vec()).collect();
+        assert_eq!(parts, roots);
+    }
+}
