@@ -2,6 +2,7 @@
 
 use spandrel_proto::record::{FLAG_FIRST, FLAG_LAST, Loss, REST_UNREADABLE, REST_UNSEEN, tcp_state};
 
+use super::step::{Certainty, First, Step};
 use super::testing::{Bench, Kernel, MS, Record, Socket, finish, pair, unix_pair};
 use super::testing::{Receive, Send};
 use super::track::{HELD_BYTES, HELD_PIECES};
@@ -651,4 +652,31 @@ fn a_unix_end_that_is_silent_too_long_is_given_up_and_goes_on_where_it_was() {
     bench.give([kernel.call(&mut client, Send, b"def")]);
     bench.says(&["client opened 0.0.0.0:0 to 0.0.0.0:0 born here", "client sent 3: |def"]);
     assert_eq!(bench.streams.ledger().aged, 1);
+}
+
+#[test]
+fn a_call_of_several_records_is_judged_once() {
+    let mut step = Step::from_birth();
+    let mut judge = |first| step.judge(10, 10, 10, Monotonic(1), first);
+    assert_eq!([judge(First::Yes), judge(First::No), judge(First::No)], [Certainty::Proven; 3]);
+}
+
+#[test]
+fn a_skew_that_was_learnt_while_a_call_was_under_way_is_corrected() {
+    // Met late, at offset 1000, when another call had moved 50 bytes that no hook had counted yet.
+    let mut step = Step::default();
+    let mut judge = |end, moved, total| step.judge(end, moved, total, Monotonic(1), First::Yes);
+    assert_eq!(judge(1060, 10, 10), Certainty::Likely);
+    // The other's hook runs: nothing is under way, and the skew is lower.
+    assert_eq!(judge(1060, 60, 50), Certainty::No);
+    assert_eq!(judge(1070, 70, 10), Certainty::Proven);
+}
+
+#[test]
+fn a_direction_once_caught_is_not_given_the_benefit_of_the_doubt_again() {
+    let mut step = Step::from_birth();
+    step.caught();
+    // A hole before it, of calls that were counted: lost or silenced, or swapped with this one.
+    assert_eq!(step.judge(30, 30, 10, Monotonic(1), First::Yes), Certainty::No);
+    assert_eq!(step.judge(40, 40, 10, Monotonic(1), First::Yes), Certainty::Proven);
 }
