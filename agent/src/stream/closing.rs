@@ -141,7 +141,8 @@ impl Streams {
         if let Some(read) = read {
             end.skip(Direction::Receive, read, &moment, &mut self.ledger, out);
             let read = end.receive.track.next().unwrap_or(read).max(read);
-            self.ledger.unread += all.map_or(0, |all| all.saturating_sub(read));
+            let unread = all.map_or(0, |all| all.saturating_sub(read));
+            self.ledger.unread = self.ledger.unread.saturating_add(unread);
         }
         self.gone.insert(connection);
         self.closed(connection, &closed, out);
