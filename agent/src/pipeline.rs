@@ -361,7 +361,9 @@ impl Behind {
                 let ends = Endpoints {
                     local: known(&opened.local),
                     peer: known(&opened.peer),
-                    born_here: opened.born_here,
+                    // Two TCP ends are joined when they are opened, unix ends at their first records, which
+                    // can come in any order.
+                    born_here: opened.born_here && matches!(opened.local, Address::Ip(_)),
                 };
                 self.connections
                     .entry(opened.connection)
@@ -389,18 +391,8 @@ impl Behind {
             Event::Joined { a, b, a_to_b, b_to_a } => {
                 self.inputs.push(Input::Joined { a, b, a_to_b, b_to_a });
             }
-            Event::Finished { connection, time } => {
-                let closed = stream::Closed {
-                    time,
-                    errno: 0,
-                    peer_finished: true,
-                    local_finished_first: false,
-                    process_exited: false,
-                };
-                let Some(end) = self.connections.get_mut(&connection) else { return };
-                end.exchanges.closed(&closed, &mut self.scratch);
-                self.pass_on(connection);
-            }
+            // A half-closed connection can still be written to: its exchange goes on until it is closed.
+            Event::Finished { .. } => {}
             Event::Closed { connection, closed } => {
                 if let Some(mut end) = self.connections.remove(&connection) {
                     end.exchanges.closed(closed, &mut self.scratch);

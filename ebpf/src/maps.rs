@@ -3,6 +3,7 @@
 //! Every map is bounded; what finds one full is counted by whoever asked.
 
 use core::ptr::{addr_of, read_volatile};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
@@ -203,6 +204,20 @@ pub fn count(counter: Counter, add: u64) {
     if let Some(slot) = COUNTERS.get_ptr_mut(counter as u32) {
         // SAFETY: the slot is this CPU's own.
         unsafe { *slot += add };
+    }
+}
+
+/// Adds to a number that other CPUs add to as well, and reads it. The kernels before 5.12 know no addition that
+/// returns a value, so another CPU's may be in what is read; none is ever lost.
+///
+/// # Safety
+/// `number` must point to an aligned number in a map or in a socket's storage.
+#[inline(always)]
+pub unsafe fn add(number: *mut u64, add: u64) -> u64 {
+    // SAFETY: the caller's promise; an atomic has the layout of its number.
+    unsafe {
+        (*(number as *const AtomicU64)).fetch_add(add, Ordering::Relaxed);
+        read_volatile(number)
     }
 }
 
