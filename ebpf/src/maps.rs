@@ -2,8 +2,8 @@
 //!
 //! Every map is bounded; what finds one full is counted by whoever asked.
 
+use core::intrinsics::AtomicOrdering;
 use core::ptr::{addr_of, read_volatile};
-use core::sync::atomic::{AtomicU64, Ordering};
 
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
@@ -214,9 +214,9 @@ pub fn count(counter: Counter, add: u64) {
 /// `number` must point to an aligned number in a map or in a socket's storage.
 #[inline(always)]
 pub unsafe fn add(number: *mut u64, add: u64) -> u64 {
-    // SAFETY: the caller's promise; an atomic has the layout of its number.
+    // SAFETY: the caller's promise. (`core` has no atomic types for this target, only what they are made of.)
     unsafe {
-        (*(number as *const AtomicU64)).fetch_add(add, Ordering::Relaxed);
+        core::intrinsics::atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(number, add);
         read_volatile(number)
     }
 }
