@@ -135,8 +135,10 @@ fn call_name(number: u32) -> &'static str {
 
 impl Report for intake::Ledger {
     fn counters(&self, out: &mut Vec<Counter>) {
-        let Self { records, undecodable, undecodable_bytes } = *self;
+        let Self { records, early, early_bytes, undecodable, undecodable_bytes } = *self;
         out.push(Counter::new("spandrel_intake_records_total", records));
+        out.push(Counter::new("spandrel_intake_early_records_total", early));
+        out.push(Counter::new("spandrel_intake_early_bytes_total", early_bytes));
         out.push(Counter::new("spandrel_intake_undecodable_records_total", undecodable));
         out.push(Counter::new("spandrel_intake_undecodable_bytes_total", undecodable_bytes));
     }
@@ -152,7 +154,8 @@ impl Report for pipeline::Ledger {
 
 impl Report for stream::Ledger {
     fn counters(&self, out: &mut Vec<Counter>) {
-        let Self { captured, passed, discarded, held, gaps, unread, opened, closed, evicted, joined } = *self;
+        let Self { captured, passed, discarded, held, gaps, unread, opened, closed, evicted, aged, joined } =
+            *self;
         out.push(Counter::new("spandrel_stream_captured_bytes_total", captured));
         out.push(Counter::new("spandrel_stream_passed_bytes_total", passed));
         out.push(Counter::new("spandrel_stream_discarded_bytes_total", discarded));
@@ -164,6 +167,7 @@ impl Report for stream::Ledger {
         out.push(Counter::new("spandrel_stream_opened_ends_total", opened));
         out.push(Counter::new("spandrel_stream_closed_ends_total", closed));
         out.push(Counter::new("spandrel_stream_evicted_ends_total", evicted));
+        out.push(Counter::new("spandrel_stream_aged_ends_total", aged));
         out.push(Counter::new("spandrel_stream_joined_connections_total", joined));
     }
 }

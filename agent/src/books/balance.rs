@@ -89,17 +89,18 @@ impl Found {
         pipeline: &pipeline::Ledger,
         stream: &stream::Ledger,
     ) {
-        let intake::Ledger { records, undecodable: _, undecodable_bytes } = *intake;
+        let intake::Ledger { records, early: _, early_bytes, undecodable: _, undecodable_bytes } = *intake;
         let written = kernel.get(KernelCounter::Records);
         self.sum("records written into the ring", written, &[("taken out", records)]);
         let pipeline::Ledger { not_selected_records: _, not_selected_bytes } = *pipeline;
         // How many of the traffic's bytes an undecodable record held is not known, only that not more.
         let captured = kernel.get(KernelCounter::BytesCaptured);
-        let came = stream.captured.saturating_add(not_selected_bytes);
+        let came = stream.captured.saturating_add(not_selected_bytes).saturating_add(early_bytes);
         let undecodable = captured.saturating_sub(came).min(undecodable_bytes);
         let parts = [
             ("that came to the streams", stream.captured),
             ("not selected", not_selected_bytes),
+            ("early", early_bytes),
             ("undecodable", undecodable),
         ];
         self.sum("bytes captured by the kernel side", captured, &parts);
@@ -116,6 +117,7 @@ impl Found {
             opened: _,
             closed: _,
             evicted: _,
+            aged: _,
             joined: _,
         } = *stream;
         let parts = [("passed on", passed), ("discarded", discarded), ("held", held)];

@@ -33,6 +33,11 @@ pub const DOCUMENTED: &[(&str, &str)] = &[
         "Bytes left out as `no_buffer`, by system call; `unknown` if the call is not one of a 64-bit program",
     ),
     ("spandrel_intake_records_total", "Records taken out of the ring"),
+    (
+        "spandrel_intake_early_records_total",
+        "Of these, calls that ended before the last program was attached",
+    ),
+    ("spandrel_intake_early_bytes_total", "The bytes captured of those"),
     ("spandrel_intake_undecodable_records_total", "Of these, those that were none: a fault of Spandrel"),
     ("spandrel_intake_undecodable_bytes_total", "The bytes of those"),
     (
@@ -52,6 +57,10 @@ pub const DOCUMENTED: &[(&str, &str)] = &[
     ("spandrel_stream_opened_ends_total", "Ends of connections that were met"),
     ("spandrel_stream_closed_ends_total", "Ends of connections that are over"),
     ("spandrel_stream_evicted_ends_total", "Of these, those given up because too many were known"),
+    (
+        "spandrel_stream_aged_ends_total",
+        "Of these, unix sockets that were silent too long or whose place another took",
+    ),
     ("spandrel_stream_joined_connections_total", "Connections both ends of which are known to be one"),
     ("spandrel_protocol_read_bytes_total", "Bytes that came to a parser of HTTP/1"),
     ("spandrel_protocol_parsed_bytes_total", "Of these, those that were understood, by what they were"),

@@ -75,7 +75,13 @@ fn balanced() -> Books {
     stitch.roots.suppressed = 1;
     Books {
         kernel: Some(Kernel { counters, unseen_calls: vec![(40, 50), (511, 10)] }),
-        intake: intake::Ledger { records: 9, undecodable: 1, undecodable_bytes: 240 },
+        intake: intake::Ledger {
+            records: 9,
+            early: 0,
+            early_bytes: 0,
+            undecodable: 1,
+            undecodable_bytes: 240,
+        },
         pipeline: pipeline::Ledger { not_selected_records: 1, not_selected_bytes: 50 },
         stream: stream::Ledger {
             captured: 450,
