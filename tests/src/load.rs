@@ -52,6 +52,11 @@ impl Nginx {
     }
 }
 
+/// Traces these programs only, by the names of their executables: what else the machine does is not the load's.
+pub fn only(programs: &[&str]) -> Vec<String> {
+    programs.iter().flat_map(|program| ["--exe".to_owned(), (*program).to_owned()]).collect()
+}
+
 /// What a process has taken so far.
 #[derive(Clone, Copy, Debug)]
 pub struct Usage {

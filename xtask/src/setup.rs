@@ -68,13 +68,16 @@ fn bpf_linker() -> Result<()> {
     }
     eprintln!("setup: building bpf-linker {BPF_LINKER} into {} (1 to 3 minutes) …", linker.display());
     let start = Instant::now();
+    let leftovers = project::target().join("tools/build");
     project::cargo("install")
         .args([&format!("bpf-linker@{BPF_LINKER}"), "--locked", "--force", "--quiet", "--root"])
         .arg(project::tools())
         // Not shared with the workspace's own builds, whose lock it would hold for minutes.
-        .env("CARGO_TARGET_DIR", project::target().join("tools/build"))
+        .env("CARGO_TARGET_DIR", &leftovers)
         .run()
         .context("cannot install bpf-linker, which links the kernel programs")?;
+    // Half a gigabyte that nothing will look at again.
+    std::fs::remove_dir_all(&leftovers).with_context(|| format!("cannot remove {}", leftovers.display()))?;
     eprintln!("setup: bpf-linker took {} s", start.elapsed().as_secs());
     Ok(())
 }

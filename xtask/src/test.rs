@@ -46,11 +46,13 @@ impl Test {
             tally.check(
                 cargo("clippy")
                     .args(["--package", "spandrel-ebpf", "--release", "-Z", "build-std=core"])
-                    .args(["--target", "bpfel-unknown-none", "--", "--deny", "warnings"])
-                    .env("CARGO_TARGET_DIR", project::target().join("ebpf"))
-                    // As the agent's build script has it: unstable `-Z build-std` on the stable toolchain.
+                    .args(["--target", "bpfel-unknown-none", "--target-dir"])
+                    .arg(project::target().join("ebpf"))
+                    .args(["--", "--deny", "warnings"])
+                    // As the agent's build script has it, so that both share what is built: unstable
+                    // `-Z build-std` on the stable toolchain, and these flags.
                     .env("RUSTC_BOOTSTRAP", "1")
-                    .env("CARGO_ENCODED_RUSTFLAGS", "--cfg=bpf_target_arch=\"x86_64\""),
+                    .env("RUSTFLAGS", "--cfg=bpf_target_arch=\"x86_64\" -Cdebuginfo=2 -Clink-arg=--btf"),
             )
         });
         report.step("build", |tally| tally.one(build::Build::release().run()));

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use spandrel_tests::agent::{Agent, Options};
-use spandrel_tests::load::{Nginx, Sink, Usage};
+use spandrel_tests::load::{Nginx, Sink, Usage, only};
 use spandrel_tests::process::{Scratch, needed, output};
 
 /// Measures what the agent (`SPANDREL_BIN`, or target/release/spandrel) costs the traced program.
@@ -159,16 +159,19 @@ fn turned(modes: usize, round: usize) -> impl Iterator<Item = usize> {
 
 /// An agent as a user starts it, with spans to this port or nowhere.
 fn start(scratch: &Scratch, backend: &str, port: Option<u16>) -> Result<Agent> {
-    let export = match port {
-        Some(port) => vec![
-            "--export".to_owned(),
-            "otlp".to_owned(),
-            "--otlp-endpoint".to_owned(),
-            format!("http://127.0.0.1:{port}"),
-        ],
-        None => vec!["--export".to_owned(), "none".to_owned()],
-    };
-    Agent::start(&Options::new(scratch).backend(backend).no_file().arguments(export))
+    let mut arguments = only(&["nginx", "wrk", "spandrel-bench"]);
+    arguments.extend(match port {
+        Some(port) => {
+            vec![
+                "--export".into(),
+                "otlp".into(),
+                "--otlp-endpoint".into(),
+                format!("http://127.0.0.1:{port}"),
+            ]
+        }
+        None => vec!["--export".into(), "none".into()],
+    });
+    Agent::start(&Options::new(scratch).backend(backend).no_file().arguments(arguments))
 }
 
 /// What was measured, by mode and round: `N` figures at a time.

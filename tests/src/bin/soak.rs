@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 use spandrel_tests::agent::{Agent, Options};
 use spandrel_tests::apps;
-use spandrel_tests::load::{Nginx, Sink, Usage};
+use spandrel_tests::load::{Nginx, Sink, Usage, only};
 use spandrel_tests::process::{Endpoint, Scratch, Service, needed};
 
 /// Watches the agent's memory (`SPANDREL_BIN`, or target/release/spandrel) over minutes.
@@ -80,6 +80,7 @@ fn connections(arguments: &Arguments) -> Result<()> {
     let sink = Sink::start()?;
     let endpoint = format!("http://127.0.0.1:{}", sink.port);
     let options = Options::new(&scratch).backend(&arguments.backend).no_file();
+    let options = options.arguments(only(&["nginx", "spandrel-soak"]));
     let agent = Agent::start(&options.arguments(["--export", "otlp", "--otlp-endpoint", &endpoint]))?;
 
     let (stop, opened) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -159,6 +160,7 @@ fn websocket(arguments: &Arguments) -> Result<()> {
     let file = scratch.join("soak.jsonl");
     let export = format!("file:{}", file.display());
     let options = Options::new(&scratch).backend(&arguments.backend).no_file();
+    let options = options.arguments(only(&["nginx", "python3*", "curl"]));
     let agent = Agent::start(&options.arguments(["--export", &export]))?;
 
     let mut client = Command::new(needed("curl")?);
