@@ -166,8 +166,7 @@ impl Report for stream::Ledger {
         out.push(Counter::new("spandrel_stream_unread_bytes_total", unread));
         out.push(Counter::new("spandrel_stream_opened_ends_total", opened));
         out.push(Counter::new("spandrel_stream_closed_ends_total", closed));
-        out.push(Counter::new("spandrel_stream_evicted_ends_total", evicted));
-        out.push(Counter::new("spandrel_stream_aged_ends_total", aged));
+        push_by(out, "spandrel_stream_abandoned_ends_total", [("evicted", evicted), ("aged", aged)]);
         out.push(Counter::new("spandrel_stream_joined_connections_total", joined));
     }
 }

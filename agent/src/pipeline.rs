@@ -10,6 +10,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use spandrel_proto::counter::Counter as KernelCounter;
 use spandrel_proto::record::{Data, Record};
@@ -38,6 +39,9 @@ const POLL: u64 = 50_000_000;
 /// A process's end is told to `stitch` so much later, so that what the kernel closes on its behalf comes
 /// before.
 const EXIT_DELAY: u64 = 1_000_000_000;
+
+/// How long to wait for the next record at the end; far longer than a kernel program runs.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// Where finished spans go.
 pub struct Sinks {
@@ -279,12 +283,17 @@ impl Pipeline {
 
     /// The end: takes what the ring still holds, closes what is open, and hands over the sinks.
     pub fn finish(mut self) -> (Books, Sinks) {
-        // Bounded: programs go on writing while this empties the ring.
-        for _ in 0..64 {
+        // The ring must not fill up while the programs are detached. Afterwards the kernel's counters stand
+        // still, so that the books can be compared to the byte, and what is in the ring is all there will be.
+        let detaching = self.kernel.detach();
+        while detaching.as_ref().is_some_and(|thread| !thread.is_finished()) {
             if self.turn() == 0 {
-                break;
+                std::thread::sleep(PAUSE);
             }
         }
+        // A program that was running on another CPU may have been in the middle of a record.
+        std::thread::sleep(PAUSE);
+        while self.turn() > 0 {}
         let now = clock::monotonic();
         self.poll(now);
         for end in self.behind.connections.values_mut() {
@@ -352,7 +361,9 @@ impl Behind {
                 let ends = Endpoints {
                     local: known(&opened.local),
                     peer: known(&opened.peer),
-                    born_here: opened.born_here,
+                    // Two TCP ends are joined when they are opened, unix ends at their first records, which
+                    // can come in any order.
+                    born_here: opened.born_here && matches!(opened.local, Address::Ip(_)),
                 };
                 self.connections
                     .entry(opened.connection)
@@ -380,18 +391,8 @@ impl Behind {
             Event::Joined { a, b, a_to_b, b_to_a } => {
                 self.inputs.push(Input::Joined { a, b, a_to_b, b_to_a });
             }
-            Event::Finished { connection, time } => {
-                let closed = stream::Closed {
-                    time,
-                    errno: 0,
-                    peer_finished: true,
-                    local_finished_first: false,
-                    process_exited: false,
-                };
-                let Some(end) = self.connections.get_mut(&connection) else { return };
-                end.exchanges.closed(&closed, &mut self.scratch);
-                self.pass_on(connection);
-            }
+            // A half-closed connection can still be written to: its exchange goes on until it is closed.
+            Event::Finished { .. } => {}
             Event::Closed { connection, closed } => {
                 if let Some(mut end) = self.connections.remove(&connection) {
                     end.exchanges.closed(closed, &mut self.scratch);

@@ -9,6 +9,9 @@
 
 #![no_std]
 #![no_main]
+// An atomic addition, which `core` offers for this target only as an intrinsic.
+#![allow(internal_features)]
+#![feature(core_intrinsics)]
 // `off!` and `run!` bring their own `unsafe`, also where there is one around them.
 #![allow(unused_unsafe)]
 

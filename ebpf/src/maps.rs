@@ -2,6 +2,7 @@
 //!
 //! Every map is bounded; what finds one full is counted by whoever asked.
 
+use core::intrinsics::AtomicOrdering;
 use core::ptr::{addr_of, read_volatile};
 
 use aya_ebpf::btf_maps::SkStorage;
@@ -203,6 +204,20 @@ pub fn count(counter: Counter, add: u64) {
     if let Some(slot) = COUNTERS.get_ptr_mut(counter as u32) {
         // SAFETY: the slot is this CPU's own.
         unsafe { *slot += add };
+    }
+}
+
+/// Adds to a number that other CPUs add to as well, and reads it. The kernels before 5.12 know no addition that
+/// returns a value, so another CPU's may be in what is read; none is ever lost.
+///
+/// # Safety
+/// `number` must point to an aligned number in a map or in a socket's storage.
+#[inline(always)]
+pub unsafe fn add(number: *mut u64, add: u64) -> u64 {
+    // SAFETY: the caller's promise. (`core` has no atomic types for this target, only what they are made of.)
+    unsafe {
+        core::intrinsics::atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(number, add);
+        read_volatile(number)
     }
 }
 

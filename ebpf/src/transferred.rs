@@ -82,13 +82,8 @@ pub unsafe fn transferred<M: Memory>(transfer: &Transfer) {
             return count(Counter::BytesNotSelected, total as u64);
         }
         let Some(state) = socket::state::<M>(sk, true) else { return socket::count_stateless(total as u64) };
-        let moved = if receives {
-            (*state).received += total as u64;
-            (*state).received
-        } else {
-            (*state).sent += total as u64;
-            (*state).sent
-        };
+        let counter = if receives { addr_of_mut!((*state).received) } else { addr_of_mut!((*state).sent) };
+        let moved = maps::add(counter, total as u64);
         let index = bpf_get_smp_processor_id() * 2 + receives as u32;
         let Some(scratch) = maps::scratch(index) else {
             return socket::count_stateless(total as u64);

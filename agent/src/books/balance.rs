@@ -2,7 +2,7 @@
 //! a destination took.
 //! ```text
 //!   kernel: moved = captured + left out      stream: captured = passed + discarded + held
-//!     captured = stream's captured + not selected      passed + gaps = exchange's moved
+//!     captured = stream's + left out between   passed + gaps = exchange's moved
 //!   exchange: moved = parsed + …             protocol: read + missing = exchange's parsed
 //!     opened = stitch's exchanges            stitch: exchanges = spans + …
 //!       spans = terminal's ended,  spans × destinations = export's offered
@@ -95,12 +95,12 @@ impl Found {
         let pipeline::Ledger { not_selected_records: _, not_selected_bytes } = *pipeline;
         // How many of the traffic's bytes an undecodable record held is not known, only that not more.
         let captured = kernel.get(KernelCounter::BytesCaptured);
-        let came = stream.captured.saturating_add(not_selected_bytes).saturating_add(early_bytes);
+        let came = stream.captured.saturating_add(early_bytes).saturating_add(not_selected_bytes);
         let undecodable = captured.saturating_sub(came).min(undecodable_bytes);
         let parts = [
             ("that came to the streams", stream.captured),
-            ("not selected", not_selected_bytes),
             ("early", early_bytes),
+            ("not selected", not_selected_bytes),
             ("undecodable", undecodable),
         ];
         self.sum("bytes captured by the kernel side", captured, &parts);

@@ -35,10 +35,10 @@ pub const DOCUMENTED: &[(&str, &str)] = &[
     ("spandrel_intake_records_total", "Records taken out of the ring"),
     (
         "spandrel_intake_early_records_total",
-        "Of these, calls that ended before the last program was attached",
+        "Of these, those of calls that ended before the last program was attached; they may be one-sided",
     ),
-    ("spandrel_intake_early_bytes_total", "The bytes captured of those"),
-    ("spandrel_intake_undecodable_records_total", "Of these, those that were none: a fault of Spandrel"),
+    ("spandrel_intake_early_bytes_total", "The bytes captured in those"),
+    ("spandrel_intake_undecodable_records_total", "Records that were none: a fault of Spandrel"),
     ("spandrel_intake_undecodable_bytes_total", "The bytes of those"),
     (
         "spandrel_pipeline_not_selected_records_total",
@@ -56,10 +56,9 @@ pub const DOCUMENTED: &[(&str, &str)] = &[
     ("spandrel_stream_unread_bytes_total", "Bytes that a peer sent and that the program never read"),
     ("spandrel_stream_opened_ends_total", "Ends of connections that were met"),
     ("spandrel_stream_closed_ends_total", "Ends of connections that are over"),
-    ("spandrel_stream_evicted_ends_total", "Of these, those given up because too many were known"),
     (
-        "spandrel_stream_aged_ends_total",
-        "Of these, unix sockets that were silent too long or whose place another took",
+        "spandrel_stream_abandoned_ends_total",
+        "Ends of connections that were given up: too many were known, or nothing came for too long",
     ),
     ("spandrel_stream_joined_connections_total", "Connections both ends of which are known to be one"),
     ("spandrel_protocol_read_bytes_total", "Bytes that came to a parser of HTTP/1"),

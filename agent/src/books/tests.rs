@@ -77,12 +77,12 @@ fn balanced() -> Books {
         kernel: Some(Kernel { counters, unseen_calls: vec![(40, 50), (511, 10)] }),
         intake: intake::Ledger {
             records: 9,
-            early: 0,
-            early_bytes: 0,
+            early: 1,
+            early_bytes: 20,
             undecodable: 1,
             undecodable_bytes: 240,
         },
-        pipeline: pipeline::Ledger { not_selected_records: 1, not_selected_bytes: 50 },
+        pipeline: pipeline::Ledger { not_selected_records: 1, not_selected_bytes: 30 },
         stream: stream::Ledger {
             captured: 450,
             passed: 450,

@@ -10,6 +10,8 @@
 mod policies;
 pub mod sockets;
 
+use std::thread::JoinHandle;
+
 use anyhow::{Context as _, anyhow};
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
 use aya::{Ebpf, Pod};
@@ -48,7 +50,7 @@ pub struct Kernel {
     complete: Monotonic,
     ledger: Ledger,
     /// Keeps the programs attached.
-    _attached: Ebpf,
+    attached: Option<Ebpf>,
 }
 
 impl Kernel {
@@ -64,7 +66,7 @@ impl Kernel {
             policies: Policies::map(take(&mut ebpf, "POLICIES")?)?,
             complete: attached.complete,
             ledger: Ledger::default(),
-            _attached: ebpf,
+            attached: Some(ebpf),
         })
     }
 
@@ -141,6 +143,14 @@ impl Kernel {
             }
         }
         taken
+    }
+
+    /// Begins to detach the programs, which takes the kernel tens of milliseconds each. Once the thread has
+    /// ended, nothing new is counted or written into the ring. `None` if that was done before.
+    pub fn detach(&mut self) -> Option<JoinHandle<()>> {
+        let attached = self.attached.take()?;
+        // Where there is no thread to be had, the closure is dropped, and with it the programs.
+        std::thread::Builder::new().name("spandrel-detach".to_owned()).spawn(move || drop(attached)).ok()
     }
 
     /// The books.

@@ -94,7 +94,8 @@ impl Streams {
             (end.send.lost, end.receive.lost) = (true, true);
         }
         match record.to {
-            tcp_state::FIN_WAIT1 | tcp_state::LAST_ACK => {
+            // A `close` after a `shutdown` enters the state once more, when the FIN has taken its number.
+            tcp_state::FIN_WAIT1 | tcp_state::LAST_ACK if record.from != record.to => {
                 end.finished_first |= record.to == tcp_state::FIN_WAIT1;
                 end.finished_by_exit.get_or_insert(self.exits.contains(&end.last.process));
                 // The tracepoint fires before the FIN takes its number.
@@ -140,7 +141,8 @@ impl Streams {
         if let Some(read) = read {
             end.skip(Direction::Receive, read, &moment, &mut self.ledger, out);
             let read = end.receive.track.next().unwrap_or(read).max(read);
-            self.ledger.unread += all.map_or(0, |all| all.saturating_sub(read));
+            let unread = all.map_or(0, |all| all.saturating_sub(read));
+            self.ledger.unread = self.ledger.unread.saturating_add(unread);
         }
         self.gone.insert(connection);
         self.closed(connection, &closed, out);

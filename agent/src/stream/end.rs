@@ -6,7 +6,7 @@ use spandrel_proto::position::{End, Tcp};
 use spandrel_proto::record::Unix;
 
 use super::step::Step;
-use super::streams::Ledger;
+use super::streams::{Ledger, MAX_OFFSET};
 use super::track::{Explained, Track};
 use super::{Closed, Content, Event, Gap, GapCause, Opened, Piece};
 use crate::identity::{Direction, Moment, Monotonic, ThreadId};
@@ -155,7 +155,7 @@ impl ConnectionEnd {
         let from_birth = self.from_birth;
         let (way, mut passing) = self.passing(direction, ledger, out);
         let Some(next) = way.track.next().or(from_birth.then_some(0)) else { return };
-        if until <= next && !way.track.holds() {
+        if until > MAX_OFFSET || (until <= next && !way.track.holds()) {
             return;
         }
         let cause = if way.step.overlapped() {
@@ -185,7 +185,9 @@ impl Passing<'_> {
         match piece.content {
             Content::Bytes(bytes) => self.ledger.passed += bytes.len() as u64,
             Content::Gap { length, cause } => {
-                self.ledger.gaps[cause as usize] += length;
+                let gaps = &mut self.ledger.gaps[cause as usize];
+                // The length is what a snapshot says, and that may be torn.
+                *gaps = gaps.saturating_add(length);
                 if matches!(cause, GapCause::Lost | GapCause::Uncertain) {
                     let gap = Gap {
                         connection,

@@ -28,6 +28,10 @@ mod track;
 #[doc(hidden)]
 pub mod fuzz;
 #[cfg(test)]
+mod simulated;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 
 use crate::identity::{Address, ConnectionId, Direction, Moment};

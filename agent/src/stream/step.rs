@@ -14,7 +14,7 @@ use crate::identity::Monotonic;
 /// So long the skew must stay away from its usual value before its lowest value becomes the usual one,
 /// nanoseconds: then bytes are moved for good that no hook counts (`splice` out of a socket). A thread that
 /// is preempted between its bytes and its hook comes back sooner.
-const STEP_AGE: u64 = 1_000_000_000;
+const STEP_AGE: u64 = 10_000_000_000;
 
 /// How certain it is that a call moved the bytes at its position.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -227,25 +227,27 @@ impl Streams {
             self.create(&data.socket, opened, met, out);
         }
         let Some(end) = self.ends.get_mut(&connection) else { return };
-        if end.transport == TRANSPORT_UNIX && end.last.process != moment.process {
-            let before = std::mem::replace(&mut end.last, moment).process;
-            self.no_longer_of(before, connection);
-            self.unix_of.entry(moment.process).or_default().insert(connection);
-        }
-        let Some(end) = self.ends.get_mut(&connection) else { return };
-        (end.last, end.direction) = (moment, Some(direction));
+        let before = std::mem::replace(&mut end.last, moment).process;
+        end.direction = Some(direction);
+        let joined = end.joined;
         if data.header.lost > 0 {
             (end.send.lost, end.receive.lost) = (true, true);
         }
         let way = end.way(direction);
         way.moved = data.socket.moved;
         way.thread = Some(moment.thread);
+        if end.transport == TRANSPORT_UNIX && before != moment.process {
+            self.no_longer_of(before, connection);
+            self.unix_of.entry(moment.process).or_default().insert(connection);
+        }
         if data.total > 0 {
             self.place(connection, direction, data, bytes, &place, moment, out);
         } else if direction == Direction::Receive {
             self.read_end(connection, data, out);
         }
-        self.join(connection, &place, Some(direction), out);
+        if !joined {
+            self.join(connection, &place, Some(direction), out);
+        }
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts of one record, taken apart once")]
@@ -401,7 +403,7 @@ struct Met {
 }
 
 /// No stream is this long; it keeps sums of offsets and lengths far from their limit.
-const MAX_OFFSET: u64 = 1 << 62;
+pub(super) const MAX_OFFSET: u64 = 1 << 60;
 
 /// About how many bytes a TCP connection has moved in a direction: its 64-bit counters, which are not taken
 /// in one instant with its positions.
