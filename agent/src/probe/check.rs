@@ -477,7 +477,7 @@ mod tests {
         let checked = checked(&[(Feature::Btf, "cannot read it")], asked(Fate::Traced));
         assert!(!checked.can_trace());
         let text = render(&checked);
-        assert!(text.contains("\nNothing can be traced: btf: no: cannot read it\n"), "{text}");
+        assert!(text.contains("\nNothing can be traced: BTF: no: cannot read it\n"), "{text}");
         assert!(text.contains("  traced      no: nothing can be\n"), "{text}");
         assert!(!text.contains("Would trace"), "{text}");
     }

@@ -74,7 +74,7 @@ pub const TABLE: [Row; 9] = [
     },
     Row {
         feature: Feature::Btf,
-        name: "btf",
+        name: "BTF",
         since: "5.2 (CONFIG_DEBUG_INFO_BTF)",
         without: "everything: without /sys/kernel/btf/vmlinux nobody can say where in a socket its numbers are",
     },
@@ -252,7 +252,10 @@ fn read_btf(path: &Path) -> (Option<Btf>, Answer) {
             Ok(btf) => (Some(btf), Answer::Yes),
             Err(error) => (None, Answer::No(format!("{}: {error}", path.display()))),
         },
-        Err(error) => (None, Answer::No(format!("cannot read {}: {error}", path.display()))),
+        Err(error) => {
+            let remedy = "the kernel must be built with CONFIG_DEBUG_INFO_BTF";
+            (None, Answer::No(format!("cannot read {}: {error}; {remedy}", path.display())))
+        }
     }
 }
 

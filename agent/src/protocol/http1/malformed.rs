@@ -29,7 +29,7 @@ pub enum Malformed {
     #[error("what had to be a method is no token")]
     Method,
     /// RFC 9112 §3.2. Bytes above 127 are let through: programs send them.
-    #[error("the request target is empty or contains a control character")]
+    #[error("the request target is empty or contains a zero byte")]
     Target,
     /// RFC 9112 §2.3: HTTP/0.9, other major versions, other protocols with similar request lines.
     #[error("the request line does not end with HTTP/1 and a minor version")]

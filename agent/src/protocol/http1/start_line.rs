@@ -230,7 +230,9 @@ impl StartLine {
                     Ok(At::RequestName)
                 }
                 b'\r' | b'\n' if self.length > self.method + 1 => Err(Malformed::Version),
-                0..=b' ' | 0x7f => Err(Malformed::Target),
+                // RFC 9112 §3.2 allows no control character at all, but servers answer requests that have
+                // some: they are told like any other, made harmless where they are shown.
+                0 | b' ' | b'\r' | b'\n' => Err(Malformed::Target),
                 _ => Ok(At::Target),
             },
             At::RequestName => {

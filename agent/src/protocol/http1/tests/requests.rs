@@ -98,7 +98,8 @@ fn a_minor_version_above_1_is_read_as_1() {
 fn a_start_line_that_breaks_a_rule_is_no_request() {
     requests("GET  / HTTP/1.1\r\n\r\n", &["0 began", "0 lost: target"]);
     requests("GET /a b HTTP/1.1\r\n\r\n", &["0 began", "0 lost: version"]);
-    requests("GET /\x01 HTTP/1.1\r\n\r\n", &["0 began", "0 lost: target"]);
+    requests("GET /\0 HTTP/1.1\r\n\r\n", &["0 began", "0 lost: target"]);
+    requests("GET /\x01 HTTP/1.1\r\n\r\n", &["0 began", "0..19 GET /\u{1}", "19 ended, body 0"]);
     requests("GET /\r\n\r\n", &["0 began", "0 lost: version"]);
     requests("GET / HTTP/1.1 \r\n\r\n", &["0 began", "0 lost: version"]);
     requests("GET / HTTP/1.1\rX\n\r\n", &["0 began", "0 lost: version"]);
