@@ -280,7 +280,9 @@ pub extern "C" fn note_loss(index: u32, family: u32, from: u32, lost: u32) -> u3
                 family as u16,
             );
             addr_of_mut!((*fresh).transport).write((*scratch).data.socket.transport);
-            if LOSSES.insert(key, &*fresh, BPF_NOEXIST as u64).is_ok() {
+            // By reference: by value it would be copied to the stack.
+            let fresh: &Loss = &*fresh;
+            if LOSSES.insert(key, fresh, BPF_NOEXIST as u64).is_ok() {
                 loss = LOSSES.get_ptr_mut(key);
             }
         }

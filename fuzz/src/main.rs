@@ -30,6 +30,7 @@ const TARGETS: &[(&str, Body)] = &[
     ("stitch", spandrel::stitch::fuzz::fuzz_stitcher),
     ("stitch_context", spandrel::stitch::context::fuzz::fuzz_context),
     ("stitch_http", spandrel::stitch::http::fuzz::fuzz_describe),
+    ("stream", spandrel::stream::fuzz::fuzz_streams),
     ("terminal_escape", spandrel::export::terminal::fuzz::fuzz_escape),
     ("terminal_events", spandrel::export::terminal::fuzz::fuzz_terminal),
 ];

@@ -13,8 +13,7 @@ macro_rules! offsets {
 
         impl Offsets {
             /// Where each field comes from: its name, the structure, the path of members, and the name
-            /// that the member has on kernels that lack the first. All are needed but those that
-            /// [`OPTIONAL`] names.
+            /// that the member has on kernels that lack the first. All are needed.
             pub const SOURCES: &'static [(&'static str, &'static str, &'static [&'static str], Option<&'static str>)] =
                 &[$((stringify!($field), $structure, &[$($member),+], { #[allow(unused_mut, unused_assignments)] { let mut other = None; $(other = Some($other);)? other } })),*];
 

@@ -199,7 +199,7 @@ impl Endpoint {
     }
 }
 
-/// A program's output, where it ends by itself within [`END`]; anything but success is an error that quotes it.
+/// A program's output, where it ends by itself within `END`; anything but success is an error that quotes it.
 pub fn output(command: &mut Command) -> Result<String> {
     let mut child = command
         .stdin(Stdio::null())
