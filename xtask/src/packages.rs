@@ -6,6 +6,7 @@
 //! command.
 
 use std::borrow::Cow;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -145,12 +146,43 @@ pub fn provide(needs: &[Need]) -> Result<()> {
     let packages = names(&absent);
     if !packages.is_empty() && command::is_root() && is_debian() {
         println!("installing {packages}");
+        let _quiet = NoServices::begin()?;
         let apt = || Cmd::new("apt-get").env("DEBIAN_FRONTEND", "noninteractive").arg("--quiet=2");
         apt().arg("update").run()?;
         apt().args(["--yes", "--no-install-recommends", "install"]).args(packages.split(' ')).run()?;
     }
     let absent = missing(needs);
     if absent.is_empty() { Ok(()) } else { bail!("{}", remedy(&absent)) }
+}
+
+/// Debian starts a service when its package is installed. A web server that nobody asked for would take port
+/// 80 from the next one, whose installation then fails, and would appear in traces; while this value lives,
+/// none is started (Debian Policy, invoke-rc.d: `policy-rc.d` answering 101).
+struct NoServices;
+
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+impl NoServices {
+    /// An administrator's own policy stays as it is, and then counts.
+    fn begin() -> Result<Option<Self>> {
+        if Path::new(POLICY).exists() {
+            return Ok(None);
+        }
+        std::fs::write(POLICY, "#!/bin/sh\nexit 101\n").with_context(|| format!("cannot write {POLICY}"))?;
+        let guard = Self;
+        let executable = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(POLICY, executable)
+            .with_context(|| format!("cannot make {POLICY} executable"))?;
+        Ok(Some(guard))
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(POLICY) {
+            eprintln!("{POLICY} is left behind and keeps services from starting; remove it: {error}");
+        }
+    }
 }
 
 fn is_debian() -> bool {
