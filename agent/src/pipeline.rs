@@ -63,6 +63,8 @@ pub struct Pipeline {
     outputs: Vec<Output>,
     /// When losses were last looked for, and how many records were lost by then.
     looked: (Monotonic, u64),
+    /// Records were lost before that.
+    losing: bool,
     exits: std::collections::VecDeque<(Monotonic, ProcessKey)>,
     /// A test's hook: one data record in so many is dropped without being counted, so that a test can show
     /// that the books would tell.
@@ -114,6 +116,7 @@ impl Pipeline {
     ) -> Self {
         Self {
             looked: (clock::monotonic(), kernel.counter(KernelCounter::RecordsRingFull)),
+            losing: false,
             kernel,
             streams,
             stitcher,
@@ -196,12 +199,14 @@ impl Pipeline {
         let lost = self.kernel.counter(KernelCounter::RecordsRingFull);
         let behind = &mut self.behind;
         self.streams.poll(now, &mut |event| behind.event(event));
-        if lost != self.looked.1 {
-            for (connection, loss) in self.kernel.take_losses() {
+        // A note may be written a little after the counter, so it is also looked for once after the last.
+        if lost != self.looked.1 || self.losing {
+            for (connection, loss) in self.kernel.new_losses(now) {
                 self.streams.lost(connection, &loss, &mut |event| behind.event(event));
             }
             behind.inputs.push(Input::RecordsLost { since: self.looked.0, until: now });
         }
+        self.losing = lost != self.looked.1;
         self.looked = (now, lost);
         while self.exits.front().is_some_and(|(time, _)| now.since(*time) > EXIT_DELAY) {
             if let Some((time, process)) = self.exits.pop_front() {

@@ -45,6 +45,8 @@ pub struct Kernel {
     counters: PerCpuArray<MapData, u64>,
     unseen_calls: PerCpuArray<MapData, u64>,
     losses: HashMap<MapData, u64, PodLoss>,
+    /// The notes that were told, and when they last grew; as many as the kernel side keeps.
+    known_losses: std::collections::HashMap<u64, (Loss, Monotonic)>,
     ignored: HashMap<MapData, u32, u64>,
     policies: Policies,
     complete: Monotonic,
@@ -62,6 +64,7 @@ impl Kernel {
             counters: per_cpu(&mut ebpf, "COUNTERS")?,
             unseen_calls: per_cpu(&mut ebpf, "UNSEEN_CALLS")?,
             losses: HashMap::try_from(take(&mut ebpf, "LOSSES")?).context("opening the map LOSSES")?,
+            known_losses: std::collections::HashMap::new(),
             ignored: HashMap::try_from(take(&mut ebpf, "IGNORED")?).context("opening the map IGNORED")?,
             policies: Policies::map(take(&mut ebpf, "POLICIES")?)?,
             complete: attached.complete,
@@ -132,17 +135,31 @@ impl Kernel {
             .collect()
     }
 
-    /// Takes what was noted of lost records, by connection.
-    pub fn take_losses(&mut self) -> Vec<(ConnectionId, Loss)> {
+    /// What was noted of lost records since this was last asked, by connection: positions from the last loss
+    /// that was known to the last that is.
+    ///
+    /// A note is not taken out while it may still grow, or what the kernel side adds between reading and
+    /// removing it would be lost without a trace.
+    pub fn new_losses(&mut self, now: Monotonic) -> Vec<(ConnectionId, Loss)> {
         let keys: Vec<u64> = self.losses.keys().filter_map(Result::ok).collect();
-        let mut taken = Vec::with_capacity(keys.len());
+        let mut new = Vec::new();
         for key in keys {
-            if let Ok(loss) = self.losses.get(&key, 0) {
-                let _ = self.losses.remove(&key);
-                taken.push((ConnectionId(key), loss.0));
+            let Ok(PodLoss(loss)) = self.losses.get(&key, 0) else { continue };
+            let known = self.known_losses.get(&key);
+            match known {
+                Some((known, since)) if known.records == loss.records => {
+                    if now.since(*since) > SETTLED {
+                        let _ = self.losses.remove(&key);
+                        self.known_losses.remove(&key);
+                    }
+                }
+                _ => {
+                    new.push((ConnectionId(key), since_known(&loss, known.map(|(known, _)| known))));
+                    self.known_losses.insert(key, (loss, now));
+                }
             }
         }
-        taken
+        new
     }
 
     /// Begins to detach the programs, which takes the kernel tens of milliseconds each. Once the thread has
@@ -167,6 +184,45 @@ fn per_cpu<T: Pod>(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<PerCpuArray<Ma
     PerCpuArray::try_from(take(ebpf, name)?).with_context(|| format!("opening the map {name}"))
 }
 
+/// A note that has not grown for so long is taken out, nanoseconds.
+const SETTLED: u64 = 5_000_000_000;
+
+/// What a note says beyond what it said before.
+fn since_known(loss: &Loss, known: Option<&Loss>) -> Loss {
+    let Some(known) = known else { return *loss };
+    let from = |told: u64, before: [u32; 2], now: [u32; 2]| if told > 0 { [before[1], now[1]] } else { now };
+    Loss {
+        records: loss.records.wrapping_sub(known.records),
+        sent: loss.sent.saturating_sub(known.sent),
+        received: loss.received.saturating_sub(known.received),
+        sent_span: from(known.sent, known.sent_span, loss.sent_span),
+        received_span: from(known.received, known.received_span, loss.received_span),
+        ..*loss
+    }
+}
+
 fn sum(map: &PerCpuArray<MapData, u64>, index: u32) -> u64 {
     map.get(&index, 0).map_or(0, |values| values.iter().sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_that_grew_tells_what_lies_between() {
+        let before = Loss { records: 1, sent: 10, sent_span: [100, 110], ..Loss::default() };
+        let now = Loss {
+            records: 3,
+            sent: 30,
+            sent_span: [100, 150],
+            received: 5,
+            received_span: [7, 12],
+            ..before
+        };
+        let new = since_known(&now, Some(&before));
+        assert_eq!((new.records, new.sent, new.sent_span), (2, 20, [110, 150]));
+        assert_eq!((new.received, new.received_span), (5, [7, 12]));
+        assert_eq!(since_known(&now, None), now);
+    }
 }
