@@ -8,6 +8,7 @@
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,15 +16,21 @@
 #include <unistd.h>
 
 #define THREADS 8
+/* Requests that may be unanswered at once: all of them fit into one block of what is captured of a call. */
+#define UNANSWERED 48
 static char (*path)[64];
 static size_t paths;
 static int fd;
+static atomic_size_t sent, answered;
 
 static void *sender(void *argument)
 {
 	char request[256];
 	for (size_t i = (size_t)argument; i < paths; i += THREADS) {
 		int length = snprintf(request, sizeof request, "GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n", path[i]);
+		while (atomic_load(&sent) - atomic_load(&answered) >= UNANSWERED)
+			usleep(50);
+		atomic_fetch_add(&sent, 1);
 		if (send(fd, request, length, MSG_NOSIGNAL) != length)
 			exit(3);
 	}
@@ -59,6 +66,7 @@ int main(int count, char **arguments)
 			return 4;
 		for (ssize_t i = 0; i < n; i++)
 			done += buffer[i] == '#';
+		atomic_store(&answered, done);
 	}
 	return 0;
 }
