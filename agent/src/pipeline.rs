@@ -43,6 +43,9 @@ const EXIT_DELAY: u64 = 1_000_000_000;
 /// How long to wait for the next record at the end; far longer than a kernel program runs.
 const PAUSE: Duration = Duration::from_millis(2);
 
+/// Processes whose verdict is remembered; as many as the process table knows. Beyond, all are asked again.
+const MAX_VERDICTS: usize = 65_536;
+
 /// Where finished spans go.
 pub struct Sinks {
     /// To OTLP endpoints and files.
@@ -331,6 +334,10 @@ impl Behind {
                 let verdict = self.table.verdict(process, &self.selection);
                 if verdict == Verdict::No {
                     self.ignore.push(process);
+                }
+                // Entries go with their process; this is for those whose exit record was lost.
+                if self.verdicts.len() >= MAX_VERDICTS {
+                    self.verdicts.clear();
                 }
                 self.verdicts.insert(process, verdict);
                 verdict

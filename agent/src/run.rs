@@ -34,7 +34,8 @@ use crate::{books, clock, log};
 /// While records come, the ring is looked at so often: the traced program pays for being waited for, a
 /// timer costs it nothing.
 const BUSY: u8 = 1;
-/// While none come, milliseconds; the first record ends the wait.
+/// While none come, milliseconds. A record does not end the wait, unless the ring is half full: being waited
+/// for would cost the traced program microseconds.
 const IDLE: u8 = 50;
 /// How long after the last record the agent counts as busy.
 const BUSY_FOR: Duration = Duration::from_millis(100);
@@ -55,6 +56,8 @@ pub fn trace(settings: &Settings) -> anyhow::Result<ExitCode> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGINT);
     signals.add(Signal::SIGTERM);
+    // The terminal was closed: what is traced should still arrive.
+    signals.add(Signal::SIGHUP);
     signals.thread_block().context("blocking signals")?;
     let signals =
         SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC).context("opening a signal descriptor")?;

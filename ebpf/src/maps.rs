@@ -250,10 +250,15 @@ pub fn policy_word(connection: u64, send: bool) -> u64 {
     }
 }
 
-/// Whether a process is not to be recorded.
+/// Whether the process of the current task is not to be recorded. A pid alone does not tell: it is used again.
 #[inline(always)]
 pub fn ignored(pid: u32) -> bool {
-    pid == run!(own_pid) || (run!(selective) != 0 && IGNORED.get_ptr(pid).is_some())
+    if run!(selective) == 0 {
+        return false;
+    }
+    let Some(started) = IGNORED.get_ptr(pid) else { return false };
+    // SAFETY: the entry is in the map; the task is the current one.
+    unsafe { *started == crate::process::started() }
 }
 
 /// What was learned.

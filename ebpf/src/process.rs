@@ -20,7 +20,6 @@ pub fn header(tag: u16, flags: u16, length: usize) -> Header {
     let task = current_task();
     // SAFETY: the task is the current one.
     unsafe {
-        let leader: *const u8 = of_task(task, off!(task_group_leader));
         Header {
             tag,
             flags,
@@ -28,10 +27,20 @@ pub fn header(tag: u16, flags: u16, length: usize) -> Header {
             time: bpf_ktime_get_ns(),
             pid: (ids >> 32) as u32,
             thread: ids as u32,
-            started: of_task(leader, off!(task_start_time)),
+            started: started(),
             exec: of_task(task, off!(task_self_exec_id)),
             lost: 0,
         }
+    }
+}
+
+/// When the current process started, `CLOCK_MONOTONIC` in nanoseconds.
+#[inline(always)]
+pub fn started() -> u64 {
+    // SAFETY: the task is the current one, and its leader is a task.
+    unsafe {
+        let leader: *const u8 = of_task(current_task(), off!(task_group_leader));
+        of_task(leader, off!(task_start_time))
     }
 }
 
