@@ -154,8 +154,20 @@ impl Report for pipeline::Ledger {
 
 impl Report for stream::Ledger {
     fn counters(&self, out: &mut Vec<Counter>) {
-        let Self { captured, passed, discarded, held, gaps, unread, opened, closed, evicted, aged, joined } =
-            *self;
+        let Self {
+            captured,
+            passed,
+            discarded,
+            held,
+            gaps,
+            unread,
+            opened,
+            closed,
+            evicted,
+            aged,
+            left_out,
+            joined,
+        } = *self;
         out.push(Counter::new("spandrel_stream_captured_bytes_total", captured));
         out.push(Counter::new("spandrel_stream_passed_bytes_total", passed));
         out.push(Counter::new("spandrel_stream_discarded_bytes_total", discarded));
@@ -166,7 +178,11 @@ impl Report for stream::Ledger {
         out.push(Counter::new("spandrel_stream_unread_bytes_total", unread));
         out.push(Counter::new("spandrel_stream_opened_ends_total", opened));
         out.push(Counter::new("spandrel_stream_closed_ends_total", closed));
-        push_by(out, "spandrel_stream_abandoned_ends_total", [("evicted", evicted), ("aged", aged)]);
+        push_by(
+            out,
+            "spandrel_stream_abandoned_ends_total",
+            [("evicted", evicted), ("aged", aged), ("not_selected", left_out)],
+        );
         out.push(Counter::new("spandrel_stream_joined_connections_total", joined));
     }
 }

@@ -156,8 +156,16 @@ impl Pipeline {
             Record::Data { data, bytes, .. } => {
                 *records += 1;
                 let dropped = drop_one_in.is_some_and(|every| records.is_multiple_of(every));
-                if !dropped && behind.admits(&data) {
-                    streams.data(&data, bytes, &mut |event| behind.event(event));
+                match behind.admits(&data) {
+                    _ if dropped => {}
+                    Verdict::Selected => streams.data(&data, bytes, &mut |event| behind.event(event)),
+                    Verdict::IfItServes => {}
+                    Verdict::No => {
+                        let (connection, time) = (data.socket.connection, data.header.time);
+                        streams.leave_out(ConnectionId(connection), Monotonic(time), &mut |event| {
+                            behind.event(event);
+                        });
+                    }
                 }
             }
             Record::Opened { opened, path } => {
@@ -323,9 +331,9 @@ impl Pipeline {
 
 impl Behind {
     /// Whether a call's bytes are wanted: the kernel side records everything until it is told otherwise.
-    fn admits(&mut self, data: &Data) -> bool {
+    fn admits(&mut self, data: &Data) -> Verdict {
         if self.selection.is_everything() {
-            return true;
+            return Verdict::Selected;
         }
         let process = stream::process(&data.header);
         let verdict = match self.verdicts.get(&process) {
@@ -343,24 +351,19 @@ impl Behind {
                 verdict
             }
         };
-        let admitted = match verdict {
-            Verdict::Selected => true,
-            Verdict::No => false,
-            Verdict::IfItServes => {
-                let connection = ConnectionId(data.socket.connection);
-                let local = self.connections.get(&connection).and_then(|end| end.ends.local.as_ref());
-                let serves = matches!(local, Some(Address::Ip(ip)) if self.selection.serves(ip.port()));
-                if serves {
-                    self.verdicts.insert(process, Verdict::Selected);
-                }
-                serves
+        if verdict == Verdict::IfItServes {
+            let connection = ConnectionId(data.socket.connection);
+            let local = self.connections.get(&connection).and_then(|end| end.ends.local.as_ref());
+            if matches!(local, Some(Address::Ip(ip)) if self.selection.serves(ip.port())) {
+                self.verdicts.insert(process, Verdict::Selected);
+                return Verdict::Selected;
             }
-        };
-        if !admitted {
+        }
+        if verdict != Verdict::Selected {
             self.ledger.not_selected_records += 1;
             self.ledger.not_selected_bytes += u64::from(data.captured);
         }
-        admitted
+        verdict
     }
 
     fn event(&mut self, event: Event<'_>) {

@@ -118,6 +118,7 @@ impl Found {
             closed: _,
             evicted: _,
             aged: _,
+            left_out: _,
             joined: _,
         } = *stream;
         let parts = [("passed on", passed), ("discarded", discarded), ("held", held)];

@@ -58,7 +58,7 @@ pub const DOCUMENTED: &[(&str, &str)] = &[
     ("spandrel_stream_closed_ends_total", "Ends of connections that are over"),
     (
         "spandrel_stream_abandoned_ends_total",
-        "Ends of connections that were given up: too many were known, or nothing came for too long",
+        "Ends of connections that were given up: too many were known, nothing came for too long, or their process is not selected",
     ),
     ("spandrel_stream_joined_connections_total", "Connections both ends of which are known to be one"),
     ("spandrel_protocol_read_bytes_total", "Bytes that came to a parser of HTTP/1"),

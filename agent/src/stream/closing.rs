@@ -204,6 +204,14 @@ impl Streams {
         }
     }
 
+    /// Forgets an end because the process that uses it is not to be traced: what it moves is no loss.
+    pub fn leave_out(&mut self, connection: ConnectionId, time: Monotonic, out: &mut dyn FnMut(Event<'_>)) {
+        if self.remove(connection, out) {
+            self.ledger.left_out += 1;
+            out(Event::Abandoned { connection, time });
+        }
+    }
+
     /// Forgets an end, once everything that it holds is passed on or given up.
     fn remove(&mut self, connection: ConnectionId, out: &mut dyn FnMut(Event<'_>)) -> bool {
         let Some(mut end) = self.ends.remove(&connection) else { return false };

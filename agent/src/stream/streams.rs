@@ -55,7 +55,7 @@ pub struct Ledger {
     pub gaps: [u64; GapCause::ALL.len()],
     /// Bytes that the peer sent and this end never read.
     pub unread: u64,
-    /// Ends that were met: these, less closed, evicted and aged, are known now.
+    /// Ends that were met: these, less closed, evicted, aged and left out, are known now.
     pub opened: u64,
     /// Ends that closed.
     pub closed: u64,
@@ -63,6 +63,8 @@ pub struct Ledger {
     pub evicted: u64,
     /// Unix ends given up because they were silent too long, or their socket's address is another's now.
     pub aged: u64,
+    /// Ends of processes that are not selected.
+    pub left_out: u64,
     /// Pairs of ends that are one connection.
     pub joined: u64,
 }

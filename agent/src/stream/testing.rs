@@ -278,7 +278,7 @@ impl Bench {
         assert_eq!(books.captured, books.passed + books.discarded + books.held, "{books:?}");
         assert_eq!(
             books.opened,
-            books.closed + books.evicted + books.aged + streams.size().0 as u64,
+            books.closed + books.evicted + books.aged + books.left_out + streams.size().0 as u64,
             "{books:?}"
         );
     }
