@@ -43,6 +43,13 @@ const EXIT_DELAY: u64 = 1_000_000_000;
 /// How long to wait for the next record at the end; far longer than a kernel program runs.
 const PAUSE: Duration = Duration::from_millis(2);
 
+/// Programs that are looked at as soon as they begin, a second: each look reads `/proc` for a tenth of a
+/// millisecond. Any beyond is looked at when its first traffic is read.
+const LOOKS: usize = 100;
+
+/// Programs noted between two turns: a shell script begins some hundred a second.
+const FRESH: usize = 64;
+
 /// Processes whose verdict is remembered; as many as the process table knows. Beyond, all are asked again.
 const MAX_VERDICTS: usize = 65_536;
 
@@ -86,6 +93,10 @@ struct Behind {
     wishes: Vec<(ConnectionId, Want)>,
     gaps: Vec<stream::Gap>,
     ignore: Vec<ProcessKey>,
+    /// Programs that have just begun.
+    fresh: Vec<ProcessKey>,
+    /// How many of them may still be looked at in this second.
+    looks: usize,
     scratch: exchange::Output,
     /// The books of connections that are gone.
     closed: (exchange::Ledger, http1::Ledger),
@@ -133,6 +144,8 @@ impl Pipeline {
                 wishes: Vec::new(),
                 gaps: Vec::new(),
                 ignore: Vec::new(),
+                fresh: Vec::new(),
+                looks: LOOKS,
                 scratch: exchange::Output::default(),
                 closed: Default::default(),
                 ledger: Ledger::default(),
@@ -175,6 +188,9 @@ impl Pipeline {
             Record::Exec { header, cgroup, filename, arguments } => {
                 let key = stream::process(&header);
                 behind.verdicts.remove(&key);
+                if behind.fresh.len() < FRESH {
+                    behind.fresh.push(key);
+                }
                 behind.table.exec(ExecFacts {
                     key,
                     filename: filename.to_vec(),
@@ -195,6 +211,13 @@ impl Pipeline {
                 exits.push_back((time, process));
             }
         });
+        // A program's environment is in no record, and short programs are gone before their traffic is read.
+        for process in behind.fresh.drain(..) {
+            if behind.looks > 0 {
+                behind.looks -= 1;
+                behind.table.resource(process);
+            }
+        }
         self.carry_out();
         // Only when the ring is empty is what was lost behind what was read.
         let now = clock::monotonic();
@@ -266,6 +289,7 @@ impl Pipeline {
 
     /// Once a second: the clock's offset, and the counters that the exporter may send.
     pub fn refresh(&mut self) {
+        self.behind.looks = LOOKS;
         self.stitcher.set_wall_offset(clock::wall_offset());
         let books = self.books();
         if let Some(exporter) = &self.sinks.exporter {

@@ -36,7 +36,7 @@ use crate::{books, clock, log};
 const BUSY: u8 = 1;
 /// While none come, milliseconds. A record does not end the wait, unless the ring is half full: being waited
 /// for would cost the traced program microseconds.
-const IDLE: u8 = 50;
+const IDLE: u8 = 10;
 /// How long after the last record the agent counts as busy.
 const BUSY_FOR: Duration = Duration::from_millis(100);
 /// How long the end may take.
