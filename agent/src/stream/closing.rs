@@ -114,8 +114,12 @@ impl Streams {
                     local_finished_first: end.finished_first,
                     process_exited,
                 };
-                // A connection that was reset can still be read, and the reset may have overtaken a record.
-                let at_once = closed.errno == 0 || process_exited;
+                // A connection that was reset, or half-closed by this end before the peer finished, can still be
+                // read; and a reset may have overtaken a record.
+                let (read, all) = received_until(end, &tcp, closed.peer_finished);
+                let unread = all.zip(read.or(end.receive.track.next())).is_some_and(|(all, read)| read < all);
+                let readable = closed.errno != 0 || (end.finished_first && unread);
+                let at_once = process_exited || !readable;
                 end.closing = Some((closed, tcp, record.from));
                 if at_once {
                     self.close(connection, out);
