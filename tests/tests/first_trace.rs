@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use spandrel_tests::agent::{Agent, Options};
 use spandrel_tests::apps;
 use spandrel_tests::checks::{joined, machine, one};
-use spandrel_tests::otlp::Kind;
+use spandrel_tests::otlp::{Kind, SeenSpan};
 use spandrel_tests::process::{Endpoint, Scratch, Service, needed, output, until};
 
 fn http_server(at: &Endpoint, scratch: &Scratch) -> Result<Service> {
@@ -72,9 +72,13 @@ fn a_page_that_is_not_there_is_an_error_of_the_client_only() -> Result<()> {
     let _server = http_server(&at, &scratch)?;
     let agent = Agent::start(&Options::new(&scratch))?;
     let _ = curl(&at, "/not-there");
-    let spans =
-        agent.spans_until("both spans", Duration::from_secs(2), |s| joined(s, "/not-there").is_ok())?;
-    let (client, server) = joined(&spans, "/not-there")?;
+    // Not `joined`: with --fail curl hangs up at the status line, while the server is still writing.
+    let both =
+        |s: &[SeenSpan]| one(s, "/not-there", Kind::Client).and(one(s, "/not-there", Kind::Server)).is_ok();
+    let spans = agent.spans_until("both spans", Duration::from_secs(2), both)?;
+    let (client, server) =
+        (one(&spans, "/not-there", Kind::Client)?, one(&spans, "/not-there", Kind::Server)?);
+    ensure!(server.parent.as_deref() == Some(&client.id), "{server:?}");
     ensure!(client.status == 2 && client.attribute("error.type") == "404", "{client:?}");
     ensure!(server.status == 0 && server.attribute("http.response.status_code") == "404", "{server:?}");
     agent.stop().map(drop)
