@@ -18,6 +18,7 @@ const TARGETS: &[(&str, Body)] = &[
     ("discover_cgroup", spandrel::discover::fuzz::fuzz_cgroup),
     ("discover_cmdline", spandrel::discover::fuzz::fuzz_cmdline),
     ("discover_elf", spandrel::discover::fuzz::fuzz_elf),
+    ("discover_elf_file", spandrel::discover::elf::fuzz_file),
     ("discover_environ", spandrel::discover::fuzz::fuzz_environ),
     ("discover_stat", spandrel::discover::fuzz::fuzz_stat),
     ("discover_table", spandrel::discover::fuzz::fuzz_table),

@@ -15,9 +15,12 @@
 pub mod cgroup;
 pub mod command;
 pub mod containers;
+pub mod elf;
 pub mod environment;
 #[doc(hidden)]
 pub mod fuzz;
+pub mod maps;
+pub mod memory;
 pub mod naming;
 pub mod proc;
 pub mod resource;
