@@ -1,11 +1,19 @@
-// A Node service: `http` in and out, the default keep-alive agent.
+// A Node service: `http` in; what it calls with is its style.
 //
-//     node service.js port=N routes=FILE [next=HOST:PORT] [copy=1] [background=FILE every=MS]
+//     node service.js port=N routes=FILE [next=HOST:PORT] [style=STYLE] [copy=1] [background=FILE every=MS]
+//
+//   await     async/await around http.get (the default)   callback  callbacks and timers
+//   fresh     the same, a connection per call             phases    setImmediate, nextTick, queueMicrotask, callbacks
+//   files     fs.readFile and dns.lookup, callbacks       fetch     async/await and fetch (undici)
+//   all       Promise.all of fetches                      then      .then chains, fetch and http.get by turns
+//   limited   await, an agent with 5 sockets
 'use strict';
 const http = require('http');
 const fs = require('fs');
+const dns = require('dns');
 
 const settings = Object.fromEntries(process.argv.slice(2).map((a) => [a.slice(0, a.indexOf('=')), a.slice(a.indexOf('=') + 1)]));
+const style = settings.style || 'await';
 const filler = Buffer.alloc(4096, '.');
 const table = new Map();
 if (settings.routes) {
@@ -16,35 +24,74 @@ if (settings.routes) {
 }
 const nothing = { delay: 0, size: 2, calls: [] };
 const [host, port] = (settings.next || ':').split(':');
+const agent = style === 'fresh' ? new http.Agent({ keepAlive: false })
+  : style === 'limited' ? new http.Agent({ keepAlive: true, maxSockets: 5 })
+    : new http.Agent({ keepAlive: true });
 
-function call(path, headers) {
-  return new Promise((resolve, reject) => {
-    const request = http.get({ host, port, path, headers }, (response) => {
-      response.resume();
-      response.on('end', resolve);
-    });
-    request.on('error', reject);
+function get(path, headers, done) {
+  const request = http.get({ host, port, path, headers, agent }, (response) => {
+    response.resume();
+    response.on('end', done);
   });
+  request.on('error', (error) => { console.error(error); done(); });
+}
+const call = (path, headers) => new Promise((resolve) => get(path, headers, resolve));
+const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+const fetched = async (path, headers) => (await fetch(`http://${host}:${port}${path}`, { headers })).text();
+
+// Calls one path after the other, with `between` before each, in callbacks.
+function each(paths, headers, between, done) {
+  if (!paths.length) return done();
+  between(() => get(paths[0], headers, () => each(paths.slice(1), headers, between, done)));
 }
 
-const server = http.createServer(async (request, response) => {
+const STYLES = {
+  async await(route, headers) {
+    if (route.delay) await sleep(route.delay);
+    for (const path of route.calls) await call(path, headers);
+  },
+  async fetch(route, headers) {
+    if (route.delay) await sleep(route.delay);
+    for (const path of route.calls) await fetched(path, headers);
+  },
+  async all(route, headers) {
+    if (route.delay) await sleep(route.delay);
+    await Promise.all(route.calls.map((path) => fetched(path, headers)));
+  },
+  then(route, headers) {
+    return route.calls.reduce(
+      (before, path, n) => before.then(() => (n % 2 ? call(path, headers) : fetched(path, headers))),
+      sleep(route.delay));
+  },
+};
+STYLES.limited = STYLES.await;
+const CALLBACKS = {
+  callback: (route) => (go) => setTimeout(go, route.delay),
+  phases: () => (go) => setImmediate(() => process.nextTick(() => queueMicrotask(() => setImmediate(go)))),
+  files: () => (go) => fs.readFile(__filename, () => dns.lookup('localhost', go)),
+};
+CALLBACKS.fresh = CALLBACKS.callback;
+
+const server = http.createServer((request, response) => {
   const route = table.get(request.url) || nothing;
   const headers = {};
   if (settings.copy) {
     for (const name of ['traceparent', 'tracestate']) if (request.headers[name]) headers[name] = request.headers[name];
   }
-  if (route.delay) await new Promise((resolve) => setTimeout(resolve, route.delay));
-  for (const path of route.calls) await call(path, headers);
-  const data = filler.subarray(0, route.size);
-  response.writeHead(200, { 'Content-Length': data.length });
-  response.end(data);
+  const answer = () => {
+    const data = filler.subarray(0, route.size);
+    response.writeHead(200, { 'Content-Length': data.length });
+    response.end(data);
+  };
+  if (CALLBACKS[style]) each(route.calls, headers, CALLBACKS[style](route), answer);
+  else STYLES[style](route, headers).then(answer, (error) => { console.error(error); response.destroy(); });
 });
 server.keepAliveTimeout = 60000;
 server.listen(Number(settings.port), '127.0.0.1', 128);
 
 async function timer(paths) {
   for (const path of paths) {
-    await new Promise((resolve) => setTimeout(resolve, Number(settings.every || 20)));
+    await sleep(Number(settings.every || 20));
     await call(path, {});
   }
 }

@@ -69,11 +69,41 @@ pub fn python_service(script: &str, at: &Endpoint, wiring: &Wiring, scratch: &Sc
     Service::listening(script, command.env("PYTHONDONTWRITEBYTECODE", "1"), scratch, at)
 }
 
-/// The Node service.
-pub fn node(at: &Endpoint, wiring: &Wiring, scratch: &Scratch) -> Result<Service> {
-    let mut command = Command::new(needed("node")?);
-    command.arg(source("service.js")).arg(listen(at)).args(wiring.arguments());
+/// The Node service, calling in this style; `SPANDREL_TEST_NODE` is another Node than the one on `PATH`.
+pub fn node(style: &str, at: &Endpoint, wiring: &Wiring, scratch: &Scratch) -> Result<Service> {
+    let mut command = Command::new(chosen("SPANDREL_TEST_NODE", "node")?);
+    command.arg(source("service.js")).arg(listen(at)).args(wiring.arguments()).arg(format!("style={style}"));
     Service::listening("service.js", &mut command, scratch, at)
+}
+
+/// The JVM service, working in this style; `SPANDREL_TEST_JAVA` is another `java` than the one on `PATH`, and
+/// `SPANDREL_TEST_JAVA_OPTIONS` are options for it (a collector, a heap).
+pub fn jvm(style: &str, at: &Endpoint, wiring: &Wiring, scratch: &Scratch) -> Result<Service> {
+    let classes = jvm_classes()?;
+    let mut command = Command::new(chosen("SPANDREL_TEST_JAVA", "java")?);
+    let options = std::env::var("SPANDREL_TEST_JAVA_OPTIONS").unwrap_or_default();
+    command.args(options.split_whitespace()).arg("-cp").arg(classes).arg("Service");
+    command.arg(listen(at)).args(wiring.arguments()).arg(format!("style={style}"));
+    Service::listening("jvm-service", &mut command, scratch, at)
+}
+
+/// The classes of the JVM service, compiled on first use for the oldest version that is supported.
+fn jvm_classes() -> Result<PathBuf> {
+    let from = source("jvm/Service.java");
+    let folder = workspace().join("target/tests-jvm");
+    built("jvm-service.done", &from, |done| {
+        let mut compiler = Command::new(needed("javac")?);
+        output(
+            compiler.args(["--release", "11", "-nowarn", "-Xlint:-options", "-d"]).arg(&folder).arg(&from),
+        )?;
+        std::fs::write(done, "").context("marking the classes as complete")
+    })?;
+    Ok(folder)
+}
+
+/// The program that this variable names, or the one with this name on `PATH`.
+fn chosen(variable: &str, name: &str) -> Result<PathBuf> {
+    std::env::var_os(variable).map_or_else(|| needed(name), |path| Ok(PathBuf::from(path)))
 }
 
 /// The Go service, built on first use.

@@ -58,6 +58,8 @@ pub enum Program {
     ApacheWorker,
     Nginx,
     Node,
+    NodeStyle(&'static str),
+    Jvm(&'static str),
     Go,
     Clock,
 }
@@ -93,8 +95,8 @@ const fn row(name: &'static str, programs: &'static [Program], claim: Claim) -> 
 
 use Claim::{Complete, CompleteBelow, NoSpans, OrphansNeverWrong, Timed};
 use Program::{
-    ApachePrefork, ApacheWorker, Asyncio, Clock, Go, Gunicorn, GunicornOverUnix, Nginx, Node, Poll, Threaded,
-    ThreadedOverUnix,
+    ApachePrefork, ApacheWorker, Asyncio, Clock, Go, Gunicorn, GunicornOverUnix, Jvm, Nginx, Node, NodeStyle,
+    Poll, Threaded, ThreadedOverUnix,
 };
 
 /// Issue 3's figure for what threads or forwarded headers can prove.
@@ -134,7 +136,32 @@ pub const ROWS: &[Row] = &[
     Row { timer: 1, ..row("poll-timer", &[Poll, Threaded], OrphansNeverWrong { service: 1 }) },
     row("nginx", &[Nginx, Threaded], OrphansNeverWrong { service: 1 }),
     row("clock", &[Clock, Clock], Timed),
+    row("node-callback", &[NodeStyle("callback"), Threaded], NODE),
+    row("node-fresh", &[NodeStyle("fresh"), Threaded], NODE),
+    row("node-phases", &[NodeStyle("phases"), Threaded], NODE),
+    row("node-files", &[NodeStyle("files"), Threaded], NODE),
+    row("node-fetch", &[NodeStyle("fetch"), Threaded], NODE),
+    row("node-all", &[NodeStyle("all"), Threaded], NODE),
+    row("node-then", &[NodeStyle("then"), Threaded], NODE),
+    row("node-limited", &[NodeStyle("limited"), Threaded], NODE),
+    row("jvm-thread", &[Jvm("thread"), Threaded], JVM),
+    row("jvm-virtual", &[Jvm("virtual"), Threaded], JVM),
+    jvm_pool("jvm-submit", &[Jvm("submit"), Threaded]),
+    jvm_pool("jvm-get", &[Jvm("get"), Threaded]),
+    jvm_pool("jvm-stages", &[Jvm("stages"), Threaded]),
+    jvm_pool("jvm-scheduled", &[Jvm("scheduled"), Threaded]),
+    jvm_pool("jvm-forkjoin", &[Jvm("forkjoin"), Threaded]),
+    jvm_pool("jvm-client", &[Jvm("client"), Threaded]),
 ];
+
+/// What is proved of Node and the JVM so far.
+const NODE: Claim = OrphansNeverWrong { service: 1 };
+const JVM: Claim = OrphansNeverWrong { service: 1 };
+
+/// A row of the JVM whose work is handed over: what links it is a habit, which has to be allowed.
+const fn jvm_pool(name: &'static str, programs: &'static [Program]) -> Row {
+    Row { environment: &[("SPANDREL_WEAKEST_LINK", "inferred")], ..row(name, programs, JVM) }
+}
 
 /// The row with this name.
 pub fn named(name: &str) -> Result<&'static Row> {
@@ -355,7 +382,7 @@ impl Stage {
             let wiring = Wiring {
                 routes: Some(routes.clone()),
                 next: next.clone(),
-                log: (!matches!(program, Node | Go | Asyncio | Poll))
+                log: (!matches!(program, Node | NodeStyle(_) | Jvm(_) | Go | Asyncio | Poll))
                     .then(|| scratch.join(&format!("calls-{edge}.log"))),
                 copy: row.copies == edge,
                 background: (row.timer == edge).then(|| background.clone()),
@@ -389,7 +416,9 @@ fn start(
         ApachePrefork => apps::apache("prefork", at, &proxy("")?, scratch),
         ApacheWorker => apps::apache("worker", at, &proxy("")?, scratch),
         Nginx => apps::nginx(at, &proxy(";")?, scratch),
-        Node => apps::node(at, wiring, scratch),
+        Node => apps::node("await", at, wiring, scratch),
+        NodeStyle(style) => apps::node(style, at, wiring, scratch),
+        Jvm(style) => apps::jvm(style, at, wiring, scratch),
         Go => apps::go(at, wiring, scratch),
         Clock => apps::clock(at, wiring, scratch),
     }

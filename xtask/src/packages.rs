@@ -77,6 +77,7 @@ fn parse(text: &str) -> Result<Vec<Need>> {
 fn program_of(package: &str) -> Option<&str> {
     match package {
         "apache2-bin" => Some("apache2"),
+        "default-jdk-headless" => Some("javac"),
         "iproute2" => Some("ip"),
         "nftables" => Some("nft"),
         "nginx-light" => Some("nginx"),
