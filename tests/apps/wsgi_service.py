@@ -1,27 +1,28 @@
-"""A WSGI application for Gunicorn's sync workers; settings from the environment, as WSGI applications get them.
+"""A WSGI application for Gunicorn; settings from the environment, as WSGI applications get them.
 
     ROUTES=FILE NEXT=HOST:PORT gunicorn -w 4 -b 127.0.0.1:N wsgi_service:application
 """
 
 import os
+import threading
 import time
 
 import client
 import common
 
 table = common.routes(os.environ.get("ROUTES"))
-connection = None
+mine = threading.local()
 
 
 def application(environ, start_response):
-    global connection
     route = table.get(environ["PATH_INFO"], common.NOTHING)
     time.sleep(route.delay)
     for path in route.calls:
-        if connection is None:
+        if getattr(mine, "connection", None) is None:
             log = os.environ.get("CALL_LOG")
-            connection = client.Connection(os.environ["NEXT"], common.CallLog(log and "%s.%d" % (log, os.getpid())))
-        connection.call(path)
+            log = log and "%s.%d.%d" % (log, os.getpid(), threading.get_ident())
+            mine.connection = client.Connection(os.environ["NEXT"], common.CallLog(log))
+        mine.connection.call(path)
     data = common.body(route)
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(data)))])
     return [data]

@@ -56,8 +56,12 @@ fn listen(at: &Endpoint) -> String {
     }
 }
 
-/// The Python that the distribution installs: not a shim that execs another program first.
+/// The Python that the distribution installs: not a shim that execs another program first. `SPANDREL_TEST_PYTHON`
+/// names another interpreter.
 pub fn python() -> Result<PathBuf> {
+    if let Some(other) = std::env::var_os("SPANDREL_TEST_PYTHON") {
+        return Ok(PathBuf::from(other));
+    }
     let path = PathBuf::from("/usr/bin/python3");
     if path.is_file() { Ok(path) } else { needed("python3") }
 }
@@ -66,6 +70,19 @@ pub fn python() -> Result<PathBuf> {
 pub fn python_service(script: &str, at: &Endpoint, wiring: &Wiring, scratch: &Scratch) -> Result<Service> {
     let mut command = Command::new(python()?);
     command.arg(source(script)).arg(listen(at)).args(wiring.arguments());
+    Service::listening(script, command.env("PYTHONDONTWRITEBYTECODE", "1"), scratch, at)
+}
+
+/// A Python service that needs packages, with arguments that say how it works.
+pub fn python_style(
+    script: &str,
+    arguments: &[&str],
+    at: &Endpoint,
+    wiring: &Wiring,
+    scratch: &Scratch,
+) -> Result<Service> {
+    let mut command = Command::new(virtual_environment()?.join("bin/python"));
+    command.arg(source(script)).args(arguments).arg(listen(at)).args(wiring.arguments());
     Service::listening(script, command.env("PYTHONDONTWRITEBYTECODE", "1"), scratch, at)
 }
 
@@ -145,21 +162,22 @@ pub fn clock(at: &Endpoint, wiring: &Wiring, scratch: &Scratch) -> Result<Servic
 
 /// Gunicorn with sync workers: a process per request at a time.
 pub fn gunicorn(at: &Endpoint, wiring: &Wiring, scratch: &Scratch) -> Result<Service> {
+    gunicorn_of("sync", at, wiring, scratch)
+}
+
+/// Gunicorn with workers of this class: 8 that take one request at a time, or 2 that take many.
+pub fn gunicorn_of(class: &str, at: &Endpoint, wiring: &Wiring, scratch: &Scratch) -> Result<Service> {
     let bind = match at {
         Endpoint::Port(port) => format!("127.0.0.1:{port}"),
         Endpoint::Unix(path) => format!("unix:{}", path.display()),
     };
     let mut command = Command::new(virtual_environment()?.join("bin/gunicorn"));
-    command.args([
-        "--workers",
-        "8",
-        "--worker-class",
-        "sync",
-        "--worker-tmp-dir",
-        "/dev/shm",
-        "--bind",
-        &bind,
-    ]);
+    let workers = if class == "sync" { "8" } else { "2" };
+    command.args(["--workers", workers, "--worker-class", class, "--worker-tmp-dir", "/dev/shm"]);
+    command.args(["--bind", &bind]);
+    if class == "gthread" {
+        command.args(["--threads", "32", "--keep-alive", "60"]);
+    }
     command.arg("--chdir").arg(source("")).arg("wsgi_service:application");
     command.env("PYTHONDONTWRITEBYTECODE", "1");
     if let Some(routes) = &wiring.routes {
@@ -174,14 +192,30 @@ pub fn gunicorn(at: &Endpoint, wiring: &Wiring, scratch: &Scratch) -> Result<Ser
     Service::listening("gunicorn", &mut command, scratch, at)
 }
 
-/// A virtual environment under `target/` with what the Python services need beyond the standard library.
+/// A virtual environment under `target/` with what the Python services need beyond the standard library. For another
+/// interpreter than the distribution's, another one, with the versions of the packages that it can still have.
 fn virtual_environment() -> Result<PathBuf> {
-    let target = workspace().join("target/tests-python");
-    built("tests-python.done", &source("../needs.txt"), |done| {
+    let python = python()?;
+    let other = std::env::var_os("SPANDREL_TEST_PYTHON").is_some();
+    let name = if other {
+        let version =
+            output(Command::new(&python).args(["-c", "import sys; print(sys.version.split()[0])"]))?;
+        format!("tests-python-{}", version.trim())
+    } else {
+        "tests-python".to_owned()
+    };
+    let target = workspace().join("target").join(&name);
+    built(&format!("{name}.done"), &source("../needs.txt"), |done| {
         let _ = std::fs::remove_dir_all(&target);
-        output(Command::new(python()?).args(["-m", "venv"]).arg(&target))?;
+        output(Command::new(&python).args(["-m", "venv"]).arg(&target))?;
         let mut pip = Command::new(target.join("bin/pip"));
-        output(pip.args(["install", "--quiet", "--disable-pip-version-check"]).args(needs("pip")?))?;
+        let mut packages = needs("pip")?;
+        if other {
+            for package in &mut packages {
+                package.truncate(package.find("==").unwrap_or(package.len()));
+            }
+        }
+        output(pip.args(["install", "--quiet", "--disable-pip-version-check"]).args(packages))?;
         std::fs::write(done, "").context("marking the virtual environment as complete")
     })?;
     Ok(target)

@@ -19,6 +19,8 @@ use crate::otlp::{Kind, SeenSpan};
 use crate::plan::{Plan, Shape};
 use crate::process::{Endpoint, Scratch, Service, until};
 
+mod python;
+
 /// What a row must show. In every row nothing is wrong, nothing is missing while every loss counter is 0, and the links
 /// between the two ends of a connection are all there.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -62,6 +64,13 @@ pub enum Program {
     Jvm(&'static str),
     Go,
     Clock,
+    /// A Python service of `tests/apps` with arguments of its own, in the virtual environment.
+    Python {
+        script: &'static str,
+        arguments: &'static [&'static str],
+    },
+    /// Gunicorn with this class of worker.
+    GunicornOf(&'static str),
 }
 
 impl Program {
@@ -87,23 +96,45 @@ pub struct Row {
     pub timer: u8,
     /// Environment of the agent.
     pub environment: &'static [(&'static str, &'static str)],
+    /// Requests before the batches, of which only *wrong* counts: what needs probes attaches them when it sees orphans.
+    pub warm_up: usize,
+    /// What the agent logs once the probes that the row needs are attached; empty: nothing is waited for.
+    pub attached: &'static str,
+    /// Only `spandrel-truth` runs it, not `cargo xtask test`: its like is in another row.
+    pub long: bool,
 }
 
 const fn row(name: &'static str, programs: &'static [Program], claim: Claim) -> Row {
-    Row { name, programs, claim, carried: None, copies: 0, timer: 0, environment: &[] }
+    Row {
+        name,
+        programs,
+        claim,
+        carried: None,
+        copies: 0,
+        timer: 0,
+        environment: &[],
+        warm_up: 0,
+        attached: "",
+        long: false,
+    }
 }
 
 use Claim::{Complete, CompleteBelow, NoSpans, OrphansNeverWrong, Timed};
 use Program::{
-    ApachePrefork, ApacheWorker, Asyncio, Clock, Go, Gunicorn, GunicornOverUnix, Jvm, Nginx, Node, NodeStyle,
-    Poll, Threaded, ThreadedOverUnix,
+    ApachePrefork, ApacheWorker, Asyncio, Clock, Go, Gunicorn, GunicornOf, GunicornOverUnix, Jvm, Nginx,
+    Node, NodeStyle, Poll, Python, Threaded, ThreadedOverUnix,
 };
+
+/// All rows: these, and those of each runtime.
+pub fn all() -> impl Iterator<Item = &'static Row> {
+    ROWS.iter().chain(python::ROWS)
+}
 
 /// Issue 3's figure for what threads or forwarded headers can prove.
 const PROVED: Claim = Complete(99.99);
 
-/// All rows.
-pub const ROWS: &[Row] = &[
+/// Rows of what threads, headers and sockets prove, and of what nothing does.
+const ROWS: &[Row] = &[
     row("threaded", &[Threaded, Threaded], PROVED),
     Row { timer: 1, ..row("threaded-timer", &[Threaded, Threaded], PROVED) },
     row("gunicorn", &[Gunicorn, Threaded], PROVED),
@@ -165,8 +196,8 @@ const fn jvm_pool(name: &'static str, programs: &'static [Program]) -> Row {
 
 /// The row with this name.
 pub fn named(name: &str) -> Result<&'static Row> {
-    ROWS.iter().find(|row| row.name == name).with_context(|| {
-        let names: Vec<_> = ROWS.iter().map(|row| row.name).collect();
+    all().find(|row| row.name == name).with_context(|| {
+        let names: Vec<_> = all().map(|row| row.name).collect();
         format!("no row is called {name:?}; there are {}", names.join(", "))
     })
 }
@@ -219,6 +250,8 @@ pub struct Report {
     pub total: Verdict,
     /// The calls that belong to no request.
     pub background: Verdict,
+    /// The requests before the batches.
+    pub warm_up: Verdict,
     /// By how much the spans' times differ from the service's, 99th percentile.
     pub off_p99: Option<Duration>,
     /// What was planned.
@@ -258,6 +291,20 @@ pub fn run(row: &Row, how: &Run) -> Result<Report> {
     let mut report = Report::default();
     let mut places = HashMap::new();
     let mut batches = Vec::new();
+    let (warm, roots) = stage.plan.roots.split_at(row.warm_up.min(stage.plan.roots.len()));
+    if !warm.is_empty() {
+        let pause = Duration::from_millis(u64::from(*how.delay_ms.end())) / 2;
+        let load = Load { to: stage.front.address()?, concurrency: 3, pause, seed: how.seed };
+        let sent = driver::drive(&load, &stage.plan, warm)
+            .with_context(|| format!("warming row {} up", row.name))?;
+        places.extend(sent.places);
+        if let (Some(agent), false) = (&agent, row.attached.is_empty()) {
+            // A row whose probes are never attached is judged as it is.
+            let _ = until("its probes are attached", Duration::from_secs(5), || {
+                Ok(agent.stderr().iter().any(|line| line.contains(row.attached)))
+            });
+        }
+    }
     for (number, &concurrency) in how.concurrency.iter().enumerate() {
         let load = Load {
             to: stage.front.address()?,
@@ -265,7 +312,7 @@ pub fn run(row: &Row, how: &Run) -> Result<Report> {
             pause: Duration::from_millis(u64::from(*how.delay_ms.end())) / 2,
             seed: how.seed + number as u64,
         };
-        let roots = share(&stage.plan.roots, number, how.concurrency.len());
+        let roots = share(roots, number, how.concurrency.len());
         let sent = driver::drive(&load, &stage.plan, roots)
             .with_context(|| format!("driving row {} with {concurrency} at once", row.name))?;
         report.elapsed += sent.elapsed;
@@ -285,6 +332,7 @@ pub fn run(row: &Row, how: &Run) -> Result<Report> {
         report.batches.push((concurrency, verdict));
     }
     report.background = judge::judge_background(&stage.plan, &outcome.spans);
+    report.warm_up = judge::judge(&stage.plan, warm, row.provable(), &outcome.spans, &places, &gaps);
     if row.claim == Timed {
         report.off_p99 = Some(timing(&scratch, &outcome.spans)?);
     }
@@ -315,10 +363,8 @@ impl Row {
                 misses.push(text);
             }
         };
-        miss(
-            total.wrong + report.background.wrong > 0,
-            format!("wrong {}", total.wrong + report.background.wrong),
-        );
+        let wrong = total.wrong + report.background.wrong + report.warm_up.wrong;
+        miss(wrong > 0, format!("wrong {wrong}"));
         miss(total.acausal > 0, format!("acausal {}", total.acausal));
         if self.claim == NoSpans {
             let left_out = outcome.counters.sum(&["sampled"]);
@@ -366,7 +412,7 @@ impl Stage {
             carried_flags: row.carried,
             background: if row.timer > 0 { how.requests } else { 0 },
         };
-        let plan = Plan::new(&shape, how.requests, how.seed);
+        let plan = Plan::new(&shape, row.warm_up + how.requests, how.seed);
         let routes = scratch.join("routes.tsv");
         plan.write_routes(&routes)?;
         let background = scratch.join("background.txt");
@@ -382,7 +428,7 @@ impl Stage {
             let wiring = Wiring {
                 routes: Some(routes.clone()),
                 next: next.clone(),
-                log: (!matches!(program, Node | NodeStyle(_) | Jvm(_) | Go | Asyncio | Poll))
+                log: (!matches!(program, Node | NodeStyle(_) | Jvm(_) | Go | Asyncio | Poll | Python { .. }))
                     .then(|| scratch.join(&format!("calls-{edge}.log"))),
                 copy: row.copies == edge,
                 background: (row.timer == edge).then(|| background.clone()),
@@ -421,6 +467,8 @@ fn start(
         Jvm(style) => apps::jvm(style, at, wiring, scratch),
         Go => apps::go(at, wiring, scratch),
         Clock => apps::clock(at, wiring, scratch),
+        Python { script, arguments } => apps::python_style(script, arguments, at, wiring, scratch),
+        GunicornOf(class) => apps::gunicorn_of(class, at, wiring, scratch),
     }
 }
 
@@ -473,7 +521,7 @@ mod tests {
     #[test]
     fn every_row_has_a_name_of_its_own_and_edges_that_exist() {
         let mut names = HashSet::new();
-        for row in ROWS {
+        for row in all() {
             assert!(names.insert(row.name), "{} is there twice", row.name);
             let hops = row.programs.len() as u8;
             assert!(row.copies < hops && row.timer < hops, "{}: the last service calls nobody", row.name);

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use spandrel_tests::rows::{self, ROWS, Report, Row, Run};
+use spandrel_tests::rows::{self, Report, Row, Run};
 
 /// Runs the truth table against the real agent (`SPANDREL_BIN`, or target/release/spandrel).
 #[derive(Parser, Debug)]
@@ -38,13 +38,13 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if arguments.list {
-        for row in ROWS {
+        for row in rows::all() {
             println!("{}", row.name);
         }
         return ExitCode::SUCCESS;
     }
     let chosen: Result<Vec<&Row>, _> = match arguments.row.as_slice() {
-        [] => Ok(ROWS.iter().collect()),
+        [] => Ok(rows::all().collect()),
         names => names.iter().map(|name| rows::named(name)).collect(),
     };
     let chosen = match chosen {
@@ -106,6 +106,10 @@ fn print(row: &Row, report: &Report, counters: bool) -> bool {
             verdict.wrong,
             links.join(", ")
         );
+    }
+    if row.warm_up > 0 {
+        let warm = &report.warm_up;
+        println!("{:<24}  warm-up: {} orphans, {} wrong", "", warm.orphan, warm.wrong);
     }
     if row.timer > 0 {
         let background = &report.background;
