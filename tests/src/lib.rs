@@ -9,6 +9,7 @@
 //! otlp     the spans that came out          gaps   what it says is missing
 //! judge    spans against the plan: complete, right, orphan, missing, wrong
 //! rows     the truth table: one program, one claim a row
+//! grpc     HTTP/2 and gRPC: five peers as client and server, their table
 //! load     what bench and soak share
 //! checks   what several tests ask of spans            collector   a real OpenTelemetry Collector
 //! ```
@@ -21,6 +22,7 @@ pub mod checks;
 pub mod collector;
 pub mod driver;
 pub mod gaps;
+pub mod grpc;
 pub mod judge;
 pub mod load;
 pub mod otlp;

@@ -17,6 +17,7 @@ mod bench;
 mod build;
 mod command;
 mod fuzz;
+mod grpc;
 mod harness;
 mod packages;
 mod project;
@@ -44,6 +45,7 @@ enum Command {
     Test(test::Test),
     Tidy(tidy::Tidy),
     Truth(truth::Truth),
+    Grpc(grpc::Grpc),
     Bench(bench::Bench),
     Soak(soak::Soak),
     Fuzz(fuzz::Fuzz),
@@ -69,6 +71,7 @@ fn run(command: Command) -> Result<()> {
         Command::Test(command) => command.run(),
         Command::Tidy(command) => command.run(),
         Command::Truth(command) => command.run(),
+        Command::Grpc(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Soak(command) => command.run(),
         Command::Fuzz(command) => command.run(),

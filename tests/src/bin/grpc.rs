@@ -1,0 +1,264 @@
+//! `spandrel-grpc`: the table of HTTP/2 and gRPC against the real agent. Exit status 1 if a row misses its claim, 2 for a bad
+//! argument. It prints and compares; what is right and what is wrong stands in `grpc::judge`.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+use spandrel_tests::grpc::judge::Verdict;
+use spandrel_tests::grpc::others;
+use spandrel_tests::grpc::peers::{PEERS, Peer};
+use spandrel_tests::grpc::rows::{self, How, Report, Row};
+
+/// Runs the table of HTTP/2 and gRPC against the real agent (`SPANDREL_BIN`, or target/release/spandrel).
+#[derive(Parser, Debug)]
+struct Arguments {
+    /// Tables: kinds (every kind of call), load (many calls over one connection), late (joined a warm connection), others
+    /// (curl, nghttp, h2load, nginx). All of them if none is named.
+    table: Vec<String>,
+    /// 10,000 calls a pair in `load`, and all pairs everywhere.
+    #[arg(long)]
+    full: bool,
+    /// Calls a pair in `load` and `late`.
+    #[arg(long, default_value_t = 1_000)]
+    calls: usize,
+    /// Only this client; repeatable.
+    #[arg(long)]
+    client: Vec<String>,
+    /// Only this server; repeatable.
+    #[arg(long)]
+    server: Vec<String>,
+    /// `late`: only so many methods; repeatable.
+    #[arg(long)]
+    methods: Vec<usize>,
+    /// `late`: connections at once.
+    #[arg(long, default_value_t = 1)]
+    connections: usize,
+    /// Add a random x-request-id to each call.
+    #[arg(long)]
+    random: bool,
+    /// The agent's backend.
+    #[arg(long, default_value = "auto")]
+    backend: String,
+    /// Start no agent.
+    #[arg(long)]
+    dry: bool,
+    /// Print the agent's counters that are not 0 after each row.
+    #[arg(long)]
+    counters: bool,
+    /// More arguments for the agent.
+    #[arg(last = true)]
+    agent: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<bool> {
+    let how = How {
+        backend: arguments.backend.clone(),
+        arguments: arguments.agent.clone(),
+        dry: arguments.dry,
+        ..How::default()
+    };
+    let tables: Vec<&str> = match arguments.table.as_slice() {
+        [] => vec!["kinds", "load", "late", "others"],
+        named => named.iter().map(String::as_str).collect(),
+    };
+    let mut good = true;
+    for table in tables {
+        good &= match table {
+            "kinds" => kinds(arguments, &how)?,
+            "load" => load(arguments, &how)?,
+            "late" => late(arguments, &how)?,
+            "others" => other_programs(&how),
+            other => bail!("no table is called {other:?}: kinds, load, late, others"),
+        };
+    }
+    Ok(good)
+}
+
+/// The pairs that were asked for: all, or each peer as client and as server once.
+fn pairs(arguments: &Arguments) -> Result<Vec<(Peer, Peer)>> {
+    let named = |names: &[String]| names.iter().map(|name| Peer::named(name)).collect::<Result<Vec<_>>>();
+    let (clients, servers) = (named(&arguments.client)?, named(&arguments.server)?);
+    let mut all = Vec::new();
+    for (at, client) in PEERS.into_iter().enumerate() {
+        for server in PEERS {
+            let next = PEERS.get((at + 1) % PEERS.len()) == Some(&server);
+            let chosen = arguments.full || !clients.is_empty() || !servers.is_empty() || next;
+            let fits = |peers: &[Peer], peer| peers.is_empty() || peers.contains(&peer);
+            if chosen && fits(&clients, client) && fits(&servers, server) {
+                all.push((client, server));
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn kinds(arguments: &Arguments, how: &How) -> Result<bool> {
+    println!("every kind of call, 3 at once over one connection, agent first; of 100 ends of calls:");
+    header();
+    let mut good = true;
+    for (client, server) in pairs(arguments)? {
+        let calls = rows::every_kind(3);
+        let row = Row { client, server, calls, concurrency: 3, connections: 1, late: None };
+        good &= print(arguments, &row, rows::run(&row, how), |v| {
+            v.wrong() == 0
+                && v.seen == v.ends
+                && v.named == v.ends
+                && v.status == v.ends
+                && v.duration == v.ends
+        });
+    }
+    Ok(good)
+}
+
+fn load(arguments: &Arguments, how: &How) -> Result<bool> {
+    let count = if arguments.full { 10_000 } else { arguments.calls };
+    println!("{count} unary calls, 50 at once over one connection; of 100 ends of calls:");
+    header();
+    let mut good = true;
+    for (client, server) in pairs(arguments)? {
+        let calls = rows::unary(count, arguments.random);
+        let row = Row { client, server, calls, concurrency: 50, connections: 1, late: None };
+        good &=
+            print(arguments, &row, rows::run(&row, how), |v| v.wrong() == 0 && v.joined_percent() >= 99.99);
+    }
+    Ok(good)
+}
+
+fn late(arguments: &Arguments, how: &How) -> Result<bool> {
+    let methods = if arguments.methods.is_empty() { vec![5, 50, 200] } else { arguments.methods.clone() };
+    let mut good = true;
+    for methods in methods {
+        println!(
+            "joined {} warm connection(s) at call 1,000, then {} calls of {methods} methods; of 100 ends of calls:",
+            arguments.connections, arguments.calls
+        );
+        header();
+        for (client, server) in pairs(arguments)? {
+            let mut calls = rows::repeated(1_000 + arguments.calls, methods);
+            if arguments.random {
+                for call in &mut calls {
+                    call.options = "r=1".into();
+                }
+            }
+            let row = Row {
+                client,
+                server,
+                calls,
+                concurrency: 1,
+                connections: arguments.connections,
+                late: Some(1_000),
+            };
+            good &= print(arguments, &row, rows::run(&row, how), |v| v.wrong() == 0);
+        }
+    }
+    Ok(good)
+}
+
+fn other_programs(how: &How) -> bool {
+    println!(
+        "{:<18}{:>7}{:>7}{:>7}{:>7}{:>8}{:>7}",
+        "program", "sent", "ends", "seen", "right", "joined", "wrong"
+    );
+    let mut good = true;
+    let lines = others::plain(how).and_then(|mut lines| {
+        lines.push(others::nginx(how)?);
+        Ok(lines)
+    });
+    match lines {
+        Err(error) => {
+            println!("failed: {error:#}");
+            good = false;
+        }
+        Ok(lines) => {
+            for line in lines {
+                println!(
+                    "{:<18}{:>7}{:>7}{:>7}{:>7}{:>8}{:>7}",
+                    line.program,
+                    line.sent,
+                    line.ends,
+                    line.seen,
+                    line.right,
+                    line.joined,
+                    line.wrong.len()
+                );
+                for text in line.wrong.iter().take(5) {
+                    println!("    {text}");
+                }
+                good &= line.wrong.is_empty() && line.right == line.ends;
+            }
+        }
+    }
+    good
+}
+
+fn header() {
+    println!(
+        "{:<8}{:<8}{:>7}{:>9}{:>8}{:>8}{:>9}{:>9}{:>9}{:>8}{:>8}",
+        "client",
+        "server",
+        "calls",
+        "seen",
+        "named",
+        "status",
+        "duration",
+        "joined",
+        "messages",
+        "wrong",
+        "agent"
+    );
+}
+
+/// Prints a row; whether it meets its claim.
+fn print(arguments: &Arguments, row: &Row, report: Result<Report>, claim: impl Fn(&Verdict) -> bool) -> bool {
+    let head = format!("{:<8}{:<8}", row.client.name(), row.server.name());
+    let report = match report {
+        Ok(report) => report,
+        Err(error) => {
+            println!("{head}failed: {error:#}");
+            return false;
+        }
+    };
+    let Some(outcome) = &report.outcome else {
+        println!("{head}{:>7} all answered, {:.1?}", row.calls.len(), report.elapsed);
+        return true;
+    };
+    let v = &report.verdict;
+    println!(
+        "{head}{:>7}{:>9.3}{:>8.2}{:>8.2}{:>9.2}{:>9.3}{:>9}{:>8}{:>7}ms",
+        v.calls(),
+        v.percent(v.seen),
+        v.percent(v.named),
+        v.percent(v.status),
+        v.percent(v.duration),
+        v.joined_percent(),
+        v.messages,
+        v.wrong(),
+        report.cpu.as_millis()
+    );
+    let good = claim(v);
+    if !good {
+        println!("        MISSES ITS CLAIM");
+        for example in &v.examples {
+            println!("            {example}");
+        }
+    }
+    if arguments.counters {
+        for (name, value) in outcome.counters.all().iter().filter(|(_, value)| **value > 0) {
+            println!("            {name} {value}");
+        }
+    }
+    good
+}

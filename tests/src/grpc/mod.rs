@@ -1,0 +1,16 @@
+//! HTTP/2 and gRPC against real peers: what was sent, and what the spans say of it.
+//!
+//! ```text
+//! peers    five gRPC implementations, each as client and as server, built once      calls   what they are told to do
+//! judge    spans against what the client saw: name, status, duration, parent
+//! rows     one claim each: every kind of call, many calls over one connection, a late join, bulk, other programs
+//! ```
+//! A call is found by its method, which is its token: nobody else's call has it. Only a late join has methods that
+//! repeat; there calls of a connection follow each other and are told apart by when they were. Nothing here may share
+//! code with the agent.
+
+pub mod calls;
+pub mod judge;
+pub mod others;
+pub mod peers;
+pub mod rows;

@@ -1,0 +1,192 @@
+//! The table of HTTP/2 and gRPC: what is sent between which peers, and what each row claims.
+//!
+//! Every row starts the server, the agent and the client (a late join: the client first), ends the agent and judges. None
+//! claims less than *nothing wrong*.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::agent::{Agent, Options, Outcome};
+use crate::grpc::calls::{self, Call, Ends, Kind};
+use crate::grpc::judge::{self, Verdict};
+use crate::grpc::peers::{Load, Peer};
+use crate::process::{Endpoint, Scratch, until};
+
+/// How a row is run.
+#[derive(Clone, Debug)]
+pub struct How {
+    /// `auto`, `socket`, `syscall`.
+    pub backend: String,
+    /// More arguments for the agent.
+    pub arguments: Vec<String>,
+    /// More environment for the agent.
+    pub environment: Vec<(String, String)>,
+    /// Start no agent: only whether the programs work.
+    pub dry: bool,
+}
+
+impl Default for How {
+    fn default() -> Self {
+        Self { backend: "auto".into(), arguments: Vec::new(), environment: Vec::new(), dry: false }
+    }
+}
+
+/// What a row gave.
+#[derive(Debug)]
+pub struct Report {
+    /// By the judge.
+    pub verdict: Verdict,
+    /// The agent's end; none in a dry run.
+    pub outcome: Option<Outcome>,
+    /// From the first call to the last.
+    pub elapsed: Duration,
+    /// CPU that the agent used.
+    pub cpu: Duration,
+}
+
+/// A token that nobody else has.
+fn token() -> String {
+    format!("{:012x}", rand::random::<u64>() >> 16)
+}
+
+/// Every kind of call, `times` times: unary and streaming, failing, long heads, deadline, cancelled.
+pub fn every_kind(times: usize) -> Vec<Call> {
+    let mut all = Vec::new();
+    for _ in 0..times {
+        let name = |kind: &str| format!("{kind}{}", token());
+        all.push(Call::unary(&name("Plain"), "d=3", ""));
+        all.push(Call::unary(&name("Fails"), "d=1 s=5", "r=1"));
+        all.push(Call::unary(&name("Denied"), "s=7", ""));
+        all.push(Call::unary(&name("Slow"), "d=60", "r=1"));
+        all.push(Call::unary(&name("Binary"), "d=1", "b=1"));
+        // 40 KB of metadata each way: CONTINUATION.
+        all.push(Call::unary(&name("Heads"), "h=100x400", "m=100x400 b=1"));
+        all.push(Call::unary(&name("Bulk"), "z=200000", "z=200000"));
+        all.push(Call::streaming(&name("Server"), Kind::Server, "n=20 i=5 z=100", ""));
+        all.push(Call::streaming(&name("ServerBurst"), Kind::Server, "n=200 z=100", ""));
+        all.push(Call::streaming(&name("ServerFails"), Kind::Server, "n=3 s=9", ""));
+        all.push(Call::streaming(&name("Client"), Kind::Client, "z=10", "n=5 i=2"));
+        all.push(Call::streaming(&name("Both"), Kind::Both, "z=30000", "n=6 i=3 z=30000"));
+        all.push(Call::unary(&name("Deadline"), "d=400", "").ended_by(Ends::Deadline, 150));
+        all.push(Call::unary(&name("Cancelled"), "d=400", "").ended_by(Ends::Cancelled, 100));
+        all.push(
+            Call::streaming(&name("ServerCancelled"), Kind::Server, "n=100 i=20", "")
+                .ended_by(Ends::Cancelled, 100),
+        );
+    }
+    all
+}
+
+/// So many unary calls, each with a method of its own, one in twenty failing.
+pub fn unary(count: usize, random_metadata: bool) -> Vec<Call> {
+    (0..count)
+        .map(|number| {
+            let body = if number % 20 == 7 { "d=1 s=5" } else { "d=1" };
+            Call::unary(&format!("M{}", token()), body, if random_metadata { "r=1" } else { "" })
+        })
+        .collect()
+}
+
+/// So many unary calls of so many methods in turn, one in twenty failing.
+pub fn repeated(count: usize, methods: usize) -> Vec<Call> {
+    (0..count)
+        .map(|number| {
+            let body = if number % 20 == 7 { "d=1 s=5" } else { "d=1" };
+            Call::unary(&format!("Method{}", number % methods.max(1)), body, "")
+        })
+        .collect()
+}
+
+/// A row of calls between two peers.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Who calls.
+    pub client: Peer,
+    /// Who answers.
+    pub server: Peer,
+    /// What.
+    pub calls: Vec<Call>,
+    /// At once on a connection.
+    pub concurrency: usize,
+    /// Connections that all make all calls.
+    pub connections: usize,
+    /// The agent comes before this call; before the connection if there is none.
+    pub late: Option<usize>,
+}
+
+/// Runs a row.
+pub fn run(row: &Row, how: &How) -> Result<Report> {
+    let scratch = Scratch::new("grpc")?;
+    let (file, log, gate): (PathBuf, PathBuf, PathBuf) =
+        (scratch.join("calls.tsv"), scratch.join("log.tsv"), scratch.join("gate"));
+    calls::write(&row.calls, row.late.map(|at| (at, gate.as_path())), &file)?;
+    let at = Endpoint::free()?;
+    let _server = row.server.server(&at, &file, &scratch)?;
+    let load = Load { calls: &file, log: &log, concurrency: row.concurrency, connections: row.connections };
+    let start = || -> Result<Option<Agent>> {
+        if how.dry {
+            return Ok(None);
+        }
+        let mut options = Options::new(&scratch).backend(&how.backend).arguments(how.arguments.clone());
+        options.environment.extend(how.environment.iter().cloned());
+        Agent::start(&options).map(Some)
+    };
+    let (agent, mut client);
+    if row.late.is_some() {
+        client = row.client.client(&at, &load, &scratch)?;
+        let reached = scratch.join("gate.reached");
+        until("the client has made its first calls", CLIENT, || {
+            ensure!(client.exited()?.is_none(), "the client ended: {}", client.output());
+            Ok(reached.exists())
+        })?;
+        agent = start()?;
+        // As after any start: what is under way is met by its next bytes.
+        std::thread::sleep(Duration::from_millis(100));
+        std::fs::write(&gate, "").context("opening the gate")?;
+    } else {
+        agent = start()?;
+        client = row.client.client(&at, &load, &scratch)?;
+    }
+    let began = Instant::now();
+    let status = client.wait(CLIENT)?;
+    let elapsed = began.elapsed();
+    ensure!(status.success(), "the client ended with {status}: {}", client.output());
+    let mut seen = calls::log(&log, row.late)?;
+    ensure!(
+        seen.len() == row.calls.len() * row.connections,
+        "the client made {} of {} calls: {}",
+        seen.len(),
+        row.calls.len() * row.connections,
+        client.output()
+    );
+    if let Some(late) = row.late {
+        seen.retain(|log| log.index >= late);
+    }
+    // Cancelled calls: the server's own end comes when its timer is over.
+    std::thread::sleep(Duration::from_millis(700));
+    let Some(agent) = agent else {
+        return Ok(Report { verdict: Verdict::default(), outcome: None, elapsed, cpu: Duration::ZERO });
+    };
+    let cpu = cpu(agent.pid())?;
+    let outcome = agent.stop()?;
+    let verdict = if row.late.is_some() {
+        judge::judge_serial(&row.calls, &seen, &outcome.spans)
+    } else {
+        judge::judge(&row.calls, &seen, &outcome.spans)
+    };
+    Ok(Report { verdict, outcome: Some(outcome), elapsed, cpu })
+}
+
+/// User and system time of a process (`proc_pid_stat(5)`, fields 14 and 15).
+pub fn cpu(pid: u32) -> Result<Duration> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("reading the agent's stat")?;
+    let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let fields: Vec<u64> = rest.split_whitespace().map(|word| word.parse().unwrap_or(0)).collect();
+    let ticks = fields.get(11).unwrap_or(&0) + fields.get(12).unwrap_or(&0);
+    Ok(Duration::from_millis(ticks * 10))
+}
+
+/// How long a client may take.
+const CLIENT: Duration = Duration::from_secs(150);
