@@ -23,3 +23,4 @@ pub mod run;
 pub mod screen;
 pub mod stitch;
 pub mod stream;
+pub mod tls;

@@ -34,6 +34,9 @@ const TARGETS: &[(&str, Body)] = &[
     ("stream", spandrel::stream::fuzz::fuzz_streams),
     ("terminal_escape", spandrel::export::terminal::fuzz::fuzz_escape),
     ("terminal_events", spandrel::export::terminal::fuzz::fuzz_terminal),
+    ("tls_handshake", spandrel::tls::fuzz::fuzz_handshake),
+    ("tls_layer", spandrel::tls::fuzz::fuzz_layer),
+    ("tls_records", spandrel::tls::fuzz::fuzz_records),
 ];
 
 static BODY: OnceLock<Body> = OnceLock::new();

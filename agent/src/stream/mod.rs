@@ -167,10 +167,13 @@ pub enum GapCause {
     Lost,
     /// Bytes that came, but whose place is not certain: two threads wrote into one socket at once.
     Uncertain,
+    /// How many bytes are missing is not known, only how many on the wire they lay in: what is framed by a
+    /// length must be found anew. Not of sockets, but of what was encrypted on them.
+    Torn,
 }
 
 impl GapCause {
-    /// All.
+    /// All that the bytes of sockets have.
     pub const ALL: [Self; 5] = [Self::Silent, Self::Limit, Self::Unseen, Self::Lost, Self::Uncertain];
 
     /// Its name as a label.
@@ -181,6 +184,7 @@ impl GapCause {
             Self::Unseen => "unseen",
             Self::Lost => "lost",
             Self::Uncertain => "uncertain",
+            Self::Torn => "torn",
         }
     }
 }

@@ -1,0 +1,177 @@
+//! Ciphertext of sockets and secrets of sessions in, plaintext with the sockets' positions out.
+//!
+//! ```text
+//!   piece ─▶ Layer ─ not TLS ─────────────────────────────────────────▶ piece
+//!              └─ record ─▶ session: handshake in clear ─▶ random, suite
+//!                             │ sealed: waits for secrets; a tag proves key and number
+//!                             └─ plaintext ───────────────────────────▶ piece
+//! ```
+//! A plaintext byte has the stream offset at which it, or what it was encrypted to, lies on the wire; so both ends of a
+//! connection agree on it, and offsets jump over what frames the records. A jump is no gap.
+//!
+//! Which session a socket carries is decided by content: the 32 random bytes of its ClientHello stand in the
+//! program's memory beside the secrets. A secret of another session opens nothing: the tag refuses it.
+//!
+//! What holds: nothing that no tag has proven comes out (the beginning of a long record comes out without its own tag,
+//! under a key and a number that are proven); the [`Ledger`] balances; what waits is bounded. It does no I/O, reads no clock,
+//! knows one connection end at a time, and tells secrets to nobody. It never keeps the name of the server that a client asks
+//! for, a certificate or a ticket.
+
+mod cipher;
+pub mod fuzz;
+mod handshake;
+mod ledger;
+mod record;
+mod schedule;
+mod secret;
+mod session;
+mod suite;
+mod testing;
+#[cfg(test)]
+mod tests;
+mod way;
+
+pub use ledger::{Ledger, Sealed};
+pub use secret::{MAX_SECRET, Random, Secret, Secrets};
+pub use session::{Agreed, MAX_WAITING_BYTES, MAX_WAITING_RECORDS};
+pub use suite::Version;
+
+use crate::identity::Direction;
+use crate::stream::{Content, GapCause, Piece};
+use session::{Session, Sink};
+
+/// What lies between the bytes of one socket and the protocols: nothing, or TLS.
+#[derive(Debug, Default)]
+pub struct Layer {
+    session: Option<Box<Session>>,
+    /// What a session has taken that no hello has shown to be one: where it began in each direction, and how
+    /// many bytes.
+    doubtful: [Option<(u64, u64)>; 2],
+    ledger: Ledger,
+}
+
+/// Whether TLS may begin with the next piece.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum May {
+    /// What the connection speaks is not known, or it may change to TLS.
+    Begin,
+    /// It speaks something else.
+    NotBegin,
+}
+
+impl Layer {
+    /// Takes the next piece of one direction; what is plain goes on.
+    pub fn piece(&mut self, direction: Direction, piece: &Piece<'_>, may: May, out: &mut Sink<'_>) {
+        let moved = match piece.content {
+            Content::Bytes(bytes) => bytes.len() as u64,
+            Content::Gap { length, .. } => length,
+        };
+        self.ledger.moved = self.ledger.moved.saturating_add(moved);
+        if self.session.is_none() {
+            if may == May::NotBegin || !begins(piece) {
+                self.ledger.passed = self.ledger.passed.saturating_add(moved);
+                return out(direction, *piece);
+            }
+            self.ledger.sessions += 1;
+            self.session = Some(Box::new(Session::new(direction, piece.offset)));
+        }
+        let Some(session) = &mut self.session else { return };
+        session.piece(direction, piece, &mut self.ledger, out);
+        if session.is_genuine() {
+            return;
+        }
+        let mistaken = session.is_mistaken();
+        if let Some(doubtful) = self.doubtful.get_mut(way(direction)) {
+            doubtful.get_or_insert((piece.offset, 0)).1 += moved;
+        }
+        if mistaken {
+            self.give_up(piece, out);
+        }
+    }
+
+    /// It was no TLS: what was taken is told as missing.
+    fn give_up(&mut self, piece: &Piece<'_>, out: &mut Sink<'_>) {
+        self.close();
+        self.session = None;
+        self.ledger.sessions -= 1;
+        self.ledger.mistaken += 1;
+        let taken = std::mem::take(&mut self.doubtful);
+        for (direction, taken) in [Direction::Receive, Direction::Send].into_iter().zip(taken) {
+            let Some((offset, length)) = taken else { continue };
+            self.ledger.missing += length;
+            let content = Content::Gap { length, cause: GapCause::Unseen };
+            out(direction, Piece { offset, content, starts_call: true, moment: piece.moment });
+        }
+    }
+
+    /// Secrets that were found beside these random bytes.
+    pub fn secrets(&mut self, secrets: &Secrets, out: &mut Sink<'_>) {
+        if let Some(session) = &mut self.session {
+            session.secrets(secrets, &mut self.ledger, out);
+        }
+    }
+
+    /// The end of the connection.
+    pub fn close(&mut self) {
+        if let Some(session) = &mut self.session {
+            session.close(&mut self.ledger);
+        }
+    }
+
+    /// The random bytes of the ClientHello, if this is TLS and it was seen.
+    pub fn random(&self) -> Option<Random> {
+        self.session.as_ref().and_then(|session| session.random())
+    }
+
+    /// What the two ends have agreed on; none if this is not TLS.
+    pub fn agreed(&self) -> Option<Agreed> {
+        self.session.as_ref().filter(|session| session.is_genuine()).map(|session| session.agreed())
+    }
+
+    /// How far it is.
+    pub fn state(&self) -> State {
+        match &self.session {
+            None => State::Plain,
+            Some(session) if session.is_hopeless() => State::Hopeless,
+            Some(session) if session.is_open() => State::Open,
+            Some(session) if session.waits() => State::Waiting,
+            Some(_) => State::Handshake,
+        }
+    }
+
+    /// The books, as they are now.
+    pub fn ledger(&self) -> Ledger {
+        let held = self.session.as_ref().map_or(0, |session| session.held());
+        Ledger { held, ..self.ledger }
+    }
+}
+
+/// How far a connection's TLS is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum State {
+    /// It is none.
+    Plain,
+    /// Nothing waits for a key yet.
+    Handshake,
+    /// Records wait for a key.
+    Waiting,
+    /// Plaintext comes out of both directions.
+    Open,
+    /// No plaintext will come.
+    Hopeless,
+}
+
+/// True if this is the beginning of a handshake record at the beginning of a call, with a hello in it as far
+/// as can be seen.
+fn begins(piece: &Piece<'_>) -> bool {
+    let Content::Bytes(bytes) = piece.content else { return false };
+    let hello = bytes.get(record::HEADER).is_none_or(|kind| matches!(kind, 1 | 2));
+    piece.starts_call && bytes.first() == Some(&record::HANDSHAKE) && record::may_be_header(bytes) && hello
+}
+
+fn way(direction: Direction) -> usize {
+    match direction {
+        Direction::Receive => 0,
+        Direction::Send => 1,
+    }
+}

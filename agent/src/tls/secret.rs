@@ -1,0 +1,104 @@
+//! Secrets of sessions: kept as long as their session, shown to nobody.
+//!
+//! A [`Secret`] is overwritten when it is dropped, has no `Display`, and its `Debug` says nothing. It must
+//! never be copied into anything that outlives it, and never leave the agent's memory.
+
+use std::fmt;
+
+use zeroize::Zeroizing;
+
+/// The random bytes of a ClientHello: what ties a session in a program's memory to bytes on a socket.
+/// They are no secret, they go over the wire in clear.
+pub type Random = [u8; 32];
+
+/// The longest secret that TLS has, in bytes: a SHA-384 traffic secret, or a master secret.
+pub const MAX_SECRET: usize = 64;
+
+/// Some secret bytes.
+#[derive(Clone)]
+pub struct Secret(Zeroizing<Vec<u8>>);
+
+impl Secret {
+    /// A copy of these bytes, at most [`MAX_SECRET`] of them.
+    pub fn new(bytes: &[u8]) -> Self {
+        let mut kept = Zeroizing::new(Vec::with_capacity(MAX_SECRET));
+        kept.extend_from_slice(bytes.get(..MAX_SECRET).unwrap_or(bytes));
+        Self(kept)
+    }
+
+    /// The first bytes of it; none if it is shorter, or if they are all 0, which no secret is.
+    pub fn prefix(&self, length: usize) -> Option<&[u8]> {
+        self.0.get(..length).filter(|bytes| bytes.iter().any(|&byte| byte != 0))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// What was found of a session in its program's memory. Which traffic secret is whose need not be known:
+/// the tags of the records tell.
+#[derive(Clone, Debug, Default)]
+pub struct Secrets {
+    /// TLS 1.3: application traffic secrets, each perhaps longer than its hash.
+    pub traffic: Vec<Secret>,
+    /// TLS 1.2: the master secret, and others that it might be.
+    pub master: Vec<Secret>,
+}
+
+/// How many of each kind are kept for one session: both directions of two generations.
+pub const MAX_CANDIDATES: usize = 4;
+
+impl Secrets {
+    /// Adds what is not known yet; the oldest goes if there are too many. False if nothing was new.
+    pub fn add(&mut self, other: &Self) -> bool {
+        let mut new = false;
+        for (mine, others) in [(&mut self.traffic, &other.traffic), (&mut self.master, &other.master)] {
+            for secret in others {
+                if secret.0.iter().all(|&byte| byte == 0) || mine.iter().any(|known| known.0 == secret.0) {
+                    continue;
+                }
+                if mine.len() >= MAX_CANDIDATES {
+                    mine.remove(0);
+                }
+                mine.push(secret.clone());
+                new = true;
+            }
+        }
+        new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_shows_nothing_of_itself() {
+        let secrets = Secrets { traffic: vec![Secret::new(&[0xab; 48])], master: Vec::new() };
+        assert!(!format!("{secrets:?}").contains("171"), "{secrets:?}");
+        assert_eq!(format!("{:?}", secrets.traffic), "[Secret]");
+    }
+
+    #[test]
+    fn bytes_that_are_all_zero_are_no_secret() {
+        let mut secrets = Secrets::default();
+        assert!(!secrets.add(&Secrets { traffic: vec![Secret::new(&[0; 48])], master: Vec::new() }));
+        assert!(Secret::new(&[0; 48]).prefix(32).is_none());
+        let mut one = [0; 48];
+        one[31] = 1;
+        assert!(Secret::new(&one).prefix(32).is_some());
+    }
+
+    #[test]
+    fn no_more_candidates_are_kept_than_the_bound() {
+        let mut secrets = Secrets::default();
+        for byte in 1..=9 {
+            assert!(secrets.add(&Secrets { traffic: vec![Secret::new(&[byte; 48])], master: Vec::new() }));
+        }
+        assert_eq!(secrets.traffic.len(), MAX_CANDIDATES);
+        assert_eq!(secrets.traffic.last().and_then(|secret| secret.prefix(1)), Some(&[9][..]));
+    }
+}

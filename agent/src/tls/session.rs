@@ -1,0 +1,548 @@
+//! A TLS connection as one of its ends sees it: records of both directions in, plaintext out.
+//!
+//! Records that need a key which is not known yet wait, in order of arrival and bounded. Keys may come
+//! before, between or after the records that need them; what comes out is the same, or less, never other.
+//!
+//! It must never yield a byte whose place is not certain, and never keep a secret longer than the session.
+
+use std::collections::VecDeque;
+
+use super::cipher::{Opener, Party};
+use super::handshake::{Hello, ServerHello};
+use super::ledger::{Ledger, Sealed};
+use super::record::{APPLICATION_DATA, CHANGE_CIPHER_SPEC, Framed, Framer, HANDSHAKE, HEADER, Record};
+use super::secret::{Random, Secrets};
+use super::suite::{Suite, Version, suite};
+use super::way::{Epoch, Numbers, Tried, Way};
+use crate::identity::{Direction, Moment};
+use crate::stream::{Content, GapCause, Piece};
+
+/// How many bytes of records may wait for a key on one connection. What waits is the end of a handshake
+/// and the first requests: 64 KiB hold both of most programs. More: the bodies of further records are dropped.
+pub const MAX_WAITING_BYTES: usize = 64 * 1024;
+
+/// How many records may wait. More: no key is waited for any longer.
+pub const MAX_WAITING_RECORDS: usize = 512;
+
+/// What the two ends have agreed on, as far as it was seen.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Agreed {
+    /// The version.
+    pub version: Option<Version>,
+    /// The cipher suite's name.
+    pub cipher: Option<&'static str>,
+    /// The protocol by ALPN, where it is said in clear.
+    pub protocol: Option<Box<str>>,
+}
+
+/// Where plaintext goes.
+pub(super) type Sink<'a> = dyn FnMut(Direction, Piece<'_>) + 'a;
+
+/// A TLS connection.
+#[derive(Debug)]
+pub(super) struct Session {
+    send: Way,
+    receive: Way,
+    /// In which direction the ClientHello went.
+    client: Option<Direction>,
+    random: Option<Random>,
+    server: Option<ServerHello>,
+    secrets: Secrets,
+    waiting: VecDeque<(Direction, Waiting)>,
+    waiting_bytes: usize,
+    /// No key is waited for any longer.
+    given_up: bool,
+    /// A hello was read: this is TLS.
+    genuine: bool,
+    opened_both: bool,
+}
+
+/// What waits for a key, in order.
+#[derive(Debug)]
+enum Waiting {
+    Record(Record),
+    /// Bytes that are in no record, and are counted already.
+    Lost {
+        offset: u64,
+        length: u64,
+        moment: Moment,
+    },
+}
+
+impl Waiting {
+    fn moved(&self) -> u64 {
+        match self {
+            Self::Record(record) => record.moved(),
+            Self::Lost { .. } => 0,
+        }
+    }
+}
+
+/// What became of one record, for the books.
+enum Fate {
+    Handshake,
+    Opened,
+    Sealed(Sealed),
+    Waits(Record),
+}
+
+impl Session {
+    /// One whose first record begins at this offset of this direction.
+    pub fn new(direction: Direction, offset: u64) -> Self {
+        let mut session = Self {
+            send: Way::default(),
+            receive: Way::default(),
+            client: None,
+            random: None,
+            server: None,
+            secrets: Secrets::default(),
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            given_up: false,
+            genuine: false,
+            opened_both: false,
+        };
+        session.way(direction).framer = Some(Framer::aligned(offset));
+        session
+    }
+
+    fn way(&mut self, direction: Direction) -> &mut Way {
+        match direction {
+            Direction::Send => &mut self.send,
+            Direction::Receive => &mut self.receive,
+        }
+    }
+
+    /// The random bytes of the ClientHello, once it was seen.
+    pub fn random(&self) -> Option<Random> {
+        self.random
+    }
+
+    /// True if records wait for a key.
+    pub fn waits(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// True if a hello was read.
+    pub fn is_genuine(&self) -> bool {
+        self.genuine
+    }
+
+    /// True if it turned out not to be TLS.
+    pub fn is_mistaken(&self) -> bool {
+        let lost = |way: &Way| way.framer.as_ref().is_some_and(Framer::is_lost);
+        !self.genuine && (lost(&self.send) || lost(&self.receive))
+    }
+
+    /// True if plaintext comes out of both directions.
+    pub fn is_open(&self) -> bool {
+        self.send.proven && self.receive.proven
+    }
+
+    /// True if no plaintext will come any more.
+    pub fn is_hopeless(&self) -> bool {
+        self.given_up
+            || self.unsupported()
+            || matches!((&self.send.epoch, &self.receive.epoch), (Epoch::Dead, Epoch::Dead))
+    }
+
+    /// What was agreed on.
+    pub fn agreed(&self) -> Agreed {
+        let server = self.server.as_ref();
+        Agreed {
+            version: server.and_then(|server| server.version),
+            cipher: self.suite().map(|suite| suite.name),
+            protocol: server.and_then(|server| server.protocol.clone()),
+        }
+    }
+
+    /// Bytes kept now.
+    pub fn held(&self) -> u64 {
+        let framed = |way: &Way| way.framer.as_ref().map_or(0, Framer::held);
+        let waiting: u64 = self.waiting.iter().map(|(_, waiting)| waiting.moved()).sum();
+        waiting + framed(&self.send) + framed(&self.receive)
+    }
+
+    /// Takes the next piece of one direction.
+    pub fn piece(
+        &mut self,
+        direction: Direction,
+        piece: &Piece<'_>,
+        ledger: &mut Ledger,
+        out: &mut Sink<'_>,
+    ) {
+        let way = self.way(direction);
+        let mut framer = way.framer.take().unwrap_or_else(|| Framer::aligned(piece.offset));
+        let mut refused = false;
+        framer.piece(piece, &mut |framed| match framed {
+            Framed::Record(record) => {
+                let found = record.found;
+                let taken = self.record(direction, record, ledger, out);
+                refused |= found && !taken;
+            }
+            Framed::Lost { offset, length, moment } => {
+                ledger.seal(Sealed::Lost, length);
+                self.lost(direction, offset, length, &moment, ledger, out);
+            }
+        });
+        if refused {
+            let held = framer.close();
+            ledger.seal(Sealed::Lost, held);
+        }
+        self.way(direction).framer = Some(framer);
+    }
+
+    /// Secrets that may be this session's.
+    pub fn secrets(&mut self, secrets: &Secrets, ledger: &mut Ledger, out: &mut Sink<'_>) {
+        if self.secrets.add(secrets) {
+            self.send.revive();
+            self.receive.revive();
+            self.pump(ledger, out);
+        }
+    }
+
+    /// The end: what is kept will not be opened.
+    pub fn close(&mut self, ledger: &mut Ledger) {
+        for way in [&mut self.send, &mut self.receive] {
+            let held = way.framer.as_mut().map_or(0, Framer::close);
+            ledger.seal(Sealed::Lost, held);
+        }
+        self.drop_waiting(ledger);
+        self.secrets = Secrets::default();
+    }
+
+    fn drop_waiting(&mut self, ledger: &mut Ledger) {
+        let why = if self.unsupported() { Sealed::Unsupported } else { Sealed::NoKey };
+        for (_, waiting) in self.waiting.drain(..) {
+            ledger.seal(why, waiting.moved());
+        }
+        self.waiting_bytes = 0;
+        (self.send.waiting, self.receive.waiting) = (0, 0);
+    }
+
+    fn suite(&self) -> Option<&'static Suite> {
+        let server = self.server.as_ref()?;
+        suite(server.suite).filter(|suite| Some(suite.version) == server.version)
+    }
+
+    fn unsupported(&self) -> bool {
+        self.server.is_some() && self.suite().is_none()
+    }
+
+    fn lost(
+        &mut self,
+        direction: Direction,
+        offset: u64,
+        length: u64,
+        moment: &Moment,
+        ledger: &mut Ledger,
+        out: &mut Sink<'_>,
+    ) {
+        if self.way(direction).waiting > 0 {
+            return self.push(direction, Waiting::Lost { offset, length, moment: *moment }, ledger);
+        }
+        self.lose(direction, offset, length, moment, ledger, out);
+    }
+
+    fn lose(
+        &mut self,
+        direction: Direction,
+        offset: u64,
+        length: u64,
+        moment: &Moment,
+        ledger: &mut Ledger,
+        out: &mut Sink<'_>,
+    ) {
+        let way = self.way(direction);
+        way.lose(length);
+        if way.proven {
+            tear(direction, offset, length, moment, ledger, out);
+        }
+    }
+
+    /// Takes a record; false if nothing shows that it is one.
+    fn record(
+        &mut self,
+        direction: Direction,
+        record: Record,
+        ledger: &mut Ledger,
+        out: &mut Sink<'_>,
+    ) -> bool {
+        let moved = record.moved();
+        if self.way(direction).waiting > 0 {
+            self.wait(direction, record, ledger);
+            return true;
+        }
+        let fate = self.step(direction, record, ledger, out);
+        let genuine = !matches!(fate, Fate::Sealed(Sealed::Refused | Sealed::Unproven | Sealed::Lost));
+        match fate {
+            Fate::Waits(record) => self.wait(direction, record, ledger),
+            Fate::Handshake => ledger.handshake += moved,
+            Fate::Opened => ledger.opened += moved,
+            Fate::Sealed(why) => ledger.seal(why, moved),
+        }
+        // What was just read may be what others waited for.
+        if !self.waiting.is_empty() && self.server.is_some() {
+            self.pump(ledger, out);
+        }
+        genuine
+    }
+
+    fn wait(&mut self, direction: Direction, mut record: Record, ledger: &mut Ledger) {
+        if self.given_up {
+            return ledger.seal(Sealed::NoKey, record.moved());
+        }
+        if self.waiting_bytes + record.body.len() > MAX_WAITING_BYTES {
+            record.body = Vec::new();
+            record.missing.get_or_insert(GapCause::Limit);
+            ledger.waiting_cut += 1;
+        }
+        self.waiting_bytes += record.body.len();
+        self.push(direction, Waiting::Record(record), ledger);
+    }
+
+    fn push(&mut self, direction: Direction, waiting: Waiting, ledger: &mut Ledger) {
+        self.way(direction).waiting += 1;
+        self.waiting.push_back((direction, waiting));
+        if self.waiting.len() > MAX_WAITING_RECORDS {
+            self.given_up = true;
+            self.drop_waiting(ledger);
+        }
+    }
+
+    /// Takes what waits, as far as it need not wait any longer.
+    fn pump(&mut self, ledger: &mut Ledger, out: &mut Sink<'_>) {
+        let mut stuck = [false; 2];
+        for _ in 0..self.waiting.len() {
+            let Some((direction, waiting)) = self.waiting.pop_front() else { break };
+            let moved = waiting.moved();
+            let is_stuck = stuck.get(usize::from(direction == Direction::Send)).is_none_or(|stuck| *stuck);
+            let record = match waiting {
+                waiting if is_stuck => {
+                    self.waiting.push_back((direction, waiting));
+                    continue;
+                }
+                Waiting::Record(record) => record,
+                Waiting::Lost { offset, length, moment } => {
+                    self.lose(direction, offset, length, &moment, ledger, out);
+                    continue;
+                }
+            };
+            let body = record.body.len();
+            match self.step(direction, record, ledger, out) {
+                Fate::Waits(record) => {
+                    if let Some(stuck) = stuck.get_mut(usize::from(direction == Direction::Send)) {
+                        *stuck = true;
+                    }
+                    self.waiting.push_back((direction, Waiting::Record(record)));
+                    continue;
+                }
+                Fate::Handshake => ledger.handshake += moved,
+                Fate::Opened => ledger.opened += moved,
+                Fate::Sealed(why) => ledger.seal(why, moved),
+            }
+            self.waiting_bytes = self.waiting_bytes.saturating_sub(body);
+        }
+        let count = |of: Direction| self.waiting.iter().filter(|(direction, _)| *direction == of).count();
+        (self.send.waiting, self.receive.waiting) = (count(Direction::Send), count(Direction::Receive));
+    }
+
+    fn step(
+        &mut self,
+        direction: Direction,
+        record: Record,
+        ledger: &mut Ledger,
+        out: &mut Sink<'_>,
+    ) -> Fate {
+        let version = self.server.as_ref().map(|server| server.version);
+        let way = self.way(direction);
+        if matches!(way.epoch, Epoch::Clear) {
+            let sealed = match (record.kind(), version) {
+                (APPLICATION_DATA, None) => return Fate::Waits(record),
+                (HANDSHAKE, None) if way.changed => return Fate::Waits(record),
+                (APPLICATION_DATA, _) => true,
+                (HANDSHAKE, Some(Some(Version::Tls12))) => way.changed,
+                _ => false,
+            };
+            if !sealed {
+                return self.clear(direction, &record);
+            }
+            way.seal();
+        }
+        let Some(suite) = self.suite() else { return Fate::Sealed(Sealed::Unsupported) };
+        if suite.version == Version::Tls13 && record.kind() != APPLICATION_DATA {
+            // RFC 8446 §5: a ChangeCipherSpec for the sake of others, or an alert of one who gave up.
+            return Fate::Handshake;
+        }
+        if matches!(self.way(direction).epoch, Epoch::Sealed) {
+            if self.secrets.traffic.is_empty() && self.secrets.master.is_empty() {
+                return if self.given_up { Fate::Sealed(Sealed::NoKey) } else { Fate::Waits(record) };
+            }
+            let numbers = match suite.version {
+                Version::Tls12 => Numbers::Exact,
+                Version::Tls13 => Numbers::AfterHandshake,
+            };
+            let candidates = self.candidates(direction, suite);
+            let tried = self.way(direction).seek(&record, candidates, numbers);
+            if self.is_open() && !std::mem::replace(&mut self.opened_both, true) {
+                ledger.sessions_opened += 1;
+            }
+            return self.tried(direction, &record, tried, suite, ledger, out);
+        }
+        if matches!(self.way(direction).epoch, Epoch::Dead) {
+            let way = self.way(direction);
+            way.number = way.number.saturating_add(1);
+            return Fate::Sealed(Sealed::Refused);
+        }
+        let (tried, found) = self.way(direction).open(&record, suite);
+        ledger.resynchronised += u64::from(found.resynchronised);
+        ledger.key_updates += u64::from(found.key_update);
+        self.tried(direction, &record, tried, suite, ledger, out)
+    }
+
+    /// A record of the handshake in clear.
+    fn clear(&mut self, direction: Direction, record: &Record) -> Fate {
+        match record.kind() {
+            HANDSHAKE if record.missing.is_some() => self.way(direction).reader.lose(),
+            HANDSHAKE => {
+                let mut hellos = Vec::new();
+                self.way(direction).reader.bytes(&record.body, &mut |hello| hellos.push(hello));
+                for hello in hellos {
+                    self.hello(direction, hello);
+                }
+            }
+            CHANGE_CIPHER_SPEC => self.way(direction).changed = true,
+            _ => {}
+        }
+        Fate::Handshake
+    }
+
+    fn hello(&mut self, direction: Direction, hello: Hello) {
+        match hello {
+            Hello::Client { random } => {
+                self.genuine = true;
+                (self.client, self.random) = (Some(direction), Some(random));
+            }
+            Hello::Server(server) => {
+                self.genuine = true;
+                if !server.asks_again() {
+                    self.client = Some(direction.opposite());
+                    self.server = Some(server);
+                }
+            }
+            Hello::KeyUpdate | Hello::Malformed => {}
+        }
+    }
+
+    fn candidates(&self, direction: Direction, suite: &Suite) -> Vec<Opener> {
+        let party = match self.client {
+            Some(client) if client == direction => Party::Client,
+            _ => Party::Server,
+        };
+        match suite.version {
+            Version::Tls13 => {
+                let secrets = self.secrets.traffic.iter().rev();
+                let secrets = secrets.filter_map(|secret| secret.prefix(suite.hash.length()));
+                secrets.filter_map(|secret| Opener::of_traffic_secret(suite, secret)).collect()
+            }
+            Version::Tls12 => {
+                let (Some(client), Some(server)) = (&self.random, &self.server) else { return Vec::new() };
+                let secrets = self.secrets.master.iter().rev().filter_map(|secret| secret.prefix(48));
+                let randoms = (client, &server.random);
+                let opener =
+                    |secret| Opener::of_master(suite, party, secret, randoms, server.encrypt_then_mac);
+                secrets.filter_map(opener).collect()
+            }
+        }
+    }
+
+    fn tried(
+        &mut self,
+        direction: Direction,
+        record: &Record,
+        tried: Tried,
+        suite: &'static Suite,
+        ledger: &mut Ledger,
+        out: &mut Sink<'_>,
+    ) -> Fate {
+        let (kind, plaintext, missing, trusted) = match tried {
+            Tried::Opened { kind, plaintext, missing, trusted } => (kind, plaintext, missing, trusted),
+            Tried::Handshake => return Fate::Handshake,
+            Tried::Refused | Tried::Unproven => {
+                if self.way(direction).proven && !record.found {
+                    tear(direction, record.offset, record.moved(), &record.moment, ledger, out);
+                }
+                return Fate::Sealed(match tried {
+                    Tried::Unproven => Sealed::Unproven,
+                    _ => Sealed::Refused,
+                });
+            }
+        };
+        match kind {
+            APPLICATION_DATA => {
+                let way = self.way(direction);
+                let (explicit, exact) = match &way.epoch {
+                    Epoch::Open(opener) => (opener.explicit(), opener.length_is_exact()),
+                    _ => (0, true),
+                };
+                let offset = record.offset + (HEADER + explicit) as u64;
+                let moment = &record.moment;
+                if !plaintext.is_empty() {
+                    ledger.plaintext += plaintext.len() as u64;
+                    if trusted {
+                        ledger.on_trust += plaintext.len() as u64;
+                    }
+                    let content = Content::Bytes(&plaintext);
+                    out(direction, Piece { offset, content, starts_call: true, moment });
+                }
+                let offset = offset + plaintext.len() as u64;
+                if missing > 0 && exact {
+                    ledger.missing += missing;
+                    let cause = record.missing.unwrap_or(GapCause::Lost);
+                    let content = Content::Gap { length: missing, cause };
+                    out(direction, Piece { offset, content, starts_call: plaintext.is_empty(), moment });
+                } else if missing > 0 {
+                    tear(direction, offset, missing, moment, ledger, out);
+                }
+                Fate::Opened
+            }
+            HANDSHAKE => {
+                let mut hellos = Vec::new();
+                self.way(direction).reader.bytes(&plaintext, &mut |hello| hellos.push(hello));
+                for hello in hellos {
+                    match (&hello, suite.version) {
+                        (Hello::KeyUpdate, Version::Tls13) => {
+                            ledger.key_updates += u64::from(self.way(direction).update(suite));
+                        }
+                        // A renegotiation: the keys change with the next ChangeCipherSpec.
+                        (Hello::Client { .. } | Hello::Server(_), Version::Tls12) => {
+                            self.secrets = Secrets::default();
+                            self.hello(direction, hello);
+                        }
+                        _ => {}
+                    }
+                }
+                Fate::Handshake
+            }
+            CHANGE_CIPHER_SPEC if suite.version == Version::Tls12 => {
+                self.way(direction).seal();
+                Fate::Handshake
+            }
+            _ => Fate::Handshake,
+        }
+    }
+}
+
+/// Tells that an unknown number of bytes is missing: whatever is framed by a length must be found anew.
+fn tear(
+    direction: Direction,
+    offset: u64,
+    length: u64,
+    moment: &Moment,
+    ledger: &mut Ledger,
+    out: &mut Sink<'_>,
+) {
+    ledger.missing += length;
+    let content = Content::Gap { length, cause: GapCause::Torn };
+    out(direction, Piece { offset, content, starts_call: false, moment });
+}

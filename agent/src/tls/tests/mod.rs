@@ -1,0 +1,192 @@
+//! Real handshakes without a kernel: two rustls ends in this process, their secrets from its key log.
+
+mod recorded;
+mod wire;
+
+use super::*;
+use crate::stream::GapCause;
+use wire::{Cut, Wire, check, suites};
+
+#[test]
+fn every_suite_comes_out_as_it_went_in() {
+    for suite in suites() {
+        let mut wire = Wire::new(suite);
+        wire.client(b"GET /one HTTP/1.1\r\n\r\n");
+        wire.server(b"HTTP/1.1 200 OK\r\n\r\n");
+        wire.client(b"GET /two HTTP/1.1\r\n\r\n");
+        wire.server(&[b'x'; 40_000]);
+        check(&wire, Cut::Nowhere);
+    }
+}
+
+#[test]
+fn it_does_not_matter_where_calls_cut_the_stream() {
+    let suites = suites();
+    let one_of_each_version = [suites.first(), suites.last()].into_iter().flatten();
+    for &suite in one_of_each_version {
+        let mut wire = Wire::new(suite);
+        wire.client(b"GET / HTTP/1.1\r\n\r\n");
+        wire.server(b"HTTP/1.1 204 No Content\r\n\r\n");
+        for at in 0..wire.longest() {
+            check(&wire, Cut::At(at));
+        }
+        check(&wire, Cut::Every(1));
+        check(&wire, Cut::Every(5));
+    }
+}
+
+#[test]
+fn secrets_may_come_first_last_or_in_the_middle() {
+    for suite in suites() {
+        let mut wire = Wire::new(suite);
+        for number in 0..5 {
+            wire.client(format!("request {number}").as_bytes());
+            wire.server(format!("response {number}").as_bytes());
+        }
+        for after in 0..wire.pieces.len() + 1 {
+            wire.secrets_after = after;
+            check(&wire, Cut::Nowhere);
+        }
+    }
+}
+
+#[test]
+fn a_key_update_is_followed_in_both_directions() {
+    let mut wire = Wire::new(suites()[0]);
+    wire.client(b"before");
+    wire.server(b"before, too");
+    wire.update_keys();
+    wire.client(b"after");
+    wire.server(b"after, too");
+    let (_, ledger) = check(&wire, Cut::Nowhere);
+    assert!(ledger.key_updates >= 2, "{ledger:?}");
+}
+
+#[test]
+fn the_secrets_of_another_session_open_nothing() {
+    for suite in suites() {
+        let mut wire = Wire::new(suite);
+        wire.client(b"GET / HTTP/1.1\r\n\r\n");
+        wire.server(b"HTTP/1.1 200 OK\r\n\r\n");
+        wire.secrets = Wire::new(suite).secrets;
+        let (out, ledger) = wire.run(Cut::Nowhere);
+        assert_eq!(out, Default::default());
+        assert_eq!(ledger.plaintext, 0);
+        assert!(ledger.sealed(Sealed::Refused) + ledger.handshake > 0, "{ledger:?}");
+    }
+}
+
+#[test]
+fn without_secrets_what_waits_is_bounded_and_counted() {
+    let mut wire = Wire::new(suites()[0]);
+    for _ in 0..20 {
+        wire.client(&[b'x'; 16_000]);
+    }
+    wire.secrets = Secrets::default();
+    let (out, ledger) = wire.run(Cut::Nowhere);
+    assert_eq!(out, Default::default());
+    assert!(ledger.waiting_cut > 0 && ledger.sealed(Sealed::NoKey) > 300_000, "{ledger:?}");
+}
+
+#[test]
+fn a_long_record_of_which_the_beginning_is_here_gives_its_beginning() {
+    for suite in suites() {
+        let mut wire = Wire::new(suite);
+        wire.client(b"GET / HTTP/1.1\r\n\r\n");
+        wire.server(b"HTTP/1.1 200 OK\r\n\r\n");
+        wire.client(b"GET / HTTP/1.1\r\n\r\n");
+        let body: Vec<u8> = (0..16_000u32).map(|n| (n % 251) as u8).collect();
+        wire.server(&body);
+        wire.client(b"GET /next HTTP/1.1\r\n\r\n");
+        wire.server(b"HTTP/1.1 404 Not Found\r\n\r\n");
+        let (out, ledger) = wire.run(Cut::Keep(300));
+        let server = String::from_utf8_lossy(&out.from_server);
+        assert!(server.ends_with("HTTP/1.1 404 Not Found\r\n\r\n"), "{suite:?} {ledger:?}");
+        assert!(out.from_server.windows(200).any(|bytes| bytes == &body[..200]), "{suite:?} {ledger:?}");
+        assert_eq!(out.gaps, [(GapCause::Limit, 16_000 - out.long_kept(&body))], "{suite:?}");
+        assert!(ledger.on_trust > 0);
+    }
+}
+
+#[test]
+fn after_a_gap_over_whole_records_the_next_is_found_by_its_tag() {
+    for suite in suites() {
+        let mut wire = Wire::new(suite);
+        wire.client(b"GET / HTTP/1.1\r\n\r\n");
+        wire.server(b"HTTP/1.1 200 OK\r\n\r\n");
+        for _ in 0..3 {
+            let place = wire.client(b"GET /lost HTTP/1.1\r\n\r\n");
+            wire.lose(place);
+        }
+        wire.client(b"GET /found HTTP/1.1\r\n\r\n");
+        let (out, ledger) = wire.run(Cut::Nowhere);
+        assert_eq!(out.from_client, b"GET / HTTP/1.1\r\n\r\nGET /found HTTP/1.1\r\n\r\n", "{suite:?}");
+        assert_eq!(out.gaps.iter().map(|(cause, _)| *cause).collect::<Vec<_>>(), [GapCause::Torn; 3]);
+        assert_eq!(ledger.resynchronised, 1, "{suite:?} {ledger:?}");
+    }
+}
+
+#[test]
+fn a_record_that_was_changed_on_the_way_is_refused_and_the_next_is_not() {
+    for suite in suites() {
+        let mut wire = Wire::new(suite);
+        wire.client(b"one");
+        wire.server(b"two");
+        let place = wire.client(b"three");
+        wire.spoil(place);
+        wire.client(b"four");
+        let (out, ledger) = wire.run(Cut::Nowhere);
+        assert_eq!(out.from_client, b"onefour", "{suite:?}");
+        assert!(ledger.sealed(Sealed::Refused) > 0);
+    }
+}
+
+#[test]
+fn both_ends_give_each_byte_the_same_place() {
+    let mut wire = Wire::new(suites()[0]);
+    wire.client(b"GET / HTTP/1.1\r\n\r\n");
+    wire.server(b"HTTP/1.1 200 OK\r\n\r\n");
+    let (one, _) = wire.run(Cut::Nowhere);
+    let (other, _) = wire.run(Cut::Every(7));
+    assert_eq!(one.places, other.places);
+}
+
+#[test]
+fn what_only_looks_like_tls_at_first_is_given_back_as_missing() {
+    let mut layer = Layer::default();
+    let moment = testing::moment(1);
+    let mut said = Vec::new();
+    for (offset, bytes) in [(0, &b"\x16\x03\x01"[..]), (3, b"\xff\xffhello"), (10, b"plain")] {
+        let piece = testing::piece(offset, Content::Bytes(bytes), &moment);
+        layer.piece(Direction::Receive, &piece, May::Begin, &mut |_, piece| {
+            said.push(format!("{} {:?}", piece.offset, piece.content));
+        });
+    }
+    assert_eq!(
+        said,
+        ["0 Gap { length: 10, cause: Unseen }".to_owned(), format!("10 {:?}", Content::Bytes(b"plain"))]
+    );
+    assert_eq!((layer.ledger().mistaken, layer.ledger().sessions), (1, 0));
+    assert!(layer.ledger().balances());
+}
+
+#[test]
+fn a_byte_that_could_begin_tls_begins_none_where_something_else_is_spoken() {
+    let mut layer = Layer::default();
+    let moment = testing::moment(1);
+    let piece = testing::piece(0, Content::Bytes(b"\x16\x03\x01\x00\x05\x01"), &moment);
+    let mut passed = 0;
+    layer.piece(Direction::Send, &piece, May::NotBegin, &mut |_, _| passed += 1);
+    assert_eq!((passed, layer.state()), (1, State::Plain));
+}
+
+#[test]
+fn what_was_agreed_on_is_told() {
+    for suite in suites() {
+        let wire = Wire::new(suite);
+        let agreed = wire.agreed();
+        let expected = format!("{:?}", suite.suite()).replace("TLS13_", "TLS_");
+        assert_eq!(agreed.cipher.map(str::to_owned), Some(expected));
+        assert!(agreed.version.is_some());
+    }
+}
