@@ -9,6 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -37,6 +38,7 @@ pub struct Agent {
     child: Child,
     stderr: Arc<Mutex<Vec<String>>>,
     stdout: Arc<Mutex<String>>,
+    readers: Vec<JoinHandle<()>>,
     spans: PathBuf,
     gaps: PathBuf,
     /// From start to the line `ready`.
@@ -117,32 +119,35 @@ impl Agent {
             .with_context(|| format!("starting the agent: {command:?}"))?;
         let stderr = Arc::new(Mutex::new(Vec::new()));
         let stdout = Arc::new(Mutex::new(String::new()));
+        let mut readers = Vec::new();
         if let (Some(err), Some(out)) = (child.stderr.take(), child.stdout.take()) {
             let (errors, lines) = (Arc::clone(&stderr), Arc::clone(&stdout));
-            std::thread::spawn(move || {
+            readers.push(std::thread::spawn(move || {
                 for line in BufReader::new(err).split(b'\n').map_while(Result::ok) {
                     if let Ok(mut all) = errors.lock() {
                         all.push(String::from_utf8_lossy(&line).into_owned());
                     }
                 }
-            });
-            std::thread::spawn(move || {
+            }));
+            readers.push(std::thread::spawn(move || {
                 for line in BufReader::new(out).split(b'\n').map_while(Result::ok) {
                     if let Ok(mut all) = lines.lock() {
                         all.push_str(&String::from_utf8_lossy(&line));
                         all.push('\n');
                     }
                 }
-            });
+            }));
         }
-        let mut agent = Self { child, stderr, stdout, spans, gaps, start_up: Duration::ZERO };
+        let mut agent = Self { child, stderr, stdout, readers, spans, gaps, start_up: Duration::ZERO };
         loop {
             if agent.stderr().iter().any(|line| line.starts_with("ready")) {
                 agent.start_up = began.elapsed();
                 return Ok(agent);
             }
             if let Some(status) = agent.child.try_wait().context("asking after the agent")? {
-                std::thread::sleep(Duration::from_millis(50));
+                for reader in std::mem::take(&mut agent.readers) {
+                    let _ = reader.join();
+                }
                 bail!("the agent ended with {status} before it was ready: {}", agent.stderr().join("\n"));
             }
             ensure!(
@@ -197,6 +202,31 @@ impl Agent {
         }
     }
 
+    /// Waits until the spans so far satisfy `done`, or none has come for so long that none will. What is missing then
+    /// is for the caller to say, who knows more than a time-out.
+    pub fn settle(&self, done: impl Fn(&[SeenSpan]) -> bool) -> Result<()> {
+        let (mut count, mut last) = (0, Instant::now());
+        loop {
+            let looked = Instant::now();
+            let spans = self.spans()?;
+            if done(&spans) {
+                return Ok(());
+            }
+            if spans.len() != count {
+                (count, last) = (spans.len(), Instant::now());
+            } else if last.elapsed() > SETTLED {
+                return Ok(());
+            }
+            // Reading a long file costs the agent the processor that it needs.
+            std::thread::sleep((looked.elapsed() * 2).max(Duration::from_millis(20)));
+        }
+    }
+
+    /// [`Agent::settle`] for so many spans whose path begins so.
+    pub fn settle_for(&self, count: usize, prefix: &str) -> Result<()> {
+        self.settle(|spans| spans.iter().filter(|span| span.path().starts_with(prefix)).count() >= count)
+    }
+
     /// Kills it, as the kernel would: no chance to clean up.
     pub fn kill(mut self) -> Result<()> {
         self.child.kill().context("killing the agent")?;
@@ -231,7 +261,10 @@ impl Agent {
             std::thread::sleep(Duration::from_millis(5));
         };
         let took = began.elapsed();
-        std::thread::sleep(Duration::from_millis(20));
+        // Until the threads that read its output have met the end of it.
+        for reader in std::mem::take(&mut self.readers) {
+            let _ = reader.join();
+        }
         let stderr = self.stderr();
         Ok(Outcome {
             status,
@@ -311,8 +344,14 @@ impl Counters {
     }
 }
 
-const READY: Duration = Duration::from_secs(20);
-const STOP: Duration = Duration::from_secs(20);
+const READY: Duration = Duration::from_secs(60);
+const STOP: Duration = Duration::from_secs(60);
+/// Without a new span for so long, none will come: a server waits 250 ms for its client, and the rest for nothing but
+/// the processor.
+const SETTLED: Duration = Duration::from_secs(3);
+/// Within so long the agent must have ended after a signal. It flushes for at most 5 s; the rest is for a busy machine,
+/// and far from the minutes for which a destination that is away can be tried.
+pub const END_WITHIN: Duration = Duration::from_secs(20);
 
 #[cfg(test)]
 mod tests {

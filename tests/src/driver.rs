@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -39,15 +39,44 @@ pub struct Sent {
     pub elapsed: Duration,
 }
 
+/// How far a driver is, and when it has done enough.
+#[derive(Debug, Default)]
+pub struct Progress {
+    next: AtomicUsize,
+    enough: AtomicBool,
+}
+
+impl Progress {
+    /// Requests begun so far.
+    pub fn begun(&self) -> usize {
+        self.next.load(Ordering::Relaxed)
+    }
+
+    /// No request more.
+    pub fn enough(&self) {
+        self.enough.store(true, Ordering::Relaxed);
+    }
+
+    fn next(&self) -> Option<usize> {
+        (!self.enough.load(Ordering::Relaxed)).then(|| self.next.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
 /// Sends these requests. Any that is not answered with 200 is an error: then nothing can be said about spans.
 pub fn drive(load: &Load, plan: &Plan, roots: &[usize]) -> Result<Sent> {
-    let next = AtomicUsize::new(0);
+    drive_until(load, plan, roots, &Progress::default())
+}
+
+/// The same, until somebody says that it is enough.
+pub fn drive_until(load: &Load, plan: &Plan, roots: &[usize], progress: &Progress) -> Result<Sent> {
     let began = Instant::now();
     let parts = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..load.concurrency)
             .map(|number| {
-                let next = &next;
-                scope.spawn(move || worker(load, plan, roots, next, number as u64))
+                scope.spawn(move || {
+                    // One that fails must not keep the others, or who waits for progress, going for long.
+                    worker(load, plan, roots, progress, number as u64).inspect_err(|_| progress.enough())
+                })
             })
             .collect();
         workers
@@ -67,13 +96,13 @@ fn worker(
     load: &Load,
     plan: &Plan,
     roots: &[usize],
-    next: &AtomicUsize,
+    progress: &Progress,
     number: u64,
 ) -> Result<Vec<(String, Place, Instant)>> {
     let mut random = StdRng::seed_from_u64(load.seed ^ (number << 32));
     let mut connection: Option<Connection> = None;
     let mut sent = Vec::new();
-    while let Some(&root) = roots.get(next.fetch_add(1, Ordering::Relaxed)) {
+    while let Some(&root) = progress.next().and_then(|next| roots.get(next)) {
         let call = &plan.calls[root];
         std::thread::sleep(load.pause.mul_f64(random.random()));
         let mut open = match connection.take() {
@@ -185,7 +214,7 @@ fn complete(data: &[u8]) -> Result<Option<End>> {
     Ok(None)
 }
 
-const ANSWER: Duration = Duration::from_secs(30);
+const ANSWER: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {

@@ -190,6 +190,17 @@ pub fn judge_background(plan: &Plan, spans: &[SeenSpan]) -> Verdict {
     judge.verdict
 }
 
+/// Whether all spans of all requests have arrived, whatever their parents. Calls that belong to no request are not waited
+/// for: how many were made is not known.
+pub fn all_there(plan: &Plan, spans: &[SeenSpan]) -> bool {
+    let background: HashSet<usize> = plan.background.iter().copied().collect();
+    let seen: HashSet<_> = spans.iter().map(|span| (span.path(), span.kind)).collect();
+    let requests = plan.calls.iter().enumerate().filter(|(index, _)| !background.contains(index));
+    requests
+        .map(|(_, call)| call.path.as_str())
+        .all(|path| [Kind::Client, Kind::Server].into_iter().all(|kind| seen.contains(&(path, kind))))
+}
+
 type Index<'a> = HashMap<(&'a str, Kind), Vec<&'a SeenSpan>>;
 
 fn index(spans: &[SeenSpan]) -> Index<'_> {

@@ -261,4 +261,7 @@ pub fn until(what: &str, at_most: Duration, mut done: impl FnMut() -> Result<boo
 /// How long a program may take that ends by itself: building the Collector takes longest.
 const END: Duration = Duration::from_secs(1200);
 /// How long a service may take to listen.
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(60);
+/// How long a test waits for what must come: longer than it takes on the slowest machine, so that no verdict depends on
+/// how busy this one is.
+pub const PATIENCE: Duration = Duration::from_secs(60);

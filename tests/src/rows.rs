@@ -17,7 +17,7 @@ use crate::gaps::{self, GapIndex, Place};
 use crate::judge::{self, Provable, Verdict};
 use crate::otlp::{Kind, SeenSpan};
 use crate::plan::{Plan, Shape};
-use crate::process::{Endpoint, Scratch, Service, until};
+use crate::process::{Endpoint, PATIENCE, Scratch, Service, until};
 
 mod python;
 
@@ -273,7 +273,7 @@ pub fn run(row: &Row, how: &Run) -> Result<Report> {
     let sniffer = if how.sniff {
         let mut command = std::process::Command::new(apps::python()?);
         let sniffer = Service::start("sniff", command.arg(apps::source("sniff.py")).arg(&first), &scratch)?;
-        until("the sniffer listens", Duration::from_secs(10), || Ok(sniffer.output().contains("sniffing")))?;
+        until("the sniffer listens", PATIENCE, || Ok(sniffer.output().contains("sniffing")))?;
         Some(sniffer)
     } else {
         None
@@ -319,9 +319,10 @@ pub fn run(row: &Row, how: &Run) -> Result<Report> {
         places.extend(sent.places);
         batches.push((concurrency, roots));
     }
-    // A span is bound at the latest when its request ends; the timer's last call is under way.
-    std::thread::sleep(Duration::from_millis(300));
     let Some(agent) = agent else { return Ok(report) };
+    // A span is bound at the latest when its request ends; the timer's last call is under way.
+    let none = row.claim == NoSpans;
+    agent.settle(|spans| !none && judge::all_there(&stage.plan, spans))?;
     let outcome = agent.stop()?;
     places.extend(logged(&scratch)?);
     let first = if sniffer.is_some() { gaps::first_bytes(&first)? } else { HashMap::new() };
@@ -387,11 +388,14 @@ impl Row {
         let is = total.complete_percent();
         miss(is < percent, format!("{is:.3} % complete, not {percent}"));
         if let Some(off) = report.off_p99 {
-            miss(off > Duration::from_millis(1), format!("times are off by {off:?} at p99"));
+            miss(off > Duration::from_millis(1), format!("{OFF} by {off:?} at p99"));
         }
         misses
     }
 }
+
+/// How a miss begins that is about time alone.
+pub const OFF: &str = "times are off";
 
 /// The services of a row, up and listening, and the plan they know.
 struct Stage {

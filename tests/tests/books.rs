@@ -1,9 +1,7 @@
 //! The books: what is not there was counted, to the byte, also when everything is lost that can be.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
-use spandrel_tests::agent::Outcome;
+use spandrel_tests::agent::{END_WITHIN, Outcome};
 use spandrel_tests::checks::{machine, scaled};
 use spandrel_tests::rows::{self, Run};
 
@@ -86,7 +84,7 @@ fn the_agent_says_that_its_books_balance() -> Result<()> {
         let unbalanced: Vec<_> =
             outcome.stderr.iter().filter(|line| line.contains("do not balance")).collect();
         ensure!(unbalanced.is_empty(), "{unbalanced:?}");
-        ensure!(outcome.took < Duration::from_secs(8), "the end took {:?}", outcome.took);
+        ensure!(outcome.took < END_WITHIN, "the end took {:?}", outcome.took);
     }
     Ok(())
 }

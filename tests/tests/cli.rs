@@ -2,19 +2,18 @@
 //! that no path can harm.
 
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use spandrel_tests::agent::{self, Agent, Options};
+use spandrel_tests::agent::{self, Agent, END_WITHIN, Options};
 use spandrel_tests::apps::{self, Wiring};
 use spandrel_tests::checks::{is_harmless, joined, machine};
 use spandrel_tests::otlp::Kind;
-use spandrel_tests::process::{Endpoint, Scratch, needed, output};
+use spandrel_tests::process::{Endpoint, PATIENCE, Scratch, needed, output, until};
 
-/// What the agent says to this; it must end by itself within seconds.
+/// What the agent says to this; it must end by itself.
 fn says(command: &mut Command) -> Result<Output> {
     let mut wrapped = Command::new(needed("timeout")?);
-    wrapped.args(["--signal=KILL", "10"]).arg(command.get_program()).args(command.get_args());
+    wrapped.args(["--signal=KILL", "60"]).arg(command.get_program()).args(command.get_args());
     for (key, value) in command.get_envs() {
         if let Some(value) = value {
             wrapped.env(key, value);
@@ -93,12 +92,12 @@ fn an_endpoint_that_refuses_is_told_and_the_agent_runs_on() -> Result<()> {
         Agent::start(&Options::new(&scratch).arguments(["--export", "otlp", "--otlp-endpoint", &endpoint]))?;
     let url = format!("http://{}/refused", at.target());
     output(Command::new(needed("curl")?).args(["--silent", "--fail", "--output", "/dev/null", &url]))?;
-    agent.spans_until("both spans in the file", Duration::from_secs(3), |s| joined(s, "/refused").is_ok())?;
-    spandrel_tests::process::until("a word about the endpoint", Duration::from_secs(15), || {
+    agent.spans_until("both spans in the file", PATIENCE, |s| joined(s, "/refused").is_ok())?;
+    until("a word about the endpoint", PATIENCE, || {
         Ok(agent.stderr().iter().any(|line| line.contains(&nobody.target())))
     })?;
     let outcome = agent.stop()?;
-    ensure!(outcome.took < Duration::from_secs(8), "the end took {:?}", outcome.took);
+    ensure!(outcome.took < END_WITHIN, "the end took {:?}", outcome.took);
     Ok(())
 }
 
@@ -169,7 +168,10 @@ fn control_characters_in_a_path_harm_neither_terminal_nor_otlp() -> Result<()> {
     output(
         Command::new(apps::python()?).arg(apps::source("sockets.py")).args(["control_characters", "evil"]),
     )?;
-    std::thread::sleep(Duration::from_millis(1_500));
+    agent.settle(|spans| {
+        spans.iter().filter(|s| s.kind == Kind::Server && s.path().starts_with("/evil-")).count() >= 3
+    })?;
+    until("the traces on the terminal", PATIENCE, || Ok(agent.stdout().contains("evil-0")))?;
     let outcome = agent.stop()?;
     let evil: Vec<_> = outcome.spans.iter().filter(|span| span.path().starts_with("/evil-")).collect();
     let servers = evil.iter().filter(|span| span.kind == Kind::Server).count();

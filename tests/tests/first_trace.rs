@@ -4,12 +4,12 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use spandrel_tests::agent::{Agent, Options};
 use spandrel_tests::apps;
 use spandrel_tests::checks::{joined, machine, one};
 use spandrel_tests::otlp::{Kind, SeenSpan};
-use spandrel_tests::process::{Endpoint, Scratch, Service, needed, output, until};
+use spandrel_tests::process::{Endpoint, PATIENCE, Scratch, Service, needed, output, until};
 
 fn http_server(at: &Endpoint, scratch: &Scratch) -> Result<Service> {
     let mut command = Command::new(apps::python()?);
@@ -28,18 +28,35 @@ fn curl(at: &Endpoint, path: &str) -> Result<()> {
 #[test]
 fn curl_and_http_server_are_one_trace_within_two_seconds() -> Result<()> {
     let _machine = machine();
+    let mut slow = Vec::new();
+    while slow.len() < ATTEMPTS {
+        match first_trace()? {
+            took if took < Duration::from_secs(2) => return Ok(()),
+            took => slow.push(took),
+        }
+    }
+    bail!("it took {slow:?}")
+}
+
+/// All but the time must be right each time. The time is that of the best attempt: a busy machine delays one, a slow agent
+/// every one.
+const ATTEMPTS: usize = 5;
+
+/// Until the line `ready`, or from the request to the trace on the terminal, whichever took longer.
+fn first_trace() -> Result<Duration> {
     let scratch = Scratch::new("first")?;
     std::fs::write(scratch.join("hello"), "hello")?;
     let at = Endpoint::free()?;
     let _server = http_server(&at, &scratch)?;
     let agent = Agent::start(&Options::new(&scratch).arguments(["--export", "terminal"]))?;
-    ensure!(agent.start_up < Duration::from_secs(2), "ready only after {:?}", agent.start_up);
+    let start_up = agent.start_up;
     let began = Instant::now();
     curl(&at, "/hello")?;
+    let both = |text: &str| text.lines().filter(|line| line.contains("/hello")).count() >= 2;
+    until("the trace on the terminal", PATIENCE, || Ok(both(&agent.stdout())))?;
+    let shown = began.elapsed();
     let in_file = |spans: &[_]| joined(spans, "/hello").is_ok();
-    let spans = agent.spans_until("curl and server in the file", Duration::from_secs(2), in_file)?;
-    let rest = Duration::from_secs(2).saturating_sub(began.elapsed());
-    until("the trace on the terminal", rest, || Ok(agent.stdout().contains("/hello")))?;
+    let spans = agent.spans_until("curl and server in the file", PATIENCE, in_file)?;
     let terminal = agent.stdout();
 
     let (client, server) = joined(&spans, "/hello")?;
@@ -61,7 +78,8 @@ fn curl_and_http_server_are_one_trace_within_two_seconds() -> Result<()> {
     ensure!(first.is_some() && first < second, "the terminal does not show server below client:\n{terminal}");
     ensure!(terminal.contains("200") && terminal.contains("stream"), "no status or link method:\n{terminal}");
     ensure!(!terminal.contains('\x1b'), "colours in a pipe:\n{terminal}");
-    agent.stop().map(drop)
+    agent.stop()?;
+    Ok(shown.max(start_up))
 }
 
 #[test]
@@ -75,7 +93,7 @@ fn a_page_that_is_not_there_is_an_error_of_the_client_only() -> Result<()> {
     // Not `joined`: with --fail curl hangs up at the status line, while the server is still writing.
     let both =
         |s: &[SeenSpan]| one(s, "/not-there", Kind::Client).and(one(s, "/not-there", Kind::Server)).is_ok();
-    let spans = agent.spans_until("both spans", Duration::from_secs(2), both)?;
+    let spans = agent.spans_until("both spans", PATIENCE, both)?;
     let (client, server) =
         (one(&spans, "/not-there", Kind::Client)?, one(&spans, "/not-there", Kind::Server)?);
     ensure!(server.parent.as_deref() == Some(&client.id), "{server:?}");
@@ -93,7 +111,7 @@ fn a_redacted_query_keeps_its_keys_only() -> Result<()> {
     let _server = http_server(&at, &scratch)?;
     let agent = Agent::start(&Options::new(&scratch).arguments(["--export", "terminal"]))?;
     curl(&at, "/hello?card=4111111111111111&name=ann")?;
-    agent.spans_until("both spans", Duration::from_secs(2), |s| joined(s, "/hello").is_ok())?;
+    agent.spans_until("both spans", PATIENCE, |s| joined(s, "/hello").is_ok())?;
     let outcome = agent.stop()?;
     let server = one(&outcome.spans, "/hello", Kind::Server)?;
     ensure!(server.attribute("url.query") == "card=REDACTED&name=REDACTED", "{server:?}");

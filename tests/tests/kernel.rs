@@ -3,6 +3,7 @@
 //!
 //! The calls are made by `apps/sockets.py`; a case there and a line here belong together.
 
+use std::collections::HashSet;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -10,10 +11,10 @@ use anyhow::{Context, Result, bail, ensure};
 use spandrel_tests::agent::{Agent, Options, Outcome};
 use spandrel_tests::apps::{self, Wiring};
 use spandrel_tests::checks::{joined, machine, nothing_wrong, one, scaled};
-use spandrel_tests::driver::{self, Load};
+use spandrel_tests::driver::{self, Load, Progress};
 use spandrel_tests::otlp::{Kind, SeenSpan};
 use spandrel_tests::plan::{Plan, Shape};
-use spandrel_tests::process::{Endpoint, Scratch, Service, needed, output, until};
+use spandrel_tests::process::{Endpoint, PATIENCE, Scratch, Service, needed, output, until};
 
 /// What a case must show.
 #[derive(Clone, Copy, PartialEq)]
@@ -87,7 +88,11 @@ fn every_kind_of_call(backend: &str) -> Result<()> {
             .with_context(|| case.to_string())?;
         ran.push((case, want, paths(&text), text));
     }
-    std::thread::sleep(Duration::from_millis(500));
+    let joinable = |spans: &[SeenSpan]| {
+        let mut joinable = ran.iter().filter(|(_, want, ..)| **want == Joined);
+        joinable.all(|(_, _, paths, _)| paths.iter().all(|(path, ..)| joined(spans, path).is_ok()))
+    };
+    agent.settle(joinable)?;
     let outcome = agent.stop()?;
     let mut failures = Vec::new();
     for (case, want, paths, text) in ran {
@@ -181,11 +186,11 @@ fn attached_late(backend: &str, idle: usize) -> Result<()> {
     let prefix = format!("late-{backend}");
     let options = [format!("idle={idle}"), format!("go={}", go.display())];
     let mut program = Service::start("sockets", &mut sockets("attach_late", &prefix, &options)?, &scratch)?;
-    until("all connections open", Duration::from_secs(20), || Ok(program.output().contains("open")))?;
+    until("all connections open", PATIENCE, || Ok(program.output().contains("open")))?;
     let agent = Agent::start(&Options::new(&scratch).backend(backend))?;
     std::fs::write(&go, "")?;
-    ensure!(program.wait(Duration::from_secs(30))?.success(), "{}", program.output());
-    std::thread::sleep(Duration::from_millis(300));
+    ensure!(program.wait(PATIENCE)?.success(), "{}", program.output());
+    agent.settle_for(2 * (idle + 2), &format!("/{prefix}-"))?;
     let outcome = agent.stop()?;
     let mut failures = Vec::new();
     for number in 0..idle + 2 {
@@ -220,24 +225,38 @@ fn fifty_busy_connections_are_traced_from_the_next_request() -> Result<()> {
         let scratch = Scratch::new("busy")?;
         let at = Endpoint::free()?;
         let shape = Shape { fan_out: vec![], delay_ms: 0..=20, carried_flags: None, background: 0 };
-        let plan = Plan::new(&shape, scaled(6_000, 20_000), 11);
+        // Far more than are sent: it is the requests after the start that count, however long that takes.
+        let plan = Plan::new(&shape, 200_000, 11);
         let routes = scratch.join("routes.tsv");
         plan.write_routes(&routes)?;
         let wiring = Wiring { routes: Some(routes), ..Wiring::default() };
         let _server = apps::python_service("threaded.py", &at, &wiring, &scratch)?;
         let load = Load { to: at.address()?, concurrency: 50, pause: Duration::ZERO, seed: 1 };
+        let progress = Progress::default();
         let (sent, agent, ready) = std::thread::scope(|scope| {
-            let driver = scope.spawn(|| driver::drive(&load, &plan, &plan.roots));
-            std::thread::sleep(Duration::from_millis(500));
-            let agent = Agent::start(&Options::new(&scratch).backend(backend))?;
+            let driver = scope.spawn(|| driver::drive_until(&load, &plan, &plan.roots, &progress));
+            let sent_until = |count: usize| {
+                until("more requests", PATIENCE * 2, || Ok(driver.is_finished() || progress.begun() >= count))
+            };
+            sent_until(500)?;
+            let agent =
+                Agent::start(&Options::new(&scratch).backend(backend)).inspect_err(|_| progress.enough())?;
             let ready = Instant::now();
+            let so_far = progress.begun();
+            let waited = sent_until(so_far + scaled(2_000, 15_000));
+            progress.enough();
+            waited?;
             let sent = driver.join().unwrap_or_else(|_| bail!("the driver panicked"))?;
             Ok::<_, anyhow::Error>((sent, agent, ready))
         })?;
-        std::thread::sleep(Duration::from_millis(300));
-        let outcome = agent.stop()?;
         let after: Vec<_> =
-            sent.began.iter().filter(|(_, began)| **began > ready).map(|(path, _)| path).collect();
+            sent.began.iter().filter(|(_, began)| **began > ready).map(|(path, _)| path.as_str()).collect();
+        agent.settle(|spans| {
+            let servers: HashSet<_> =
+                spans.iter().filter(|s| s.kind == Kind::Server).map(SeenSpan::path).collect();
+            after.iter().all(|path| servers.contains(path))
+        })?;
+        let outcome = agent.stop()?;
         ensure!(after.len() > 1_000, "only {} requests began after the agent was ready", after.len());
         let failures: Vec<_> = after
             .iter()
@@ -267,11 +286,13 @@ fn racing_writers(backend: &str) -> Result<()> {
     std::fs::write(&list, text)?;
     let agent = Agent::start(&Options::new(&scratch).backend(backend))?;
     output(Command::new(apps::c_program("writers")?).arg(at.port()?.to_string()).arg(&list))?;
-    std::thread::sleep(Duration::from_millis(500));
+    let servers = |spans: &[SeenSpan]| {
+        spans.iter().filter(|s| s.kind == Kind::Server && s.path().starts_with("/writers-")).count()
+    };
+    agent.settle(|spans| servers(spans) >= count)?;
     let outcome = agent.stop()?;
     nothing_wrong(&outcome.spans, &format!("/writers-{backend}-"))?;
-    let servers =
-        outcome.spans.iter().filter(|s| s.kind == Kind::Server && s.path().starts_with("/writers-")).count();
+    let servers = servers(&outcome.spans);
     let whole =
         (0..count).filter(|n| joined(&outcome.spans, &format!("/writers-{backend}-{n}")).is_ok()).count();
     println!("{backend}: {whole} of {count} joined, {servers} server spans");
@@ -309,9 +330,9 @@ fn a_request_behind_a_body_of_gigabytes_is_traced() -> Result<()> {
             let long = [format!("size={size}")];
             text += &output(&mut sockets("long_bodies", &format!("giant-send-{backend}"), &long)?)?;
         }
-        std::thread::sleep(Duration::from_millis(300));
-        let outcome = agent.stop()?;
         let paths = paths(&text);
+        agent.settle(|spans| paths.iter().all(|(path, ..)| joined(spans, path).is_ok()))?;
+        let outcome = agent.stop()?;
         ensure!(paths.len() >= 3 && paths.iter().all(|(.., response)| *response == size), "{text}");
         let failures: Vec<_> = paths
             .iter()
@@ -394,13 +415,13 @@ fn translated(backend: &str, masquerade: bool) -> Result<()> {
     let prefix = format!("nat-{backend}-{masquerade}");
     let serve = sockets("serve", &prefix, &["at=10.77.2.2:8080".into(), "count=10".into()])?;
     let mut served = Service::start("serve", &mut server.inside(&serve)?, &scratch)?;
-    until("the server listens", Duration::from_secs(10), || Ok(served.output().contains("listening")))?;
+    until("the server listens", PATIENCE, || Ok(served.output().contains("listening")))?;
     let call = sockets("call", &prefix, &["to=10.77.1.1:80".into(), "count=10".into()])?;
     let text = output(&mut client.inside(&call)?)?;
-    served.wait(Duration::from_secs(10))?;
-    std::thread::sleep(Duration::from_millis(300));
-    let outcome = agent.stop()?;
+    served.wait(PATIENCE)?;
     let paths = paths(&text);
+    agent.settle(|spans| paths.iter().all(|(path, ..)| joined(spans, path).is_ok()))?;
+    let outcome = agent.stop()?;
     ensure!(paths.len() == 20, "the client says {text}");
     let failures: Vec<_> = paths
         .iter()

@@ -4,13 +4,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use spandrel_tests::agent::{Agent, Options};
 use spandrel_tests::apps::{self, Wiring};
 use spandrel_tests::checks::{joined, machine, scaled};
-use spandrel_tests::process::{Endpoint, Scratch, needed, output};
+use spandrel_tests::process::{Endpoint, PATIENCE, Scratch, Service, needed, output};
 
 /// Runs so many clients one after the other, and asks for each one's spans and name.
 fn clients(
@@ -40,7 +39,7 @@ fn clients(
         };
         output(&mut command)?;
     }
-    std::thread::sleep(Duration::from_millis(500));
+    agent.settle_for(2 * count, &format!("/{prefix}-"))?;
     let outcome = agent.stop()?;
     let mut names = BTreeMap::<String, usize>::new();
     let mut failures = Vec::new();
@@ -119,15 +118,19 @@ fn a_target_names_itself_by_its_environment() -> Result<()> {
         ),
     ];
     for (path, environment, _) in &cases {
-        // Long enough for a look at its environment, which is not in any record.
-        let text =
-            "import sys, time, urllib.request\ntime.sleep(0.3)\nurllib.request.urlopen(sys.argv[1]).read()\n";
+        // Its environment is not in any record, so it stays until it has been looked at.
+        let text = "import os, sys, time, urllib.request\nurllib.request.urlopen(sys.argv[1]).read()\n\
+                    while not os.path.exists(sys.argv[2]): time.sleep(0.01)\n";
         let file = scratch.join("script.py");
         std::fs::write(&file, text)?;
-        let url = format!("http://{}/name-{path}", at.target());
-        output(Command::new(apps::python()?).arg(&file).arg(url).envs(environment.iter().copied()))?;
+        let (url, go) = (format!("http://{}/name-{path}", at.target()), scratch.join(&format!("go-{path}")));
+        let mut command = Command::new(apps::python()?);
+        command.arg(&file).arg(url).arg(&go).envs(environment.iter().copied());
+        let mut script = Service::start("script", &mut command, &scratch)?;
+        agent.settle_for(2, &format!("/name-{path}"))?;
+        std::fs::write(&go, "")?;
+        ensure!(script.wait(PATIENCE)?.success(), "{}", script.output());
     }
-    std::thread::sleep(Duration::from_millis(300));
     let outcome = agent.stop()?;
     for (path, _, want) in &cases {
         let (client, _) = joined(&outcome.spans, &format!("/name-{path}"))?;

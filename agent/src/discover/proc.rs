@@ -345,10 +345,17 @@ mod tests {
             .current_dir("/usr")
             .spawn()
             .unwrap();
-        // `spawn` may return in the middle of execve: the new program's memory is there, its arguments are not yet.
+        // `spawn` may return in the middle of execve: the new program's memory is there, its arguments or its
+        // environment are not yet.
+        let patience = std::time::Instant::now() + std::time::Duration::from_secs(30);
         let snapshot = loop {
             match ProcFs::default().snapshot(child.id(), |_| true) {
-                Ok(snapshot) if snapshot.cmdline.is_empty() => std::thread::yield_now(),
+                Ok(snapshot)
+                    if (snapshot.cmdline.is_empty() || snapshot.declared.service_name.is_none())
+                        && std::time::Instant::now() < patience =>
+                {
+                    std::thread::yield_now();
+                }
                 other => break other,
             }
         };

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
@@ -41,8 +41,8 @@ const SERVER_KEY: &[u8] = include_bytes!("testdata/tls/server.key");
 pub enum Act {
     /// Takes it.
     Take,
-    /// Takes it after so long.
-    TakeAfter(Duration),
+    /// Takes it once this gate is open.
+    TakeWhenOpen(Gate),
     /// Takes all but so many.
     Reject(i64, &'static str),
     /// HTTP: a status, and a header line or nothing.
@@ -53,6 +53,23 @@ pub enum Act {
     Hang,
     /// Reads the message and closes the connection.
     Cut,
+}
+
+/// What a backend can be made to wait for. It opens by itself after a time that no test takes.
+#[derive(Clone, Debug, Default)]
+pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    /// Lets everything through from now on.
+    pub fn open(&self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
+
+    fn wait(&self) {
+        let open = self.0.0.lock().unwrap();
+        drop(self.0.1.wait_timeout_while(open, Duration::from_secs(60), |open| !*open).unwrap());
+    }
 }
 
 /// What a backend saw.
@@ -206,7 +223,7 @@ fn converse(stream: impl Read + Write, seen: &Seen) -> Option<()> {
             }
             Act::Grpc(..) => panic!("not over HTTP"),
             Act::Take => {}
-            Act::TakeAfter(time) => std::thread::sleep(time),
+            Act::TakeWhenOpen(gate) => gate.wait(),
             Act::Reject(rejected_spans, message) => {
                 reply.partial_success =
                     Some(ExportTracePartialSuccess { rejected_spans, error_message: message.to_owned() });
@@ -277,7 +294,6 @@ impl TraceService for Seen {
         let mut reply = ExportTraceServiceResponse::default();
         match self.next(head(request.metadata())) {
             Act::Take => {}
-            Act::TakeAfter(time) => tokio::time::sleep(time).await,
             Act::Hang => std::future::pending().await,
             Act::Reject(rejected_spans, message) => {
                 reply.partial_success =
@@ -299,7 +315,7 @@ impl TraceService for Seen {
                 });
                 return Err(Status::with_details(code, "scripted", details.unwrap_or_default().into()));
             }
-            Act::Http(..) | Act::Cut => panic!("not over gRPC"),
+            Act::Http(..) | Act::Cut | Act::TakeWhenOpen(_) => panic!("not over gRPC"),
         }
         self.take(request.into_inner());
         Ok(Response::new(reply))
