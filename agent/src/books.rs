@@ -27,6 +27,7 @@ use crate::discover::table as discover;
 use crate::export::metrics::{Counter, Report};
 use crate::export::{self, terminal};
 use crate::protocol::http1::{self, Malformed};
+use crate::protocol::http2;
 use crate::stitch::ledger as stitch;
 use crate::stream::GapCause;
 use crate::{exchange, intake, pipeline, stream};
@@ -43,7 +44,7 @@ pub struct Books {
     /// Bytes, per direction of a connection.
     pub stream: stream::Ledger,
     /// Bytes of all parsers.
-    pub http1: http1::Ledger,
+    pub parsers: exchange::Parsers,
     /// Bytes, requests and responses of all connections, closed ones included.
     pub exchange: exchange::Ledger,
     /// Exchanges and spans.
@@ -91,7 +92,7 @@ pub fn counters(books: &Books) -> Vec<Counter> {
 
 impl Report for Books {
     fn counters(&self, out: &mut Vec<Counter>) {
-        let Self { kernel, intake, pipeline, stream, http1, exchange, stitch, discover, terminal, export } =
+        let Self { kernel, intake, pipeline, stream, parsers, exchange, stitch, discover, terminal, export } =
             self;
         if let Some(kernel) = kernel {
             kernel.counters(out);
@@ -99,7 +100,9 @@ impl Report for Books {
         intake.counters(out);
         pipeline.counters(out);
         stream.counters(out);
+        let exchange::Parsers { http1, http2 } = parsers;
         http1.counters(out);
+        http2.counters(out);
         exchange.counters(out);
         stitch.counters(out);
         discover.counters(out);
@@ -217,6 +220,49 @@ impl Report for http1::Ledger {
     }
 }
 
+impl Report for http2::Ledger {
+    fn counters(&self, out: &mut Vec<Counter>) {
+        let Self {
+            bytes,
+            framing,
+            head,
+            body,
+            unparsed,
+            gap,
+            gap_body,
+            gap_lost,
+            frames,
+            blocks,
+            blocks_unread,
+            fields_unknown,
+            fields_cut,
+            fields_dropped,
+            aligned,
+            lost,
+        } = self;
+        out.push(Counter::new("spandrel_protocol_http2_read_bytes_total", *bytes));
+        let parsed = [("head", head), ("body", body), ("framing", framing)];
+        push_by(
+            out,
+            "spandrel_protocol_http2_parsed_bytes_total",
+            parsed.map(|(cause, value)| (cause, *value)),
+        );
+        for (cause, bytes) in http2::Malformed::ALL.into_iter().zip(unparsed) {
+            out.push(Counter::by("spandrel_protocol_http2_unparsed_bytes_total", cause.name(), *bytes));
+        }
+        out.push(Counter::new("spandrel_protocol_http2_missing_bytes_total", *gap));
+        push_by(out, "spandrel_protocol_http2_gap_bytes_total", [("body", *gap_body), ("lost", *gap_lost)]);
+        out.push(Counter::new("spandrel_protocol_http2_frames_total", *frames));
+        out.push(Counter::new("spandrel_protocol_http2_header_blocks_total", *blocks));
+        out.push(Counter::new("spandrel_protocol_http2_unread_header_blocks_total", *blocks_unread));
+        out.push(Counter::new("spandrel_protocol_http2_unknown_fields_total", *fields_unknown));
+        out.push(Counter::new("spandrel_protocol_http2_cut_fields_total", *fields_cut));
+        out.push(Counter::new("spandrel_protocol_http2_dropped_fields_total", *fields_dropped));
+        out.push(Counter::new("spandrel_protocol_http2_aligned_total", *aligned));
+        out.push(Counter::new("spandrel_protocol_http2_lost_total", *lost));
+    }
+}
+
 impl Report for exchange::Ledger {
     fn counters(&self, out: &mut Vec<Counter>) {
         let Self {
@@ -237,6 +283,8 @@ impl Report for exchange::Ledger {
             cancelled,
             process_exited,
             socket_error,
+            stream_reset,
+            refused,
             open,
             responses,
             responses_paired,
@@ -266,6 +314,8 @@ impl Report for exchange::Ledger {
                 ("cancelled", cancelled),
                 ("process_exited", process_exited),
                 ("socket_error", socket_error),
+                ("stream_reset", stream_reset),
+                ("refused", refused),
             ],
         );
         out.push(Counter::new("spandrel_exchange_open_exchanges", open));

@@ -24,7 +24,6 @@ use crate::export::Exporter;
 use crate::gaps::GapReport;
 use crate::identity::{Address, ConnectionId, Monotonic, ProcessKey, Role};
 use crate::intake::Kernel;
-use crate::protocol::http1;
 use crate::screen::Screen;
 use crate::stitch::{Endpoints, Input, Output, Serving, Stitcher};
 use crate::stream::{self, Event, Streams};
@@ -99,7 +98,7 @@ struct Behind {
     looks: usize,
     scratch: exchange::Output,
     /// The books of connections that are gone.
-    closed: (exchange::Ledger, http1::Ledger),
+    closed: (exchange::Ledger, exchange::Parsers),
     ledger: Ledger,
 }
 
@@ -299,10 +298,10 @@ impl Pipeline {
 
     /// All books, now.
     pub fn books(&self) -> Books {
-        let (mut exchange, mut http1) = self.behind.closed.clone();
+        let (mut exchange, mut parsers) = self.behind.closed.clone();
         for end in self.behind.connections.values() {
             exchange.add(&end.exchanges.ledger());
-            http1.add(&end.exchanges.parser_ledger());
+            parsers.add(&end.exchanges.parser_ledger());
         }
         Books {
             kernel: Some(books::Kernel {
@@ -312,7 +311,7 @@ impl Pipeline {
             intake: self.kernel.ledger(),
             pipeline: self.behind.ledger,
             stream: self.streams.ledger(),
-            http1,
+            parsers,
             exchange,
             stitch: self.stitcher.ledger(),
             discover: self.behind.table.ledger(),

@@ -16,13 +16,13 @@ use spandrel_proto::counter::Counter as KernelCounter;
 use super::{Books, Exported, Kernel};
 use crate::discover::table as discover;
 use crate::export::terminal;
-use crate::protocol::http1;
+use crate::protocol::{http1, http2};
 use crate::stitch::ledger as stitch;
 use crate::{exchange, export, intake, pipeline, stream};
 
 /// A sentence for each sum that does not hold; none if all do.
 pub fn imbalances(books: &Books) -> Vec<String> {
-    let Books { kernel, intake, pipeline, stream, http1, exchange, stitch, discover, terminal, export } =
+    let Books { kernel, intake, pipeline, stream, parsers, exchange, stitch, discover, terminal, export } =
         books;
     let mut found = Found(Vec::new());
     if let Some(kernel) = kernel {
@@ -32,7 +32,11 @@ pub fn imbalances(books: &Books) -> Vec<String> {
     found.stream(stream);
     found.stream_to_exchange(stream, exchange);
     found.exchange(exchange);
-    found.http1(http1, exchange);
+    let parsed = [("got by parsers", parsers.bytes())];
+    found.sum("exchange, bytes parsed", exchange.bytes_parsed, &parsed);
+    let exchange::Parsers { http1, http2 } = parsers;
+    found.http1(http1);
+    found.http2(http2);
     found.stitch(stitch, exchange);
     found.discover(discover);
     if let Some(terminal) = terminal {
@@ -150,6 +154,8 @@ impl Found {
             cancelled,
             process_exited,
             socket_error,
+            stream_reset,
+            refused,
             open,
             responses,
             responses_paired,
@@ -175,6 +181,8 @@ impl Found {
             ("cancelled", cancelled),
             ("of dead processes", process_exited),
             ("with socket errors", socket_error),
+            ("reset streams", stream_reset),
+            ("refused", refused),
             ("open", open),
         ];
         self.sum("exchange, exchanges opened", opened, &parts);
@@ -182,7 +190,7 @@ impl Found {
         self.sum("exchange, responses", responses, &parts);
     }
 
-    fn http1(&mut self, http1: &http1::Ledger, exchange: &exchange::Ledger) {
+    fn http1(&mut self, http1: &http1::Ledger) {
         let http1::Ledger {
             bytes,
             head,
@@ -197,8 +205,6 @@ impl Found {
             fields_cut: _,
             fields_dropped: _,
         } = http1;
-        let parts = [("read by parsers", *bytes), ("told as missing", *gap)];
-        self.sum("exchange, bytes parsed", exchange.bytes_parsed, &parts);
         let unparsed = unparsed.iter().fold(0u64, |sum, bytes| sum.saturating_add(*bytes));
         let parts = [
             ("of heads", *head),
@@ -210,6 +216,36 @@ impl Found {
         ];
         self.sum("protocol, bytes read", *bytes, &parts);
         self.sum("protocol, bytes missing", *gap, &[("in bodies", *gap_body), ("lost", *gap_lost)]);
+    }
+
+    fn http2(&mut self, http2: &http2::Ledger) {
+        let http2::Ledger {
+            bytes,
+            framing,
+            head,
+            body,
+            unparsed,
+            gap,
+            gap_body,
+            gap_lost,
+            frames: _,
+            blocks: _,
+            blocks_unread: _,
+            fields_unknown: _,
+            fields_cut: _,
+            fields_dropped: _,
+            aligned: _,
+            lost: _,
+        } = http2;
+        let unparsed = unparsed.iter().fold(0u64, |sum, bytes| sum.saturating_add(*bytes));
+        let parts = [
+            ("of framing", *framing),
+            ("of header blocks", *head),
+            ("of bodies", *body),
+            ("unparsed", unparsed),
+        ];
+        self.sum("http2, bytes read", *bytes, &parts);
+        self.sum("http2, bytes missing", *gap, &[("in bodies", *gap_body), ("lost", *gap_lost)]);
     }
 
     fn stitch(&mut self, stitch: &stitch::Ledger, exchange: &exchange::Ledger) {

@@ -75,6 +75,34 @@ pub const DOCUMENTED: &[(&str, &str)] = &[
         "spandrel_protocol_dropped_fields_total",
         "Header values that were not kept because there were too many",
     ),
+    ("spandrel_protocol_http2_read_bytes_total", "Bytes that came to a parser of HTTP/2"),
+    ("spandrel_protocol_http2_parsed_bytes_total", "Of these, those that were understood, by what they were"),
+    (
+        "spandrel_protocol_http2_unparsed_bytes_total",
+        "Of these, those that were not, by the rule that was broken",
+    ),
+    ("spandrel_protocol_http2_missing_bytes_total", "Bytes that a parser of HTTP/2 was told are missing"),
+    (
+        "spandrel_protocol_http2_gap_bytes_total",
+        "Of these, those inside a body (no harm done) and those that may have held frames or header blocks",
+    ),
+    ("spandrel_protocol_http2_frames_total", "Frames"),
+    ("spandrel_protocol_http2_header_blocks_total", "Header blocks that came to their end"),
+    (
+        "spandrel_protocol_http2_unread_header_blocks_total",
+        "Of these, those that could not be read: bytes were missing, or they were too long",
+    ),
+    (
+        "spandrel_protocol_http2_unknown_fields_total",
+        "Lines of header blocks of which not all is known: they name a table entry from before we came",
+    ),
+    ("spandrel_protocol_http2_cut_fields_total", "Header values that were cut because they were too long"),
+    (
+        "spandrel_protocol_http2_dropped_fields_total",
+        "Header values that were not kept because there were too many",
+    ),
+    ("spandrel_protocol_http2_aligned_total", "How often a chain of frames showed where frames begin"),
+    ("spandrel_protocol_http2_lost_total", "How often that was lost"),
     ("spandrel_exchange_moved_bytes_total", "Bytes of all connections, seen or missing"),
     ("spandrel_exchange_parsed_bytes_total", "Of these, those that a parser got"),
     (

@@ -31,7 +31,10 @@ fn a_name_says_its_station_and_a_meaning_is_one_line() {
             parts.next().is_some_and(|station| stations.split(' ').any(|known| known == station)),
             "{name}"
         );
-        assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{name}");
+        assert!(
+            name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'),
+            "{name}"
+        );
         assert!(!meaning.is_empty() && !meaning.contains(['\n', '|']) && !meaning.ends_with('.'), "{name}");
     }
 }
@@ -89,7 +92,7 @@ fn balanced() -> Books {
             gaps: [300, 0, 60, 40, 0],
             ..Default::default()
         },
-        http1,
+        parsers: exchange::Parsers { http1, ..Default::default() },
         exchange: exchange::Ledger {
             bytes: 850,
             bytes_parsed: 840,
@@ -153,7 +156,7 @@ fn a_byte_that_no_cause_explains_is_told() {
 #[test]
 fn every_sum_is_checked() {
     type Spoil = fn(&mut Books);
-    let spoil: [(&str, Spoil); 21] = [
+    let spoil: [(&str, Spoil); 23] = [
         ("kernel, bytes moved", |b| {
             b.kernel.as_mut().unwrap().counters[KernelCounter::BytesVector as usize] = 1
         }),
@@ -168,9 +171,11 @@ fn every_sum_is_checked() {
         ("exchange, requests", |b| b.exchange.requests_refused = 0),
         ("exchange, exchanges opened", |b| b.exchange.timed_out = 1),
         ("exchange, responses", |b| b.exchange.responses = 0),
-        ("exchange, bytes parsed", |b| b.http1.gap = 0),
-        ("protocol, bytes read", |b| b.http1.framing = 1),
-        ("protocol, bytes missing", |b| b.http1.gap_lost = 0),
+        ("exchange, bytes parsed", |b| b.parsers.http1.gap = 0),
+        ("protocol, bytes read", |b| b.parsers.http1.framing = 1),
+        ("protocol, bytes missing", |b| b.parsers.http1.gap_lost = 0),
+        ("http2, bytes read", |b| b.parsers.http2.framing = 1),
+        ("http2, bytes missing", |b| b.parsers.http2.gap_lost = 1),
         ("stitch, exchanges: 6 are not 5 opened before", |b| b.stitch.exchanges = 6),
         ("spans, left out and held: off by -1", |b| b.stitch.not_sampled = 1),
         ("links, roots and orphans: off by -1", |b| b.stitch.orphans.expired = 1),
@@ -200,7 +205,7 @@ fn a_span_that_one_destination_was_not_offered_is_told() {
 fn numbers_that_cannot_be_added_are_told_and_do_not_panic() {
     let mut books = balanced();
     books.stream.gaps = [u64::MAX; GapCause::ALL.len()];
-    books.http1.unparsed = [u64::MAX; Malformed::ALL.len()];
+    books.parsers.http1.unparsed = [u64::MAX; Malformed::ALL.len()];
     books.kernel.as_mut().unwrap().counters = vec![u64::MAX; KernelCounter::COUNT];
     assert!(imbalances(&books).len() >= 3);
 }

@@ -1,4 +1,4 @@
-//! Is this HTTP/1, and which end is it? Decided by the first bytes of calls, in either direction.
+//! Which protocol is this, and which end is it? Decided by the first bytes of calls, in either direction.
 //!
 //! A connection may be joined in the middle of a body, so one call that begins no message proves nothing:
 //! only when several calls of *both* directions showed none, the connection is something else. A start
@@ -8,6 +8,8 @@
 use super::held::{Held, length};
 use crate::identity::{Direction, Role};
 use crate::protocol::http1::{Likeness, Side, looks_like};
+use crate::protocol::http2::PREFACE;
+use crate::protocol::http2::frame::{HEADER, Header, Type};
 use crate::stream::{Content, Piece};
 
 /// What a piece of a connection that is not classified yet shows.
@@ -15,7 +17,9 @@ use crate::stream::{Content, Piece};
 pub(super) enum Verdict {
     /// With this piece a message is certain: HTTP/1, and the process plays this part.
     Http1(Role),
-    /// It may be the beginning of a start line.
+    /// The client's preface: HTTP/2 begins here, and the process plays this part.
+    Http2(Role),
+    /// It may be the beginning of a start line or a preface, or what a server of HTTP/2 sends before it has read one.
     Wait,
     /// It begins no message.
     Skip,
@@ -38,6 +42,17 @@ pub(super) fn verdict(direction: Direction, piece: &Piece<'_>, held: &Held) -> V
 }
 
 fn likeness(direction: Direction, bytes: &[u8]) -> Verdict {
+    let begun = bytes.len().min(PREFACE.len());
+    if begun > 0 && bytes.get(..begun) == PREFACE.get(..begun) {
+        return match (begun == PREFACE.len(), direction) {
+            (false, _) => Verdict::Wait,
+            (true, Direction::Receive) => Verdict::Http2(Role::Server),
+            (true, Direction::Send) => Verdict::Http2(Role::Client),
+        };
+    }
+    if begins_with_settings(bytes) {
+        return Verdict::Wait;
+    }
     let (requests, responses) = (looks_like(Side::Requests, bytes), looks_like(Side::Responses, bytes));
     match (requests, responses, direction) {
         (Likeness::Yes, _, Direction::Receive) | (_, Likeness::Yes, Direction::Send) => {
@@ -50,6 +65,15 @@ fn likeness(direction: Direction, bytes: &[u8]) -> Verdict {
         (Likeness::No, Likeness::No, _) => Verdict::Skip,
     }
 }
+
+/// RFC 9113 §3.4: what a server sends first, and it may do so before it has read anything.
+fn begins_with_settings(bytes: &[u8]) -> bool {
+    let Some(header) = bytes.first_chunk::<HEADER>().map(Header::parse) else { return false };
+    header.kind == Type::Settings && header.flags == 0 && header.is_plausible(MAX_SETTINGS)
+}
+
+/// As long as the first SETTINGS may be: six bytes for each of more settings than exist.
+const MAX_SETTINGS: u32 = 6 * 64;
 
 /// What was moved in both directions since a message was seen last.
 #[derive(Clone, Copy, Debug, Default)]

@@ -1,4 +1,4 @@
-//! One connection end from its first piece to its end: unknown, then HTTP/1 or something else.
+//! One connection end from its first piece to its end: unknown, then in a protocol that we know, or in another.
 //!
 //! ```text
 //!             a start line                  101, 2xx to CONNECT, too many unanswered
@@ -13,15 +13,16 @@
 //! `exchange` names.
 
 use super::classify::{Proven, Skipped, Verdict, verdict};
-use super::conversation::{Conversation, State};
+use super::conversation::{Conversation, Parsers, State};
 use super::held::{Held, length};
+use super::http1::Http1;
+use super::http2::Http2;
 use super::pairing::Stopped;
 use super::pending::{Sink, request_direction};
 use super::step::Joined;
 use super::wishes::Wishes;
 use super::{Classified, Event, Ledger, Other, Output, Policy};
 use crate::identity::{ConnectionId, Direction, Monotonic, ProcessKey, Role};
-use crate::protocol::http1;
 use crate::stream::{Closed, Piece};
 
 /// One connection end: one socket as the processes that use it see it.
@@ -43,13 +44,13 @@ pub struct Connection {
     wishes: Wishes,
     ledger: Ledger,
     /// Of the parsers of earlier conversations.
-    parsers: http1::Ledger,
+    parsers: Parsers,
 }
 
 #[derive(Debug)]
 enum Phase {
     Joining(Joining),
-    Conversation(Box<Conversation>),
+    Conversation(Conversation),
     Other(Other),
 }
 
@@ -82,7 +83,7 @@ impl Connection {
             user: User::Nobody,
             wishes: Wishes::default(),
             ledger: Ledger::default(),
-            parsers: http1::Ledger::default(),
+            parsers: Parsers::default(),
         }
     }
 
@@ -136,7 +137,7 @@ impl Connection {
     }
 
     /// Bytes of the traffic that are kept now: at most [`super::MAX_HELD_BYTES`],
-    /// [`super::MAX_UNANSWERED_BYTES`] and one head of each direction ([`http1::MAX_HEAD`]).
+    /// [`super::MAX_UNANSWERED_BYTES`] and one head or header block and table of each direction.
     pub fn held_bytes(&self) -> usize {
         match &self.phase {
             Phase::Joining(joining) => joining.held.bytes(),
@@ -149,7 +150,7 @@ impl Connection {
     pub fn protocol(&self) -> Classified {
         match &self.phase {
             Phase::Joining(_) => Classified::Unknown,
-            Phase::Conversation(_) => Classified::Http1,
+            Phase::Conversation(conversation) => conversation.protocol(),
             Phase::Other(other) => Classified::Other(*other),
         }
     }
@@ -160,7 +161,7 @@ impl Connection {
         match &self.phase {
             Phase::Joining(joining) => ledger.bytes_held = joining.held.moved(),
             Phase::Conversation(conversation) => {
-                ledger.bytes_held = conversation.held().moved();
+                ledger.bytes_held = conversation.held_moved();
                 ledger.open = conversation.open_exchanges() as u64;
             }
             Phase::Other(_) => {}
@@ -168,9 +169,8 @@ impl Connection {
         ledger
     }
 
-    /// The books of the connection's parsers, as they are now. Their `bytes` and `gap` together are
-    /// [`Ledger::bytes_parsed`].
-    pub fn parser_ledger(&self) -> http1::Ledger {
+    /// The books of the connection's parsers, as they are now. Their [`Parsers::bytes`] are [`Ledger::bytes_parsed`].
+    pub fn parser_ledger(&self) -> Parsers {
         let mut ledger = self.parsers.clone();
         if let Phase::Conversation(conversation) = &self.phase {
             ledger.add(&conversation.parsers());
@@ -183,7 +183,6 @@ impl Connection {
         let Phase::Joining(joining) = &mut self.phase else { return };
         match verdict(direction, piece, &joining.held) {
             Verdict::Http1(role) if self.role.is_none_or(|proven| proven == role) => {
-                let mut held = std::mem::take(&mut joining.held);
                 // What waited of this direction belongs to the message only if it still does with this
                 // piece; the parser finds that out.
                 let joined = match self.whole {
@@ -191,22 +190,39 @@ impl Connection {
                     false if joining.skipped.has_gaps(request_direction(role)) => Joined::WithRequestsMissing,
                     false => Joined::Later,
                 };
-                let mut conversation = Box::new(Conversation::new(self.id, role, joined));
-                let mut sink = Sink { events, ledger: &mut self.ledger };
-                while let Some(held) = held.pop() {
-                    conversation.piece(held.direction, &held.as_piece(), &mut sink);
-                }
-                conversation.piece(direction, piece, &mut sink);
-                self.phase = Phase::Conversation(conversation);
+                let http1 = Box::new(Http1::new(self.id, role, joined));
+                self.begin(Conversation::Http1(http1), direction, piece, events);
+            }
+            Verdict::Http2(role) if self.role.is_none_or(|proven| proven == role) => {
+                let http2 = Box::new(Http2::from_preface(self.id, role));
+                self.begin(Conversation::Http2(http2), direction, piece, events);
             }
             Verdict::Wait if joining.held.push(direction, piece) => {}
-            Verdict::Http1(_) | Verdict::Wait | Verdict::Skip => {
+            Verdict::Http1(_) | Verdict::Http2(_) | Verdict::Wait | Verdict::Skip => {
                 let skipped = joining.held.drop_direction(direction).saturating_add(length(piece));
                 joining.skipped.add(direction, piece);
                 self.ledger.bytes_unrecognised = self.ledger.bytes_unrecognised.saturating_add(skipped);
                 self.whole = false;
             }
         }
+    }
+
+    /// Begins a conversation with what waited and this piece.
+    fn begin(
+        &mut self,
+        mut conversation: Conversation,
+        direction: Direction,
+        piece: &Piece<'_>,
+        events: &mut Vec<Event>,
+    ) {
+        let Phase::Joining(joining) = &mut self.phase else { return };
+        let mut held = std::mem::take(&mut joining.held);
+        let mut sink = Sink { events, ledger: &mut self.ledger };
+        while let Some(held) = held.pop() {
+            conversation.piece(held.direction, &held.as_piece(), &mut sink);
+        }
+        conversation.piece(direction, piece, &mut sink);
+        self.phase = Phase::Conversation(conversation);
     }
 
     /// Goes over to the phase that this piece has brought.

@@ -1,48 +1,26 @@
-//! A connection that speaks HTTP/1: two parsers and the pairing between them.
+//! What a connection end says in one protocol, whatever the protocol: pieces in, exchanges and wishes out.
 //!
-//! The records of the two directions may come in an order that never was (a record is made at the end of
-//! its call, and two threads may use the socket): a response that has no request yet is held until the
-//! request comes, or until it is certain that it will not. It must never hold without a bound, and never
-//! let what was held go lost.
+//! Each protocol has a file or folder beside this one; the rest of the station knows only this face. A protocol that is added
+//! is a variant here and its beginning in `classify`.
 
-use std::cell::Cell;
+use super::http1::Http1;
+use super::http2::Http2;
+use super::pairing::Stopped;
+use super::pending::Sink;
+use super::wishes::Wishes;
+use super::{Classified, Policy};
+use crate::identity::{Direction, Monotonic, Role};
+use crate::protocol::{http1, http2};
+use crate::stream::{Closed, Piece};
 
-use super::classify::{Proven, Skipped};
-use super::held::{Held, length};
-use super::pairing::{Pairing, Stopped};
-use super::pending::{Sink, failure_kind, request_direction};
-use super::step::Joined;
-use super::wishes::{Capture, Wishes, policy};
-use super::{FailureKind, Policy};
-use crate::identity::{ConnectionId, Direction, Monotonic, Role};
-use crate::protocol::http1::{self, Awaits, Ending, Parser, Side};
-use crate::stream::{Closed, Content, GapCause, Piece};
-
-/// Both directions of a connection that speaks HTTP/1.
+/// A conversation under way.
 #[derive(Debug)]
-pub(super) struct Conversation {
-    role: Role,
-    requests: Way,
-    responses: Way,
-    pairing: Pairing,
-    /// Responses whose request may still come.
-    held: Held,
-    skipped: Skipped,
-    proven: Proven,
-    /// A parser lost its place before any head was complete.
-    doubted: bool,
+pub(super) enum Conversation {
+    Http1(Box<Http1>),
+    Http2(Box<Http2>),
 }
 
-/// One direction.
-#[derive(Debug)]
-struct Way {
-    parser: Parser,
-    /// The offset of the next byte.
-    next: u64,
-    capture: Capture,
-}
-
-/// What has become of the conversation.
+/// What has become of a conversation.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum State {
     /// It goes on.
@@ -55,255 +33,137 @@ pub(super) enum State {
     Stopped(Stopped),
 }
 
-impl Conversation {
-    pub fn new(id: ConnectionId, role: Role, joined: Joined) -> Self {
-        let way = |side| Way { parser: Parser::new(side), next: 0, capture: Capture::Heads };
-        Self {
-            role,
-            requests: way(Side::Requests),
-            responses: way(Side::Responses),
-            pairing: Pairing::new(id, role, joined),
-            held: Held::default(),
-            skipped: Skipped::default(),
-            proven: Proven::No,
-            doubted: false,
-        }
+/// The books of a connection's parsers, by protocol.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Parsers {
+    /// HTTP/1.
+    pub http1: http1::Ledger,
+    /// HTTP/2.
+    pub http2: http2::Ledger,
+}
+
+impl Parsers {
+    /// Adds the books of others to these.
+    pub fn add(&mut self, other: &Self) {
+        let Self { http1, http2 } = other;
+        self.http1.add(http1);
+        self.http2.add(http2);
     }
 
+    /// Bytes that parsers got, those that they were told are missing included.
+    pub fn bytes(&self) -> u64 {
+        let Self { http1, http2 } = self;
+        [http1.bytes, http1.gap, http2.bytes, http2.gap].into_iter().fold(0, u64::saturating_add)
+    }
+
+    /// True if every byte that came in is accounted for.
+    pub fn balances(&self) -> bool {
+        self.http1.balances() && self.http2.balances()
+    }
+}
+
+impl Conversation {
     /// Takes the next piece of either direction.
     pub fn piece(&mut self, direction: Direction, piece: &Piece<'_>, sink: &mut Sink<'_>) {
-        if direction == request_direction(self.role) {
-            let outdated =
-                self.held.first().is_some_and(|held| !self.pairing.may_answer(&held.moment, piece.moment));
-            if outdated {
-                self.release_unpaired(sink);
-            }
-            self.take_requests(piece, sink);
-            self.release(sink);
-        } else if self.held.is_empty() && !self.pairing.awaits_request() {
-            self.take_responses(piece, sink);
-        } else if !self.held.push(direction, piece) {
-            self.release_unpaired(sink);
-            self.take_responses(piece, sink);
+        match self {
+            Self::Http1(http1) => http1.piece(direction, piece, sink),
+            Self::Http2(http2) => http2.piece(direction, piece, sink),
         }
     }
 
     /// The connection ended.
     pub fn closed(&mut self, closed: &Closed, sink: &mut Sink<'_>) {
-        self.release_unpaired(sink);
-        // What lasts as long as the connection is complete if its sender ended it, and in order.
-        let whole = match self.role {
-            Role::Client => closed.errno == 0 && closed.peer_finished,
-            Role::Server => closed.errno == 0,
-        };
-        self.end_parsers(
-            |pairing, body, sink| match whole {
-                true => pairing.end_response_by_close(body, sink),
-                false => pairing.truncate_response(body),
-            },
-            sink,
-        );
-        self.pairing.fail(failure_kind(closed), closed.time, sink);
+        match self {
+            Self::Http1(http1) => http1.closed(closed, sink),
+            Self::Http2(http2) => http2.closed(closed, sink),
+        }
     }
 
-    /// The only process that used the connection died. A server's response that lasts as long as the
-    /// connection is complete by that; whether a client had read all of one cannot be told.
+    /// The only process that used the connection died.
     pub fn process_exited(&mut self, time: Monotonic, sink: &mut Sink<'_>) {
-        self.release_unpaired(sink);
-        let role = self.role;
-        self.end_parsers(
-            |pairing, body, sink| match role {
-                Role::Server => pairing.end_response_by_close(body, sink),
-                Role::Client => pairing.abandon_response(body, sink),
-            },
-            sink,
-        );
-        self.pairing.fail(FailureKind::ProcessExited, time, sink);
+        match self {
+            Self::Http1(http1) => http1.process_exited(time, sink),
+            Self::Http2(http2) => http2.process_exited(time, sink),
+        }
     }
 
     /// Nothing more will be known of the connection.
     pub fn abandoned(&mut self, sink: &mut Sink<'_>) {
-        self.release_unpaired(sink);
-        self.end_parsers(|pairing, body, sink| pairing.abandon_response(body, sink), sink);
-        self.pairing.abandon(sink);
+        match self {
+            Self::Http1(http1) => http1.abandoned(sink),
+            Self::Http2(http2) => http2.abandoned(sink),
+        }
+    }
+
+    /// Which protocol it is.
+    pub fn protocol(&self) -> Classified {
+        match self {
+            Self::Http1(_) => Classified::Http1,
+            Self::Http2(_) => Classified::Http2,
+        }
     }
 
     /// The part that the process plays, if a complete head has shown it.
     pub fn proven_role(&self) -> Option<Role> {
-        (self.proven == Proven::Yes).then_some(self.role)
+        match self {
+            Self::Http1(http1) => http1.proven_role(),
+            Self::Http2(http2) => http2.role(),
+        }
     }
 
     /// What has become of it.
     pub fn state(&self) -> State {
-        if let Some(stopped) = self.pairing.stopped() {
-            State::Stopped(stopped)
-        } else if self.doubted && !self.pairing.is_in_head() {
-            State::Doubtful
-        } else if self.skipped.is_enough(self.proven) {
-            State::Unrecognised
-        } else {
-            State::Going
+        match self {
+            Self::Http1(http1) => http1.state(),
+            Self::Http2(http2) => http2.state(),
         }
     }
 
     /// What the kernel side should send of a direction.
     pub fn policy(&self, direction: Direction, wishes: &Wishes) -> Policy {
-        let way = match direction == request_direction(self.role) {
-            true => &self.requests,
-            false => &self.responses,
-        };
-        policy(way.parser.awaits(), way.next, wishes.last(direction), way.capture)
+        match self {
+            Self::Http1(http1) => http1.policy(direction, wishes),
+            Self::Http2(http2) => http2.policy(direction),
+        }
     }
 
-    /// Ends both parsers because the connection is another protocol's now.
+    /// Ends the parsers because the connection is another protocol's now.
     pub fn switch(&mut self) {
-        self.requests.parser.switch(&mut |_| {});
-        self.responses.parser.switch(&mut |_| {});
+        match self {
+            Self::Http1(http1) => http1.switch(),
+            Self::Http2(_) => {}
+        }
     }
 
-    /// What both parsers say of their bytes.
-    pub fn parsers(&self) -> http1::Ledger {
-        let mut ledger = self.requests.parser.ledger().clone();
-        ledger.add(self.responses.parser.ledger());
-        ledger
+    /// What the parsers say of their bytes.
+    pub fn parsers(&self) -> Parsers {
+        match self {
+            Self::Http1(http1) => Parsers { http1: http1.parsers(), ..Parsers::default() },
+            Self::Http2(http2) => Parsers { http2: http2.parsers(), ..Parsers::default() },
+        }
     }
 
-    pub fn held(&self) -> &Held {
-        &self.held
+    /// Bytes that were moved and wait for what comes before them.
+    pub fn held_moved(&self) -> u64 {
+        match self {
+            Self::Http1(http1) => http1.held().moved(),
+            Self::Http2(_) => 0,
+        }
     }
 
+    /// Exchanges that are not over.
     pub fn open_exchanges(&self) -> usize {
-        self.pairing.open_exchanges()
+        match self {
+            Self::Http1(http1) => http1.open_exchanges(),
+            Self::Http2(http2) => http2.open_exchanges(),
+        }
     }
 
     /// Memory for bytes of the traffic.
     pub fn held_bytes(&self) -> usize {
-        let heads = self.requests.parser.ledger().held + self.responses.parser.ledger().held;
-        self.held.bytes() + self.pairing.bytes() + usize::try_from(heads).unwrap_or(usize::MAX)
-    }
-
-    fn take_requests(&mut self, piece: &Piece<'_>, sink: &mut Sink<'_>) {
-        let Self { requests, pairing, proven, doubted, skipped, .. } = self;
-        let at = piece.moment;
-        if is_dated(piece) {
-            pairing.touch_request(at);
-        }
-        let mut lost = false;
-        sink.ledger.bytes_parsed += length(piece);
-        let mut emit = |event: http1::Event| {
-            match &event {
-                http1::Event::Request { .. } => (*proven, *doubted, *skipped) = found(),
-                http1::Event::Lost { .. } => lost = true,
-                _ => {}
-            }
-            pairing.handle_request(event, at, sink);
-        };
-        match piece.content {
-            Content::Bytes(bytes) => {
-                let mut answers = || http1::Answers::Unknown;
-                requests.parser.bytes(piece.offset, bytes, piece.starts_call, &mut answers, &mut emit)
-            }
-            Content::Gap { length, cause: _ } => requests.parser.gap(piece.offset, length, &mut emit),
-        }
-        pairing.note_request(at);
-        self.after(request_direction(self.role), piece, lost);
-    }
-
-    fn take_responses(&mut self, piece: &Piece<'_>, sink: &mut Sink<'_>) {
-        let Self { responses, pairing, proven, doubted, skipped, .. } = self;
-        let at = piece.moment;
-        if is_dated(piece) {
-            pairing.touch_response(at);
-        }
-        let mut lost = false;
-        sink.ledger.bytes_parsed += length(piece);
-        // Both closures need the pairing; the parser asks after it has told that the response began.
-        let answers = Cell::new(pairing.answers());
-        let mut emit = |event: http1::Event| {
-            match &event {
-                http1::Event::Response { .. } => (*proven, *doubted, *skipped) = found(),
-                http1::Event::Lost { .. } => lost = true,
-                _ => {}
-            }
-            pairing.handle_response(event, at, sink);
-            answers.set(pairing.answers());
-        };
-        match piece.content {
-            Content::Bytes(bytes) => {
-                let mut answers = || answers.get();
-                responses.parser.bytes(piece.offset, bytes, piece.starts_call, &mut answers, &mut emit)
-            }
-            Content::Gap { length, cause: _ } => responses.parser.gap(piece.offset, length, &mut emit),
-        }
-        if is_dated(piece) {
-            pairing.touch_response(at);
-        }
-        pairing.note_response(at, piece.offset.saturating_add(length(piece)));
-        self.after(request_direction(self.role).opposite(), piece, lost);
-    }
-
-    /// What a piece means besides its messages.
-    fn after(&mut self, direction: Direction, piece: &Piece<'_>, lost: bool) {
-        let way = match direction == request_direction(self.role) {
-            true => &mut self.requests,
-            false => &mut self.responses,
-        };
-        way.next = piece.offset.saturating_add(length(piece));
-        if lost && matches!(piece.content, Content::Gap { cause: GapCause::Limit, .. }) {
-            way.capture = Capture::Everything;
-        }
-        if lost && self.proven == Proven::No {
-            self.doubted = true;
-        }
-        if way.parser.awaits() == Awaits::Resync {
-            self.skipped.add(direction, piece);
+        match self {
+            Self::Http1(http1) => http1.held_bytes(),
+            Self::Http2(http2) => http2.held_bytes(),
         }
     }
-
-    /// Takes what was held as far as there are requests for it now.
-    fn release(&mut self, sink: &mut Sink<'_>) {
-        while !self.pairing.awaits_request()
-            && let Some(held) = self.held.pop()
-        {
-            self.take_responses(&held.as_piece(), sink);
-        }
-    }
-
-    /// Takes what was held: its requests will not come.
-    fn release_unpaired(&mut self, sink: &mut Sink<'_>) {
-        if !self.held.is_empty() {
-            self.pairing.lose_step();
-            self.release(sink);
-        }
-    }
-
-    /// Ends both parsers. `whole`: what to do with a response of so many bytes that lasts as long as the
-    /// connection.
-    fn end_parsers(&mut self, mut whole: impl FnMut(&mut Pairing, u64, &mut Sink<'_>), sink: &mut Sink<'_>) {
-        let Self { requests, responses, pairing, .. } = self;
-        responses.parser.close(&mut |event| {
-            if let http1::Event::Ended { offset: _, ending, body } = event {
-                match ending {
-                    Ending::Complete => whole(pairing, body, sink),
-                    Ending::Truncated => pairing.truncate_response(body),
-                }
-            }
-        });
-        requests.parser.close(&mut |event| {
-            if let http1::Event::Ended { offset: _, ending: _, body } = event {
-                pairing.truncate_request(body);
-            }
-        });
-    }
-}
-
-/// A head is complete: this is HTTP/1, and nothing was skipped since.
-fn found() -> (Proven, bool, Skipped) {
-    (Proven::Yes, false, Skipped::default())
-}
-
-/// True if the piece's moment is that of its last byte's call. (For a lost record it is only known that it
-/// was made before the next one.)
-fn is_dated(piece: &Piece<'_>) -> bool {
-    !matches!(piece.content, Content::Gap { length: _, cause: GapCause::Lost })
 }

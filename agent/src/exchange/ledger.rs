@@ -26,11 +26,11 @@ pub struct Ledger {
     /// Request heads. `requests = opened + requests_refused`.
     pub requests: u64,
     /// Requests that would have been more unanswered ones than the bounds allow
-    /// ([`super::MAX_UNANSWERED`], [`super::MAX_UNANSWERED_BYTES`]); the connection was given up at each.
+    /// ([`super::MAX_UNANSWERED`], [`super::MAX_UNANSWERED_BYTES`]). A connection in HTTP/1 was given up at each.
     pub requests_refused: u64,
 
     /// Exchanges. `opened = complete + incomplete + connection_reset + timed_out + connection_closed +
-    /// cancelled + process_exited + socket_error + open`.
+    /// cancelled + process_exited + socket_error + stream_reset + refused + open`.
     pub opened: u64,
     /// Closed when request and response had ended.
     pub complete: u64,
@@ -48,6 +48,10 @@ pub struct Ledger {
     pub process_exited: u64,
     /// Closed by [`FailureKind::Socket`].
     pub socket_error: u64,
+    /// Closed by [`FailureKind::Reset`].
+    pub stream_reset: u64,
+    /// Closed by [`FailureKind::Refused`].
+    pub refused: u64,
     /// Not closed yet.
     pub open: u64,
 
@@ -75,6 +79,8 @@ impl Ledger {
             Some(FailureKind::Cancelled) => &mut self.cancelled,
             Some(FailureKind::ProcessExited) => &mut self.process_exited,
             Some(FailureKind::Socket(_)) => &mut self.socket_error,
+            Some(FailureKind::Reset(_)) => &mut self.stream_reset,
+            Some(FailureKind::Refused) => &mut self.refused,
         };
         *counter += 1;
     }
@@ -99,6 +105,8 @@ impl Ledger {
             cancelled,
             process_exited,
             socket_error,
+            stream_reset,
+            refused,
             open,
             responses,
             responses_paired,
@@ -122,6 +130,8 @@ impl Ledger {
         self.cancelled += cancelled;
         self.process_exited += process_exited;
         self.socket_error += socket_error;
+        self.stream_reset += stream_reset;
+        self.refused += refused;
         self.open += open;
         self.responses += responses;
         self.responses_paired += responses_paired;
@@ -141,7 +151,9 @@ impl Ledger {
             + self.connection_closed
             + self.cancelled
             + self.process_exited
-            + self.socket_error;
+            + self.socket_error
+            + self.stream_reset
+            + self.refused;
         self.bytes == bytes
             && self.requests == self.opened + self.requests_refused
             && self.opened == self.complete + self.incomplete + failed + self.open

@@ -5,9 +5,9 @@
 //! failed; and wishes ([`Want`]): which of the bytes to come are worth sending.
 //!
 //! ```text
-//!   piece ─▶ classify ─▶ conversation: parser of requests ───┐
-//!                                      parser of responses ──┴▶ pairing ─▶ events
-//!                                      what they await ───────▶ wishes
+//!   piece ─▶ classify ─▶ conversation: http1: two parsers ─▶ pairing, in order ───▶ events
+//!                                      http2: two parsers ─▶ calls, by stream ────▶ events
+//!                                      what they await ───────────────────────────▶ wishes
 //! ```
 //!
 //! What holds: every `Opened` has exactly one `Closed`; the ids of a connection grow; a response belongs to
@@ -21,6 +21,8 @@ mod connection;
 mod conversation;
 pub mod fuzz;
 mod held;
+mod http1;
+mod http2;
 mod ledger;
 mod pairing;
 mod pending;
@@ -30,7 +32,9 @@ mod tests;
 mod wishes;
 
 pub use connection::Connection;
+pub use conversation::Parsers;
 pub use held::{MAX_HELD_BYTES, MAX_HELD_PIECES};
+pub use http2::{Reset, StreamFacts};
 pub use ledger::Ledger;
 
 use crate::identity::{ConnectionId, Direction, Moment, Monotonic, Role};
@@ -90,6 +94,8 @@ pub enum Classified {
     Unknown,
     /// HTTP/1.0 or HTTP/1.1.
     Http1,
+    /// HTTP/2.
+    Http2,
     /// Nothing that we follow: no more is asked for.
     Other(Other),
 }
@@ -97,7 +103,7 @@ pub enum Classified {
 /// Why a connection is not followed.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Other {
-    /// Neither direction looks like HTTP/1.
+    /// Neither direction looks like a protocol that we know.
     Unrecognised,
     /// It was HTTP/1 and became something else (WebSocket, a tunnel).
     Switched,
@@ -110,7 +116,7 @@ pub enum Other {
 pub struct ExchangeId {
     /// The end that saw it.
     pub connection: ConnectionId,
-    /// The stream offset of the request's first byte. Both ends of a connection agree on it up to a
+    /// The stream offset of the request's first byte; in HTTP/2 that of its HEADERS frame. Both ends of a connection agree on it up to a
     /// constant that `stream` knows.
     pub offset: u64,
 }
@@ -173,6 +179,8 @@ pub struct Exchange {
     pub switched: bool,
     /// Some bytes of it were missing, so its end may be that of the last byte seen.
     pub incomplete: bool,
+    /// What is known of it because it is a stream of HTTP/2.
+    pub stream: Option<Box<StreamFacts>>,
 }
 
 /// What went wrong with an exchange, where, and when.
@@ -201,6 +209,10 @@ pub enum FailureKind {
     ProcessExited,
     /// Any other error of the socket: an errno.
     Socket(i32),
+    /// `RST_STREAM` with this code (RFC 9113 §7); one beyond those if it was not seen.
+    Reset(u32),
+    /// `GOAWAY` said that the request was not processed.
+    Refused,
 }
 
 impl FailureKind {
@@ -213,6 +225,25 @@ impl FailureKind {
             Self::Cancelled => "cancelled",
             Self::ProcessExited => "process_exited",
             Self::Socket(_) => "socket_error",
+            // The codes' names in RFC 9113 §7.
+            Self::Reset(code) => match code {
+                0 => "NO_ERROR",
+                1 => "PROTOCOL_ERROR",
+                2 => "INTERNAL_ERROR",
+                3 => "FLOW_CONTROL_ERROR",
+                4 => "SETTINGS_TIMEOUT",
+                5 => "STREAM_CLOSED",
+                6 => "FRAME_SIZE_ERROR",
+                7 => "REFUSED_STREAM",
+                8 => "CANCEL",
+                9 => "COMPRESSION_ERROR",
+                10 => "CONNECT_ERROR",
+                11 => "ENHANCE_YOUR_CALM",
+                12 => "INADEQUATE_SECURITY",
+                13 => "HTTP_1_1_REQUIRED",
+                _ => "stream_reset",
+            },
+            Self::Refused => "goaway",
         }
     }
 }

@@ -294,6 +294,7 @@ impl Pairing {
             failure: None,
             switched: false,
             incomplete: false,
+            stream: None,
         });
         self.unfinished = Some(start);
         self.bytes += bytes;

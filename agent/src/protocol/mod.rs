@@ -3,7 +3,9 @@
 //! What the protocols have in common stands here: the heads of requests and responses with those
 //! fields that may be kept. No other header value leaves a parser.
 
+pub mod grpc;
 pub mod http1;
+pub mod http2;
 
 /// The header fields whose values may be kept, because the conventions turn them into attributes,
 /// because they carry trace context, or because framing and classification need them. Names are
@@ -20,12 +22,18 @@ pub enum FieldName {
     Traceparent,
     Tracestate,
     ContentType,
+    GrpcStatus,
+    GrpcTimeout,
+    GrpcTraceBin,
+    ConnectProtocolVersion,
+    /// `:scheme`, which is no field of HTTP/1.
+    Scheme,
 }
 
 impl FieldName {
     /// The field with this name, if it is one that may be kept.
     pub fn kept(name: &[u8]) -> Option<Self> {
-        const NAMES: [(&str, FieldName); 9] = [
+        const NAMES: [(&str, FieldName); 13] = [
             ("host", FieldName::Host),
             ("user-agent", FieldName::UserAgent),
             ("forwarded", FieldName::Forwarded),
@@ -35,6 +43,10 @@ impl FieldName {
             ("traceparent", FieldName::Traceparent),
             ("tracestate", FieldName::Tracestate),
             ("content-type", FieldName::ContentType),
+            ("grpc-status", FieldName::GrpcStatus),
+            ("grpc-timeout", FieldName::GrpcTimeout),
+            ("grpc-trace-bin", FieldName::GrpcTraceBin),
+            ("connect-protocol-version", FieldName::ConnectProtocolVersion),
         ];
         NAMES.iter().find(|(text, _)| name.eq_ignore_ascii_case(text.as_bytes())).map(|&(_, name)| name)
     }
@@ -62,14 +74,16 @@ impl Fields {
 pub enum Version {
     Http10,
     Http11,
+    Http2,
 }
 
 /// What a request said of itself before its body.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RequestHead {
-    /// A token of RFC 9110 §9.1, as it was sent.
+    /// A token of RFC 9110 §9.1, as it was sent. Empty if it is not known (HTTP/2, joined late).
     pub method: Box<[u8]>,
-    /// The target as it was sent: origin-, absolute-, authority- or asterisk-form (RFC 9112 §3.2).
+    /// The target as it was sent: origin-, absolute-, authority- or asterisk-form (RFC 9112 §3.2), or `:path`.
+    /// Empty if it is not known (HTTP/2, joined late).
     pub target: Box<[u8]>,
     /// Its version.
     pub version: Version,
@@ -80,7 +94,7 @@ pub struct RequestHead {
 /// What a response said of itself before its body.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ResponseHead {
-    /// 100 to 999.
+    /// 100 to 999; 0 if it is not known (HTTP/2, joined late).
     pub status: u16,
     /// Its version.
     pub version: Version,

@@ -230,6 +230,7 @@ impl Made<'_> {
                     failure,
                     switched: false,
                     incomplete: step & 64 != 0,
+                    stream: None,
                 }))
             }
             11 => Input::Joined {

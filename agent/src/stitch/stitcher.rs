@@ -19,7 +19,7 @@ use super::{Endpoints, Input, Output, Serving, Settings, context};
 use crate::discover::Resource;
 use crate::exchange::{Exchange, ExchangeId};
 use crate::identity::{ConnectionId, Moment, Monotonic, ProcessKey, Role};
-use crate::protocol::RequestHead;
+use crate::protocol::{RequestHead, Version};
 
 /// Exchanges in, spans out.
 ///
@@ -169,6 +169,9 @@ impl Stitcher {
     fn opened(&mut self, opening: Opening, head: &RequestHead, out: &mut Vec<Output>) {
         let Opening { id, role, began, at, ends, resource, serving } = opening;
         self.advance(at.time);
+        // One connection of HTTP/2 carries many requests at once: whoever reads or writes its frames is not by that the one
+        // who serves or sends them.
+        let serving = if head.version == Version::Http2 { Serving::ManyPerThread } else { serving };
         self.ledger.exchanges += 1;
         if self.by_exchange.contains_key(&id) {
             self.ledger.dropped.duplicate += 1;

@@ -48,7 +48,6 @@ fn other_protocols_are_something_else_after_a_few_calls() {
         ("\u{16}\u{3}\u{1}\u{2}\u{0}\u{1}", "\u{16}\u{3}\u{3}\u{0}z\u{2}"),
         ("*3|$3|SET|$1|k|$1|v|", "+OK|"),
         ("get key|", "VALUE key 0 1|v|END|"),
-        ("PRI * HTTP/2.0||SM||", "\u{0}\u{0}\u{6}\u{4}"),
         ("SSH-2.0-OpenSSH|", "SSH-2.0-OpenSSH|"),
         ("OPTIONS rtsp://h/ RTSP/1.0||", "RTSP/1.0 200 OK||"),
     ] {

@@ -42,6 +42,9 @@ pub fn fuzz_describe(data: &[u8]) {
             at: Monotonic(7),
             during: Direction::Receive,
         }),
+        stream: None,
+        began: Monotonic(0),
+        incomplete: false,
     };
     let settings = Settings {
         query_values: if bit(6) { QueryValues::Keep } else { QueryValues::Redact },

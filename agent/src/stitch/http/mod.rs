@@ -1,13 +1,15 @@
-//! What an HTTP exchange is called and what is said about it: name, attributes, status, events.
+//! What an HTTP exchange is called and what is said about it: name, attributes, status, events. If it carries a
+//! remote procedure call, that is said instead (`rpc`).
 //!
 //! In: an exchange and the addresses of its connection. Out: the parts of a span that the semantic
-//! conventions for HTTP fix (schema 1.44.0), as values.
+//! conventions for HTTP and RPC fix (schema 1.44.0), as values.
 //!
 //! It must never let out a header value that is not an attribute of the conventions, a password in a
 //! URL, a query's values (unless asked for), text that is not UTF-8 or a value longer than the limit;
 //! put a raw path into a span's name; or panic, whatever the bytes.
 
 mod forwarded;
+mod rpc;
 mod text;
 mod url;
 
@@ -21,8 +23,8 @@ use std::borrow::Cow;
 use self::forwarded::Client;
 use self::url::{Authority, Target};
 use super::span::{SpanEvent, Value};
-use crate::exchange::{Exchange, Failure, FailureKind};
-use crate::identity::{Address, Direction, Role};
+use crate::exchange::{Exchange, Failure, FailureKind, StreamFacts};
+use crate::identity::{Address, Direction, Monotonic, Role};
 use crate::protocol::{FieldName, RequestHead, ResponseHead, Version};
 
 pub use self::text::is_harmful;
@@ -104,6 +106,12 @@ pub struct Subject<'a> {
     pub endpoints: Endpoints<'a>,
     /// What went wrong, if anything did.
     pub failure: Option<Failure>,
+    /// What is known of it because it is a stream of HTTP/2.
+    pub stream: Option<&'a StreamFacts>,
+    /// The call that moved the request's first byte.
+    pub began: Monotonic,
+    /// Some of it was not seen.
+    pub incomplete: bool,
 }
 
 impl<'a> Subject<'a> {
@@ -115,6 +123,9 @@ impl<'a> Subject<'a> {
             response: exchange.response.as_deref(),
             endpoints,
             failure: exchange.failure,
+            stream: exchange.stream.as_deref(),
+            began: exchange.began.time,
+            incomplete: exchange.incomplete,
         }
     }
 }
@@ -137,6 +148,10 @@ pub struct Described {
 /// Says what the conventions say about this exchange.
 pub fn describe(subject: &Subject<'_>, settings: &Settings) -> Described {
     let mut to = Described { attributes: Vec::with_capacity(16), ..Described::default() };
+    if let Some(system) = rpc::system(subject) {
+        rpc::describe(system, subject, settings, &mut to);
+        return to;
+    }
     let target = Target::parse(&subject.request.method, &subject.request.target);
     method(subject, settings, &mut to);
     match subject.role {
@@ -164,6 +179,11 @@ impl Described {
 fn method(subject: &Subject<'_>, settings: &Settings, to: &mut Described) {
     let original = &*subject.request.method;
     let known = settings.known_methods.iter().find(|known| known.as_bytes() == original);
+    // A connection of HTTP/2 that was joined late: what is not known is not said.
+    if original.is_empty() && subject.request.version == Version::Http2 {
+        to.name = "HTTP".to_owned();
+        return to.text("http.request.method", OTHER.to_owned(), settings);
+    }
     let method = known.map_or(OTHER, String::as_str);
     to.name = known.map_or("HTTP", String::as_str).to_owned();
     to.text("http.request.method", method.to_owned(), settings);
@@ -175,24 +195,35 @@ fn method(subject: &Subject<'_>, settings: &Settings, to: &mut Described) {
 /// What a method that is not known is called.
 const OTHER: &str = "_OTHER";
 
-/// The scheme of this hop: TLS is not looked into yet.
+/// The scheme of this hop, if nothing says otherwise: TLS is not looked into yet.
 const SCHEME: &str = "http";
+
+/// The scheme that the request itself names: in its target, or as `:scheme`.
+fn own_scheme(subject: &Subject<'_>, target: &Target<'_>) -> Option<String> {
+    let field =
+        || subject.request.fields.first(FieldName::Scheme).and_then(|scheme| str::from_utf8(scheme).ok());
+    let plausible =
+        |scheme: &&str| scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+    target.scheme.or_else(field).filter(plausible).map(str::to_ascii_lowercase)
+}
 
 /// `url.*`, `server.*`, `client.*` and `user_agent.*` of a server span: what the client asked for, as far as
 /// proxies passed it on.
 fn server(subject: &Subject<'_>, target: &Target<'_>, settings: &Settings, to: &mut Described) {
     let fields = &subject.request.fields;
-    let mut path = String::new();
-    text::push_url(&mut path, target.path);
-    to.text("url.path", path, settings);
+    // HTTP/2 that was joined late may not know it.
+    if !subject.request.target.is_empty() || subject.request.version != Version::Http2 {
+        let mut path = String::new();
+        text::push_url(&mut path, target.path);
+        to.text("url.path", path, settings);
+    }
     if let Some(query) = target.query {
         let mut text = String::new();
         url::push_query(&mut text, query, settings.query_values);
         to.text("url.query", text, settings);
     }
-    let scheme = forwarded::proto(fields)
-        .or_else(|| target.scheme.map(str::to_ascii_lowercase))
-        .unwrap_or_else(|| SCHEME.to_owned());
+    let scheme =
+        forwarded::proto(fields).or_else(|| own_scheme(subject, target)).unwrap_or_else(|| SCHEME.to_owned());
     let own = || authority(subject, target).map(|authority| (authority.host.to_owned(), authority.port));
     match (forwarded::host(fields).or_else(own), subject.endpoints.local) {
         (Some((host, port)), _) => {
@@ -222,7 +253,7 @@ fn server(subject: &Subject<'_>, target: &Target<'_>, settings: &Settings, to: &
 
 /// `url.full` and `server.*` of a client span: what it asked for, not where its packets went.
 fn client(subject: &Subject<'_>, target: &Target<'_>, settings: &Settings, to: &mut Described) {
-    let scheme = target.scheme.map_or(Cow::Borrowed(SCHEME), |scheme| scheme.to_ascii_lowercase().into());
+    let scheme = own_scheme(subject, target).map_or(Cow::Borrowed(SCHEME), Cow::Owned);
     let authority = authority(subject, target);
     let mut full = format!("{scheme}://");
     match (authority, subject.endpoints.peer) {
@@ -294,6 +325,7 @@ fn network(subject: &Subject<'_>, settings: &Settings, to: &mut Described) {
     }
     // The version that was negotiated is the lower one: what both ends speak (RFC 9110 §2.5).
     let version = match (subject.request.version, subject.response.map(|response| response.version)) {
+        (Version::Http2, _) | (_, Some(Version::Http2)) => "2",
         (Version::Http11, Some(Version::Http11) | None) => "1.1",
         (Version::Http10, _) | (_, Some(Version::Http10)) => "1.0",
     };
@@ -302,7 +334,7 @@ fn network(subject: &Subject<'_>, settings: &Settings, to: &mut Described) {
 
 /// The status code, whether it went wrong, and what happened to the connection.
 fn outcome(subject: &Subject<'_>, to: &mut Described) {
-    let status = subject.response.map(|response| response.status);
+    let status = subject.response.map(|response| response.status).filter(|status| *status != 0);
     if let Some(status) = status {
         to.integer("http.response.status_code", status);
     }
@@ -332,8 +364,19 @@ fn outcome(subject: &Subject<'_>, to: &mut Described) {
 /// A client that closes once it has the response's head got what it wanted: many read no more than the
 /// status. Without a head it gave up waiting, and nobody but its program knows whether it meant to.
 fn is_choice(subject: &Subject<'_>, kind: FailureKind) -> bool {
-    subject.role == Role::Client && kind == FailureKind::Cancelled && subject.response.is_some()
+    let own = match kind {
+        FailureKind::Cancelled => true,
+        FailureKind::Reset(CANCEL) => {
+            let reset = subject.stream.and_then(|stream| stream.reset);
+            reset.is_some_and(|reset| reset.by == Direction::Send)
+        }
+        _ => false,
+    };
+    subject.role == Role::Client && own && subject.response.is_some()
 }
+
+/// `CANCEL` (RFC 9113 §7).
+const CANCEL: u32 = 8;
 
 /// A failure as an event at its moment.
 fn event(failure: &Failure, choice: bool) -> SpanEvent {

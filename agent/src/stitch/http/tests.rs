@@ -83,6 +83,9 @@ impl Case {
             response: self.response.as_ref(),
             endpoints: Endpoints { local: self.local.as_ref(), peer: self.peer.as_ref() },
             failure: self.failure,
+            stream: None,
+            began: Monotonic(0),
+            incomplete: false,
         };
         describe(&subject, &self.settings)
     }

@@ -219,6 +219,7 @@ pub(super) fn exchange(
         failure: None,
         switched: false,
         incomplete: false,
+        stream: None,
     }
 }
 

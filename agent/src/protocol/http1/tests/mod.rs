@@ -187,6 +187,7 @@ fn version(version: Version) -> &'static str {
     match version {
         Version::Http10 => " HTTP/1.0",
         Version::Http11 => "",
+        Version::Http2 => " of HTTP/2",
     }
 }
 

@@ -1,0 +1,210 @@
+//! One stream: what has come of its two directions, and what is said of it when it is over.
+//!
+//! The two directions are taken as they come, in any order; which of them is the request's follows from who sent it. It must
+//! never take the end of one direction for that of the other.
+
+use crate::exchange::pending::{Progress, size};
+use crate::exchange::{Exchange, ExchangeId, FailureKind};
+use crate::identity::{Direction, Moment, Monotonic, Role};
+use crate::protocol::grpc::{Framing, Messages};
+use crate::protocol::http2::{Ends, Section};
+use crate::protocol::{FieldName, Fields, RequestHead, ResponseHead, Version};
+
+/// What is known of an exchange because it is a stream of HTTP/2.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StreamFacts {
+    /// The stream's number.
+    pub stream: u32,
+    /// The kept fields of the response's trailers, if there were any.
+    pub trailers: Option<Fields>,
+    /// Messages that the client sent, if it is a gRPC call.
+    pub request_messages: Messages,
+    /// Messages that the server sent, if it is a gRPC call.
+    pub response_messages: Messages,
+    /// It was reset.
+    pub reset: Option<Reset>,
+    /// It is a gRPC call although nothing says so: its messages, and those of another call of this connection, are framed so.
+    pub framed: bool,
+    /// Some of the request's header block is not known: its table entries were inserted before we came.
+    pub request_unknown: bool,
+    /// Some of the response's header block or trailers is not known.
+    pub response_unknown: bool,
+    /// The table entry that holds the path, if that is certain: the same number is the same path on this connection.
+    pub path_entry: Option<i64>,
+}
+
+/// `RST_STREAM`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Reset {
+    /// Why (RFC 9113 §7), if that was seen.
+    pub code: Option<u32>,
+    /// Which way it went.
+    pub by: Direction,
+    /// When.
+    pub at: Monotonic,
+}
+
+/// A stream that is not over.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub stream: u32,
+    /// None as long as its request has not been seen.
+    pub exchange: Option<Box<Exchange>>,
+    pub request: Half,
+    pub response: Half,
+    /// The final response's head, and the call that moved its first byte, before the request is there.
+    pub early: Option<(Box<ResponseHead>, Moment)>,
+    pub facts: StreamFacts,
+    /// When a byte of it was moved last.
+    pub moved: Monotonic,
+    /// Memory for its heads.
+    pub bytes: usize,
+}
+
+/// One direction of a stream.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Half {
+    pub progress: Progress,
+    pub framing: Framing,
+    /// Bytes of DATA.
+    pub body: u64,
+    /// The call that moved its last byte.
+    pub ended: Option<Moment>,
+    /// Frames of it may be missing.
+    pub doubtful: bool,
+}
+
+impl Default for Half {
+    fn default() -> Self {
+        Self {
+            progress: Progress::Waiting,
+            framing: Framing::default(),
+            body: 0,
+            ended: None,
+            doubtful: false,
+        }
+    }
+}
+
+impl Half {
+    /// The direction ended in this call.
+    pub fn end(&mut self, ends: Ends, at: &Moment) {
+        if ends == Ends::Yes && self.progress != Progress::Ended {
+            (self.progress, self.ended) = (Progress::Ended, Some(*at));
+        }
+    }
+}
+
+impl Call {
+    pub fn new(stream: u32, at: &Moment) -> Self {
+        Self {
+            stream,
+            exchange: None,
+            request: Half::default(),
+            response: Half::default(),
+            early: None,
+            facts: StreamFacts { stream, ..StreamFacts::default() },
+            moved: at.time,
+            bytes: size_of::<Self>(),
+        }
+    }
+
+    /// The request's head is complete.
+    pub fn open(
+        &mut self,
+        id: ExchangeId,
+        role: Role,
+        began: Moment,
+        at: &Moment,
+        section: Section,
+    ) -> &RequestHead {
+        let Section { method, path, status: _, fields, kind: _, unknown } = section;
+        self.facts.request_unknown = !unknown.is_nothing();
+        if path.is_none() {
+            self.facts.path_entry = unknown.only;
+        }
+        let request = Box::new(RequestHead {
+            method: method.unwrap_or_default(),
+            target: path.unwrap_or_default(),
+            version: Version::Http2,
+            fields,
+        });
+        self.request.progress = Progress::UnderWay;
+        self.moved = self.moved.max(at.time);
+        self.bytes += size(&request);
+        let exchange = self.exchange.insert(Box::new(Exchange {
+            id,
+            role,
+            began,
+            request_ended: None,
+            responded: None,
+            ended: at.time,
+            request,
+            response: None,
+            request_body: 0,
+            response_body: 0,
+            failure: None,
+            switched: false,
+            incomplete: false,
+            stream: None,
+        }));
+        &exchange.request
+    }
+
+    /// A section of the response's direction that is not the final head.
+    pub fn trailers(&mut self, section: Section) {
+        let Section { method: _, path: _, status: _, mut fields, kind: _, unknown } = section;
+        self.facts.response_unknown |= !unknown.is_nothing();
+        // Of a gRPC call's trailers one must be `grpc-status`: if only one name is unknown, it is that of this field.
+        if let (Some(number), None, 1, 0) =
+            (unknown.number, fields.first(FieldName::GrpcStatus), unknown.names, unknown.lines)
+        {
+            fields.0.push((FieldName::GrpcStatus, number));
+        }
+        self.bytes += fields.0.iter().map(|(_, value)| value.len()).sum::<usize>();
+        self.facts.trailers = Some(fields);
+    }
+
+    /// True if nothing more will come of it.
+    pub fn is_over(&self) -> bool {
+        self.response.progress == Progress::Ended
+            && matches!(self.request.progress, Progress::Ended | Progress::Lost)
+    }
+
+    /// The exchange with all that is known of it; none if its request was not seen.
+    pub fn into_exchange(self) -> Option<Box<Exchange>> {
+        let Self { stream: _, exchange, request, response, early: _, mut facts, moved, bytes: _ } = self;
+        let mut exchange = exchange?;
+        facts.request_messages = messages(&request);
+        facts.response_messages = messages(&response);
+        exchange.request_ended = request.ended;
+        (exchange.request_body, exchange.response_body) = (request.body, response.body);
+        exchange.ended = match (&exchange.failure, response.ended) {
+            (Some(failure), _) => failure.at,
+            (None, Some(ended)) => ended.time,
+            (None, None) => moved,
+        };
+        exchange.incomplete |= exchange.failure.is_none() && (request.doubtful || response.doubtful);
+        exchange.stream = Some(Box::new(facts));
+        Some(exchange)
+    }
+
+    /// Which direction it is waiting for (from this end), if it has no complete response.
+    pub fn during(&self, requests: Direction) -> Direction {
+        match (self.request.progress, self.response.progress) {
+            (Progress::UnderWay, Progress::Waiting) => requests,
+            _ => requests.opposite(),
+        }
+    }
+}
+
+/// What a reset with this code says of an exchange that was not over.
+pub(super) fn reset_kind(code: Option<u32>) -> FailureKind {
+    FailureKind::Reset(code.unwrap_or(u32::MAX))
+}
+
+fn messages(half: &Half) -> Messages {
+    let mut messages = half.framing.messages();
+    messages.at_least |= half.doubtful;
+    messages
+}
