@@ -274,6 +274,7 @@ impl Report for exchange::Ledger {
             bytes_held,
             requests,
             requests_refused,
+            requests_withdrawn,
             opened,
             complete,
             incomplete,
@@ -301,6 +302,7 @@ impl Report for exchange::Ledger {
         out.push(Counter::new("spandrel_exchange_held_bytes", bytes_held));
         out.push(Counter::new("spandrel_exchange_requests_total", requests));
         out.push(Counter::new("spandrel_exchange_refused_requests_total", requests_refused));
+        out.push(Counter::new("spandrel_exchange_withdrawn_requests_total", requests_withdrawn));
         out.push(Counter::new("spandrel_exchange_opened_exchanges_total", opened));
         push_by(
             out,

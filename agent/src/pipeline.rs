@@ -468,7 +468,7 @@ impl Behind {
         self.wishes.extend(scratch.wishes.drain(..).map(|want| (connection, want)));
         for event in scratch.events.drain(..) {
             self.inputs.push(match event {
-                exchange::Event::Opened { id, role, began, at, head } => {
+                exchange::Event::Opened { id, role, began, at, head, carried } => {
                     let process = began.process;
                     let serving = match self.table.serving(process) {
                         discover::Serving::Unknown => Serving::Unknown,
@@ -483,7 +483,17 @@ impl Behind {
                         began.thread.0,
                         id
                     ));
-                    Input::Opened { id, role, began, at, head, ends: ends.clone(), resource, serving }
+                    Input::Opened {
+                        id,
+                        role,
+                        began,
+                        at,
+                        head,
+                        carried,
+                        ends: ends.clone(),
+                        resource,
+                        serving,
+                    }
                 }
                 exchange::Event::Responding { id, at } => Input::Responding { id, at },
                 exchange::Event::Closed(exchange) => Input::Closed(exchange),

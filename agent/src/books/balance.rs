@@ -145,6 +145,7 @@ impl Found {
             bytes_held,
             requests,
             requests_refused,
+            requests_withdrawn,
             opened,
             complete,
             incomplete,
@@ -170,7 +171,7 @@ impl Found {
             ("held", bytes_held),
         ];
         self.sum("exchange, bytes", bytes, &parts);
-        let parts = [("opened", opened), ("refused", requests_refused)];
+        let parts = [("opened", opened), ("refused", requests_refused), ("withdrawn", requests_withdrawn)];
         self.sum("exchange, requests", requests, &parts);
         let parts = [
             ("complete", complete),

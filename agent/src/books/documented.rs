@@ -118,6 +118,10 @@ pub const DOCUMENTED: &[(&str, &str)] = &[
         "spandrel_exchange_refused_requests_total",
         "Of these, those beyond what may be unanswered on a connection",
     ),
+    (
+        "spandrel_exchange_withdrawn_requests_total",
+        "Of these, those of HTTP/2 connections joined late that were never proven to be requests",
+    ),
     ("spandrel_exchange_opened_exchanges_total", "Exchanges that began"),
     ("spandrel_exchange_closed_exchanges_total", "Exchanges that are over, by how they ended"),
     ("spandrel_exchange_open_exchanges", "Exchanges that are not over"),

@@ -9,7 +9,7 @@ use super::held::{Held, length};
 use crate::identity::{Direction, Role};
 use crate::protocol::http1::{Likeness, Side, looks_like};
 use crate::protocol::http2::PREFACE;
-use crate::protocol::http2::frame::{HEADER, Header, Type};
+use crate::protocol::http2::frame::{DEFAULT_MAX_FRAME, HEADER, Header, Type};
 use crate::stream::{Content, Piece};
 
 /// What a piece of a connection that is not classified yet shows.
@@ -64,6 +64,13 @@ fn likeness(direction: Direction, bytes: &[u8]) -> Verdict {
         (Likeness::Maybe, _, _) | (_, Likeness::Maybe, _) => Verdict::Wait,
         (Likeness::No, Likeness::No, _) => Verdict::Skip,
     }
+}
+
+/// A call that begins with what could be a frame's header: by chance one in 60,000 does.
+pub(super) fn begins_with_frame(piece: &Piece<'_>) -> bool {
+    let Content::Bytes(bytes) = piece.content else { return false };
+    let header = bytes.first_chunk::<HEADER>().filter(|_| piece.starts_call).map(Header::parse);
+    header.is_some_and(|header| header.is_plausible(DEFAULT_MAX_FRAME))
 }
 
 /// RFC 9113 §3.4: what a server sends first, and it may do so before it has read anything.

@@ -12,7 +12,7 @@
 //! It must never read a clock, never know another connection, and never keep more than the bounds that
 //! `exchange` names.
 
-use super::classify::{Proven, Skipped, Verdict, verdict};
+use super::classify::{Proven, Skipped, Verdict, begins_with_frame, verdict};
 use super::conversation::{Conversation, Parsers, State};
 use super::held::{Held, length};
 use super::http1::Http1;
@@ -60,6 +60,10 @@ struct Joining {
     /// What may be the beginning of a start line, in the order of arrival.
     held: Held,
     skipped: Skipped,
+    /// What begins no message of HTTP/1 may be HTTP/2 under way.
+    http2: Option<Box<Http2>>,
+    /// A call began with what could be a frame.
+    promising: bool,
 }
 
 /// Who has been seen using the socket.
@@ -201,9 +205,27 @@ impl Connection {
             Verdict::Http1(_) | Verdict::Http2(_) | Verdict::Wait | Verdict::Skip => {
                 let skipped = joining.held.drop_direction(direction).saturating_add(length(piece));
                 joining.skipped.add(direction, piece);
+                joining.promising |= begins_with_frame(piece);
                 self.ledger.bytes_unrecognised = self.ledger.bytes_unrecognised.saturating_add(skipped);
                 self.whole = false;
+                self.join_http2(direction, piece, events);
             }
+        }
+    }
+
+    /// Looks for HTTP/2 that is under way in a piece that begins no message.
+    fn join_http2(&mut self, direction: Direction, piece: &Piece<'_>, events: &mut Vec<Event>) {
+        let Phase::Joining(joining) = &mut self.phase else { return };
+        let http2 = joining.http2.get_or_insert_with(|| Box::new(Http2::late(self.id)));
+        // These bytes are counted as unrecognised, whatever comes of them.
+        let mut apart = Ledger::default();
+        http2.piece(direction, piece, &mut Sink { events, ledger: &mut apart });
+        apart.bytes_parsed = 0;
+        self.ledger.add(&apart);
+        let expected = http2.role().is_some_and(|role| self.role.is_none_or(|proven| proven == role));
+        if expected && let Some(mut http2) = joining.http2.take() {
+            http2.reset_ledgers();
+            self.phase = Phase::Conversation(Conversation::Http2(http2));
         }
     }
 
@@ -229,7 +251,8 @@ impl Connection {
     fn settle(&mut self, direction: Direction, piece: &Piece<'_>, events: &mut Vec<Event>) {
         match &mut self.phase {
             Phase::Joining(joining) => {
-                if joining.skipped.is_enough(Proven::No) {
+                let proven = if joining.promises_http2() { Proven::Yes } else { Proven::No };
+                if joining.skipped.is_enough(proven) {
                     self.become_other(Other::Unrecognised, events);
                 }
             }
@@ -271,6 +294,7 @@ impl Connection {
     fn wish(&mut self, out: &mut Output) {
         for direction in [Direction::Receive, Direction::Send] {
             let policy = match &self.phase {
+                Phase::Joining(joining) if joining.promises_http2() => Policy::Everything,
                 Phase::Joining(joining) if joining.is_looking_only(direction) => Policy::FirstBlock,
                 Phase::Joining(_) => Policy::Heads,
                 Phase::Conversation(conversation) => conversation.policy(direction, &self.wishes),
@@ -301,6 +325,11 @@ impl Joining {
     /// True if what comes of this direction begins no message, so that the beginnings of calls are enough.
     fn is_looking_only(&self, direction: Direction) -> bool {
         self.skipped.any(direction) && !self.held.holds(direction)
+    }
+
+    /// True if it seems to be HTTP/2 under way, which is worth more patience and more bytes.
+    fn promises_http2(&self) -> bool {
+        self.promising || self.http2.as_ref().is_some_and(|http2| http2.is_aligned())
     }
 }
 

@@ -84,8 +84,13 @@ pub fn fuzz_connection(data: &[u8]) {
                     TEMPLATES.get(usize::from(*amount) % TEMPLATES.len()).copied().unwrap_or_default();
                 let (one, two) = template.split_at(usize::from(operation >> 5) * template.len() / 8);
                 for (bytes, starts_call) in [(one, true), (two, amount & 1 == 0)] {
-                    let piece =
-                        Piece { offset: *next, content: Content::Bytes(bytes), starts_call, moment: &moment };
+                    let piece = Piece {
+                        offset: *next,
+                        content: Content::Bytes(bytes),
+                        starts_call,
+                        ends_call: false,
+                        moment: &moment,
+                    };
                     connection.piece(direction, &piece, &mut out);
                     *next += bytes.len() as u64;
                 }
@@ -94,7 +99,13 @@ pub fn fuzz_connection(data: &[u8]) {
             _ => None,
         };
         if let Some(content) = content {
-            let piece = Piece { offset: *next, content, starts_call: operation & 0x20 == 0, moment: &moment };
+            let piece = Piece {
+                offset: *next,
+                content,
+                starts_call: operation & 0x20 == 0,
+                ends_call: false,
+                moment: &moment,
+            };
             connection.piece(direction, &piece, &mut out);
             *next = next.saturating_add(super::held::length(&piece));
         }

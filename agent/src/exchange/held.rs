@@ -24,6 +24,7 @@ pub(super) struct HeldPiece {
     offset: u64,
     content: HeldContent,
     starts_call: bool,
+    ends_call: bool,
     pub moment: Moment,
 }
 
@@ -39,7 +40,8 @@ impl HeldPiece {
             HeldContent::Bytes(bytes) => Content::Bytes(bytes),
             &HeldContent::Gap { length, cause } => Content::Gap { length, cause },
         };
-        Piece { offset: self.offset, content, starts_call: self.starts_call, moment: &self.moment }
+        let Self { direction: _, offset, content: _, starts_call, ends_call, moment } = self;
+        Piece { offset: *offset, content, starts_call: *starts_call, ends_call: *ends_call, moment }
     }
 }
 
@@ -66,8 +68,9 @@ impl Held {
             Content::Gap { length, cause } => HeldContent::Gap { length, cause },
         };
         self.moved = self.moved.saturating_add(length(piece));
-        let Piece { offset, content: _, starts_call, moment } = *piece;
-        self.pieces.push_back(HeldPiece { direction, offset, content, starts_call, moment: *moment });
+        let Piece { offset, content: _, starts_call, ends_call, moment } = *piece;
+        let moment = *moment;
+        self.pieces.push_back(HeldPiece { direction, offset, content, starts_call, ends_call, moment });
         true
     }
 

@@ -23,11 +23,13 @@ pub struct Ledger {
     /// Those that wait now, for a request that they may answer or for the rest of a start line.
     pub bytes_held: u64,
 
-    /// Request heads. `requests = opened + requests_refused`.
+    /// Request heads. `requests = opened + requests_refused + requests_withdrawn`.
     pub requests: u64,
     /// Requests that would have been more unanswered ones than the bounds allow
     /// ([`super::MAX_UNANSWERED`], [`super::MAX_UNANSWERED_BYTES`]). A connection in HTTP/1 was given up at each.
     pub requests_refused: u64,
+    /// Requests of HTTP/2 that were read where a late join had found frames, and that were never proven.
+    pub requests_withdrawn: u64,
 
     /// Exchanges. `opened = complete + incomplete + connection_reset + timed_out + connection_closed +
     /// cancelled + process_exited + socket_error + stream_reset + refused + open`.
@@ -96,6 +98,7 @@ impl Ledger {
             bytes_held,
             requests,
             requests_refused,
+            requests_withdrawn,
             opened,
             complete,
             incomplete,
@@ -121,6 +124,7 @@ impl Ledger {
         self.bytes_held += bytes_held;
         self.requests += requests;
         self.requests_refused += requests_refused;
+        self.requests_withdrawn += requests_withdrawn;
         self.opened += opened;
         self.complete += complete;
         self.incomplete += incomplete;
@@ -155,7 +159,7 @@ impl Ledger {
             + self.stream_reset
             + self.refused;
         self.bytes == bytes
-            && self.requests == self.opened + self.requests_refused
+            && self.requests == self.opened + self.requests_refused + self.requests_withdrawn
             && self.opened == self.complete + self.incomplete + failed + self.open
             && self.responses == self.responses_paired + self.responses_without_request
     }

@@ -137,6 +137,8 @@ pub enum Event {
         at: Moment,
         /// What it says.
         head: Box<RequestHead>,
+        /// Whether the call that completed the head carried other requests as well.
+        carried: Carried,
     },
     /// The first byte of the final response was moved.
     Responding {
@@ -147,6 +149,16 @@ pub enum Event {
     },
     /// It is over.
     Closed(Box<Exchange>),
+}
+
+/// Whether a call was about one request alone. What is known of the task that made a call may be used for at most
+/// one request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Carried {
+    /// All of the call was seen, and it carried the request's head and no other's. (HTTP/1: it always counts as this.)
+    Alone,
+    /// It carried several heads, or that is not known.
+    Shared,
 }
 
 /// An exchange that is over.

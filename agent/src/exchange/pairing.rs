@@ -14,7 +14,9 @@ use std::collections::VecDeque;
 
 use super::pending::{Pending, Progress, Sink, size};
 use super::step::{Joined, Proof, Step};
-use super::{Event, Exchange, ExchangeId, Failure, FailureKind, MAX_UNANSWERED, MAX_UNANSWERED_BYTES, Role};
+use super::{
+    Carried, Event, Exchange, ExchangeId, Failure, FailureKind, MAX_UNANSWERED, MAX_UNANSWERED_BYTES, Role,
+};
 use crate::identity::{ConnectionId, Moment, Monotonic};
 use crate::protocol::http1::{self, Answers, Ending};
 use crate::protocol::{RequestHead, ResponseHead};
@@ -279,7 +281,14 @@ impl Pairing {
         let mark = self.step.mark(&began, after_silence);
         let id = ExchangeId { connection: self.connection, offset: start };
         sink.ledger.opened += 1;
-        sink.events.push(Event::Opened { id, role: self.role, began, at: *at, head: head.clone() });
+        sink.events.push(Event::Opened {
+            id,
+            role: self.role,
+            began,
+            at: *at,
+            head: head.clone(),
+            carried: Carried::Alone,
+        });
         let exchange = Box::new(Exchange {
             id,
             role: self.role,

@@ -12,7 +12,7 @@ use rand::rngs::StdRng;
 use super::span::{LinkMethod, SpanId, TraceId};
 use super::{Endpoints, Input, Ledger, Limits, Output, Serving, Settings, Stitcher};
 use crate::discover::Resource;
-use crate::exchange::{Exchange, ExchangeId, Failure, FailureKind};
+use crate::exchange::{Carried, Exchange, ExchangeId, Failure, FailureKind};
 use crate::identity::{ConnectionId, Direction, Moment, Monotonic, ProcessKey, Role, ThreadId};
 use crate::protocol::{FieldName, Fields, RequestHead, ResponseHead, Version};
 
@@ -197,6 +197,7 @@ impl Made<'_> {
                     began,
                     at,
                     head: self.head(),
+                    carried: Carried::Alone,
                     ends: Endpoints { born_here: step & 64 == 0, ..Endpoints::default() },
                     resource: Arc::new(Resource { service: String::new(), attributes: Vec::new() }),
                     serving: match step >> 6 {

@@ -44,7 +44,7 @@ mod tests;
 use std::sync::Arc;
 
 use crate::discover::Resource;
-use crate::exchange::{Exchange, ExchangeId};
+use crate::exchange::{Carried, Exchange, ExchangeId};
 use crate::identity::{Address, ConnectionId, Moment, Monotonic, ProcessKey, Role};
 use crate::protocol::RequestHead;
 
@@ -67,6 +67,8 @@ pub enum Input {
         at: Moment,
         /// What it says.
         head: Box<RequestHead>,
+        /// Whether the call that completed the head carried other requests as well.
+        carried: Carried,
         /// Where it came from and goes to.
         ends: Endpoints,
         /// The service that the process is.

@@ -107,7 +107,8 @@ impl Stitcher {
     /// Takes one input; what is final through it is added to `out`.
     pub fn handle(&mut self, input: Input, out: &mut Vec<Output>) {
         match input {
-            Input::Opened { id, role, began, at, head, ends, resource, serving } => {
+            // Evidence of a call that several requests share is for none of them; no rule uses evidence yet.
+            Input::Opened { id, role, began, at, head, carried: _, ends, resource, serving } => {
                 self.opened(Opening { id, role, began, at, ends, resource, serving }, &head, out);
             }
             Input::Responding { id, at } => self.responding(id, at, out),

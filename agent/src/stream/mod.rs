@@ -135,6 +135,8 @@ pub struct Piece<'a> {
     pub content: Content<'a>,
     /// True if the piece's first byte was the first byte that its call moved.
     pub starts_call: bool,
+    /// True if the piece's last byte is known to be the last byte that its call moved.
+    pub ends_call: bool,
     /// The call that moved the piece's last byte.
     pub moment: &'a Moment,
 }

@@ -292,7 +292,7 @@ impl Streams {
         way.reached(offset, if hole { Hole::Yes } else { Hole::No });
         way.lost = false;
 
-        let mut put = |offset: u64, content: Content<'_>, starts_call: bool| {
+        let mut put = |offset: u64, content: Content<'_>, starts_call: bool, ends_call: bool| {
             let content = match (certainty, content) {
                 (Certainty::No, Content::Bytes(bytes)) => {
                     passing.ledger.discarded += bytes.len() as u64;
@@ -303,28 +303,29 @@ impl Streams {
                 }
                 (_, content) => content,
             };
-            let placed =
-                Placed { offset, content, starts_call, proven: certainty == Certainty::Proven, moment };
+            let proven = certainty == Certainty::Proven;
+            let placed = Placed { offset, content, starts_call, ends_call, proven, moment };
             if way.track.place(&placed, explained, begins, &mut |piece| passing.pass(piece)) == Claim::Clash {
                 way.step.caught();
             }
         };
         let starts = first == First::Yes;
+        let ends = data.header.flags & FLAG_LAST != 0;
+        let rest = total.saturating_sub(skip + bytes.len() as u64);
         if starts && skip > 0 {
-            put(offset, Content::Gap { length: skip, cause: GapCause::Silent }, true);
+            put(offset, Content::Gap { length: skip, cause: GapCause::Silent }, true, false);
         }
         if !bytes.is_empty() {
-            put(offset + skip, Content::Bytes(bytes), starts && skip == 0);
+            put(offset + skip, Content::Bytes(bytes), starts && skip == 0, ends && rest == 0);
         }
-        let rest = total.saturating_sub(skip + bytes.len() as u64);
-        if data.header.flags & FLAG_LAST != 0 && rest > 0 {
+        if ends && rest > 0 {
             let cause = match data.rest {
                 REST_NOTHING => GapCause::Limit,
                 REST_UNSEEN => GapCause::Unseen,
                 _ => GapCause::Lost,
             };
             let starts_call = starts && skip == 0 && bytes.is_empty();
-            put(offset + skip + bytes.len() as u64, Content::Gap { length: rest, cause }, starts_call);
+            put(offset + skip + bytes.len() as u64, Content::Gap { length: rest, cause }, starts_call, true);
         }
         passing.ledger.discarded += way.track.take_discarded();
         if way.track.holds() {

@@ -36,6 +36,8 @@ pub(super) struct Placed<'a> {
     pub content: Content<'a>,
     /// It begins its call.
     pub starts_call: bool,
+    /// It ends its call.
+    pub ends_call: bool,
     /// No other call was under way, so it is believed even if nobody fills a hole before it.
     pub proven: bool,
     /// Its call.
@@ -75,6 +77,7 @@ struct Held {
     length: u64,
     cause: GapCause,
     starts_call: bool,
+    ends_call: bool,
     proven: bool,
     moment: Moment,
 }
@@ -168,13 +171,14 @@ impl Track {
         let mut claim = Claim::Free;
         match self.held.entry(placed.offset) {
             std::collections::btree_map::Entry::Vacant(entry) => {
-                let Placed { starts_call, proven, moment, .. } = *placed;
+                let Placed { starts_call, ends_call, proven, moment, .. } = *placed;
                 self.held_bytes += bytes.map_or(0, <[u8]>::len);
                 entry.insert(Held {
                     bytes: bytes.map(Into::into),
                     length,
                     cause,
                     starts_call,
+                    ends_call,
                     proven,
                     moment,
                 });
@@ -252,8 +256,8 @@ impl Track {
             Some(bytes) => Content::Bytes(bytes),
             None => Content::Gap { length: held.length, cause: held.cause },
         };
-        let Held { starts_call, proven, moment, .. } = *held;
-        self.pass(&Placed { offset, content, starts_call, proven, moment }, pass);
+        let Held { starts_call, ends_call, proven, moment, .. } = *held;
+        self.pass(&Placed { offset, content, starts_call, ends_call, proven, moment }, pass);
     }
 
     fn discard(&mut self, content: &Content<'_>) {
@@ -289,12 +293,14 @@ impl Track {
     fn gap(&mut self, length: u64, cause: GapCause, moment: &Moment, pass: &mut dyn FnMut(Piece<'_>)) {
         let offset = self.next.unwrap_or_default();
         let content = Content::Gap { length, cause };
-        self.pass(&Placed { offset, content, starts_call: false, proven: false, moment: *moment }, pass);
+        let (starts_call, ends_call, proven) = (false, false, false);
+        self.pass(&Placed { offset, content, starts_call, ends_call, proven, moment: *moment }, pass);
     }
 
     fn pass(&mut self, placed: &Placed<'_>, pass: &mut dyn FnMut(Piece<'_>)) {
         self.next = Some(placed.offset + placed.length());
-        let Placed { offset, content, starts_call, proven: _, moment } = placed;
-        pass(Piece { offset: *offset, content: *content, starts_call: *starts_call, moment });
+        let Placed { offset, content, starts_call, ends_call, proven: _, moment } = placed;
+        let (starts_call, ends_call) = (*starts_call, *ends_call);
+        pass(Piece { offset: *offset, content: *content, starts_call, ends_call, moment });
     }
 }

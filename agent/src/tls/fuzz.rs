@@ -49,7 +49,13 @@ pub fn fuzz_layer(data: &[u8]) {
                 let (bytes, after) = rest.split_at(length.min(rest.len()));
                 rest = after;
                 let content = Content::Bytes(bytes);
-                let piece = Piece { offset, content, starts_call: operation & 2 == 0, moment: &moment };
+                let piece = Piece {
+                    offset,
+                    content,
+                    starts_call: operation & 2 == 0,
+                    ends_call: false,
+                    moment: &moment,
+                };
                 layer.piece(direction, &piece, May::Begin, &mut out);
                 offsets[which] += bytes.len() as u64;
                 came += bytes.len() as u64;
@@ -57,7 +63,7 @@ pub fn fuzz_layer(data: &[u8]) {
             5 | 6 => {
                 let length = 1 << amount;
                 let content = Content::Gap { length, cause: GapCause::Limit };
-                let piece = Piece { offset, content, starts_call: false, moment: &moment };
+                let piece = Piece { offset, content, starts_call: false, ends_call: false, moment: &moment };
                 layer.piece(direction, &piece, May::Begin, &mut out);
                 offsets[which] += length;
                 came += length;
@@ -87,8 +93,13 @@ pub fn fuzz_records(data: &[u8]) {
         let moment = moment(0);
         let (one, two) = data.split_at(cut);
         for (offset, bytes) in [(0, one), (cut as u64, two)] {
-            let piece =
-                Piece { offset, content: Content::Bytes(bytes), starts_call: offset == 0, moment: &moment };
+            let piece = Piece {
+                offset,
+                content: Content::Bytes(bytes),
+                starts_call: offset == 0,
+                ends_call: false,
+                moment: &moment,
+            };
             framer.piece(&piece, &mut |framed| match framed {
                 Framed::Record(record) => records.push((record.offset, record.header, record.body)),
                 Framed::Lost { length, .. } => lost += length,

@@ -100,7 +100,10 @@ impl Layer {
             let Some((offset, length)) = taken else { continue };
             self.ledger.missing += length;
             let content = Content::Gap { length, cause: GapCause::Unseen };
-            out(direction, Piece { offset, content, starts_call: true, moment: piece.moment });
+            out(
+                direction,
+                Piece { offset, content, starts_call: true, ends_call: false, moment: piece.moment },
+            );
         }
     }
 

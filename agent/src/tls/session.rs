@@ -493,14 +493,23 @@ impl Session {
                         ledger.on_trust += plaintext.len() as u64;
                     }
                     let content = Content::Bytes(&plaintext);
-                    out(direction, Piece { offset, content, starts_call: true, moment });
+                    out(direction, Piece { offset, content, starts_call: true, ends_call: false, moment });
                 }
                 let offset = offset + plaintext.len() as u64;
                 if missing > 0 && exact {
                     ledger.missing += missing;
                     let cause = record.missing.unwrap_or(GapCause::Lost);
                     let content = Content::Gap { length: missing, cause };
-                    out(direction, Piece { offset, content, starts_call: plaintext.is_empty(), moment });
+                    out(
+                        direction,
+                        Piece {
+                            offset,
+                            content,
+                            starts_call: plaintext.is_empty(),
+                            ends_call: false,
+                            moment,
+                        },
+                    );
                 } else if missing > 0 {
                     tear(direction, offset, missing, moment, ledger, out);
                 }
@@ -544,5 +553,5 @@ fn tear(
 ) {
     ledger.missing += length;
     let content = Content::Gap { length, cause: GapCause::Torn };
-    out(direction, Piece { offset, content, starts_call: false, moment });
+    out(direction, Piece { offset, content, starts_call: false, ends_call: false, moment });
 }

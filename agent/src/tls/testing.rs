@@ -16,5 +16,5 @@ pub(super) fn moment(time: u64) -> Moment {
 
 #[cfg(test)]
 pub(super) fn piece<'a>(offset: u64, content: Content<'a>, moment: &'a Moment) -> Piece<'a> {
-    Piece { offset, content, starts_call: true, moment }
+    Piece { offset, content, starts_call: true, ends_call: false, moment }
 }

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use super::call::{Call, Half, Reset, reset_kind};
 use crate::exchange::pending::{Progress, Sink, request_direction};
-use crate::exchange::{Event, ExchangeId, Failure, FailureKind, MAX_UNANSWERED_BYTES};
+use crate::exchange::{Carried, Event, Exchange, ExchangeId, Failure, FailureKind, MAX_UNANSWERED_BYTES};
 use crate::identity::{ConnectionId, Direction, Moment, Monotonic, Role};
 use crate::protocol::http2::{self, Ends, Kind, Section};
 use crate::protocol::{ResponseHead, Version};
@@ -35,7 +35,8 @@ const FRAMED: u8 = 2;
 #[derive(Debug)]
 pub(super) struct Calls {
     connection: ConnectionId,
-    role: Role,
+    /// Not known until a header section shows it.
+    role: Option<Role>,
     calls: BTreeMap<u32, Call>,
     /// The largest stream that a request was seen on.
     last: u32,
@@ -43,8 +44,8 @@ pub(super) struct Calls {
     refused_above: Option<u32>,
     bytes: usize,
     early: usize,
-    /// Frames may be missing in this direction: (requests, responses) have no place now.
-    lost: (bool, bool),
+    /// Frames of these directions may be missing: they have no place now.
+    lost: Vec<Direction>,
     /// When frames were lost last.
     doubt: Option<Monotonic>,
     /// Calls that were exactly framed as gRPC's.
@@ -52,7 +53,12 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    pub fn new(connection: ConnectionId, role: Role) -> Self {
+    /// Calls of which nothing was seen. Without a role the connection was joined late, and both directions are lost.
+    pub fn new(connection: ConnectionId, role: Option<Role>) -> Self {
+        let lost = match role {
+            Some(_) => Vec::new(),
+            None => vec![Direction::Send, Direction::Receive],
+        };
         Self {
             connection,
             role,
@@ -61,18 +67,40 @@ impl Calls {
             refused_above: None,
             bytes: 0,
             early: 0,
-            lost: (false, false),
+            lost,
             doubt: None,
             framed: 0,
         }
     }
 
-    pub fn role(&self) -> Role {
+    pub fn role(&self) -> Option<Role> {
         self.role
     }
 
-    pub fn open_exchanges(&self) -> usize {
+    fn open_exchanges(&self) -> usize {
         self.calls.len() - self.early
+    }
+
+    /// Takes out all calls but those that wait for their request: what is known of them was not proven. Those whose
+    /// beginning was told come back, without a response if it was told only provisionally.
+    pub fn withdraw(
+        &mut self,
+        opened: &[ExchangeId],
+        responded: &[ExchangeId],
+    ) -> Vec<(Box<Exchange>, Monotonic)> {
+        let mut told = Vec::new();
+        for (_, call) in self.take_all() {
+            let moved = call.moved;
+            let Some(mut exchange) = call.into_exchange().filter(|exchange| !opened.contains(&exchange.id))
+            else {
+                continue;
+            };
+            if responded.contains(&exchange.id) {
+                (exchange.response, exchange.responded) = (None, None);
+            }
+            told.push((exchange, moved));
+        }
+        told
     }
 
     /// Memory for heads.
@@ -104,10 +132,24 @@ impl Calls {
         began: &dyn Fn(u64) -> Moment,
         sink: &mut Sink<'_>,
     ) {
-        let requests = direction == request_direction(self.role);
+        if let (None, http2::Event::Section { section, .. }) = (self.role, &event) {
+            self.role = match (section.kind, direction) {
+                (Kind::Request, Direction::Send) | (Kind::Response, Direction::Receive) => Some(Role::Client),
+                (Kind::Request, Direction::Receive) | (Kind::Response, Direction::Send) => Some(Role::Server),
+                (Kind::Bare, _) => None,
+            };
+        }
+        if let http2::Event::Lost { .. } = event {
+            self.lose(direction, at);
+        }
+        if let http2::Event::Aligned { .. } = event {
+            self.lost.retain(|lost| *lost != direction);
+        }
+        let Some(role) = self.role else { return };
+        let requests = direction == request_direction(role);
         match event {
             http2::Event::Section { stream, start, section, ends } => match requests {
-                true => self.request(stream, start, *section, ends, at, began(start), sink),
+                true => self.request(role, stream, start, *section, ends, at, began(start), sink),
                 false => self.response(stream, *section, ends, at, began(start), sink),
             },
             http2::Event::Unread { stream, start: _, ends } => self.unread(stream, requests, ends, at, sink),
@@ -139,18 +181,16 @@ impl Calls {
             }
             // Only what a server says is about requests: it pushes nothing that we follow.
             http2::Event::GoAway { last, code: _ } if !requests => self.refuse(last, at, sink),
-            http2::Event::GoAway { .. } | http2::Event::MaxFrame(_) => {}
-            http2::Event::Lost { .. } => self.lose(requests, at),
-            http2::Event::Aligned { .. } => match requests {
-                true => self.lost.0 = false,
-                false => self.lost.1 = false,
-            },
+            http2::Event::GoAway { .. }
+            | http2::Event::MaxFrame(_)
+            | http2::Event::Lost { .. }
+            | http2::Event::Aligned { .. } => {}
         }
     }
 
     /// The connection ended: what has no complete response has failed.
     pub fn fail(&mut self, kind: FailureKind, at: Monotonic, sink: &mut Sink<'_>) {
-        let requests = request_direction(self.role);
+        let requests = self.requests();
         for (_, mut call) in self.take_all() {
             if call.response.progress != Progress::Ended {
                 let failure = Failure { kind, at, during: call.during(requests) };
@@ -175,6 +215,7 @@ impl Calls {
     #[expect(clippy::too_many_arguments, reason = "the parts of one event, and where and when it was")]
     fn request(
         &mut self,
+        role: Role,
         stream: u32,
         start: u64,
         section: Section,
@@ -209,11 +250,10 @@ impl Calls {
         let id = ExchangeId { connection: self.connection, offset: start };
         let early = self.take(stream);
         let mut call = early.unwrap_or_else(|| Call::new(stream, at));
-        call.request.doubtful = self.lost.0;
-        call.response.doubtful |= self.lost.1;
-        let head = Box::new(call.open(id, self.role, began, at, section).clone());
+        call.response.doubtful |= self.lost.contains(&request_direction(role).opposite());
+        let head = Box::new(call.open(id, role, began, at, section).clone());
         sink.ledger.opened += 1;
-        sink.events.push(Event::Opened { id, role: self.role, began, at: *at, head });
+        sink.events.push(Event::Opened { id, role, began, at: *at, head, carried: Carried::Shared });
         if let Some((head, responded)) = call.early.take()
             && let Some(exchange) = &mut call.exchange
         {
@@ -293,7 +333,7 @@ impl Calls {
     }
 
     fn reset(&mut self, stream: u32, reset: Reset, sink: &mut Sink<'_>) {
-        let requests = request_direction(self.role);
+        let requests = self.requests();
         let Some(call) = self.calls.get_mut(&stream) else { return };
         call.moved = call.moved.max(reset.at);
         call.facts.reset = Some(reset);
@@ -326,7 +366,7 @@ impl Calls {
     }
 
     fn fail_one(&mut self, stream: u32, kind: FailureKind, at: Monotonic, sink: &mut Sink<'_>) {
-        let requests = request_direction(self.role);
+        let requests = self.requests();
         let Some(mut call) = self.take(stream) else { return };
         let failure = Failure { kind, at, during: call.during(requests) };
         if let Some(exchange) = &mut call.exchange
@@ -338,11 +378,11 @@ impl Calls {
     }
 
     /// Frames of this direction may be missing.
-    fn lose(&mut self, requests: bool, at: &Moment) {
-        match requests {
-            true => self.lost.0 = true,
-            false => self.lost.1 = true,
+    fn lose(&mut self, direction: Direction, at: &Moment) {
+        if !self.lost.contains(&direction) {
+            self.lost.push(direction);
         }
+        let requests = direction == self.requests();
         self.doubt = Some(at.time);
         for call in self.calls.values_mut() {
             let half = if requests { &mut call.request } else { &mut call.response };
@@ -369,6 +409,11 @@ impl Calls {
                 self.close(call, sink);
             }
         }
+    }
+
+    /// The direction that carries requests.
+    fn requests(&self) -> Direction {
+        request_direction(self.role.unwrap_or(Role::Client))
     }
 
     fn half(&mut self, stream: u32, requests: bool, at: &Moment) -> Option<&mut Half> {
@@ -433,12 +478,7 @@ impl Calls {
 }
 
 /// The final response's head is there, and so is the request.
-fn respond(
-    exchange: &mut crate::exchange::Exchange,
-    head: Box<ResponseHead>,
-    responded: Moment,
-    sink: &mut Sink<'_>,
-) {
+fn respond(exchange: &mut Exchange, head: Box<ResponseHead>, responded: Moment, sink: &mut Sink<'_>) {
     sink.ledger.responses += 1;
     sink.ledger.responses_paired += 1;
     sink.events.push(Event::Responding { id: exchange.id, at: responded });

@@ -4,20 +4,27 @@
 //! response is found by the stream's number. The records of the two directions may come in an order that never was:
 //! a response whose request is not known yet waits in its call (see `calls`).
 //!
+//! A connection that is joined late has no role and no place at first: both parsers look for a chain of frames, and the
+//! first header section that is read shows which direction carries requests. Until a chain is longer than one maximum
+//! frame, what is read could lie inside a payload (a tunnel): what comes of it is *provisional*, kept here, handed over when
+//! it is proven, and withdrawn when a rule breaks first.
+//!
 //! It must never pair by anything but the stream's number, and never say of an exchange what a lost place in either
 //! direction makes uncertain.
 
 mod call;
 mod calls;
+mod provisional;
 #[cfg(test)]
 mod tests;
 
 pub use call::{Reset, StreamFacts};
 
 use self::calls::Calls;
+use self::provisional::Provisional;
 use super::conversation::State;
 use super::pending::{Sink, failure_kind};
-use super::{FailureKind, Policy};
+use super::{Carried, Event as Told, FailureKind, Policy};
 use crate::identity::{ConnectionId, Direction, Moment, Monotonic, Role};
 use crate::protocol::http2::{self, Event, Parser, Start};
 use crate::stream::{Closed, Content, Piece};
@@ -28,6 +35,7 @@ pub(super) struct Http2 {
     send: Way,
     receive: Way,
     calls: Calls,
+    provisional: Provisional,
 }
 
 /// One direction.
@@ -38,11 +46,38 @@ struct Way {
     start: Start,
     /// The frame that is under way, and the call that moved its first byte.
     began: Option<(u64, Moment)>,
+    /// The offset of the next byte.
+    next: Option<u64>,
+}
+
+/// Says of the requests that a piece has completed whether their call carried only one.
+fn mark_carried(piece: &Piece<'_>, parser: &Parser, events: Option<&mut [Told]>) {
+    let mut carried: Vec<&mut Carried> = events
+        .into_iter()
+        .flatten()
+        .filter_map(|event| match event {
+            Told::Opened { carried, .. } => Some(carried),
+            Told::Responding { .. } | Told::Closed(_) => None,
+        })
+        .collect();
+    let whole = piece.starts_call && piece.ends_call && !parser.is_in_block();
+    if let ([only], true) = (&mut carried[..], whole) {
+        **only = Carried::Alone;
+    }
 }
 
 impl Way {
     fn new(start: Start) -> Self {
-        Self { parser: None, start, began: None }
+        Self { parser: None, start, began: None, next: None }
+    }
+
+    /// True if what is read of it is certain to be frames.
+    fn is_proven(&self) -> bool {
+        self.parser.as_ref().map_or(self.start != Start::Late, Parser::is_proven)
+    }
+
+    fn is_aligned(&self) -> bool {
+        self.parser.as_ref().is_some_and(Parser::is_aligned)
     }
 }
 
@@ -53,18 +88,31 @@ impl Http2 {
             Role::Client => (Start::Preface, Start::Frame),
             Role::Server => (Start::Frame, Start::Preface),
         };
-        Self { send: Way::new(send), receive: Way::new(receive), calls: Calls::new(id, role) }
+        Self::new(id, Some(role), send, receive)
+    }
+
+    /// A conversation that may be under way: nothing is known of it.
+    pub fn late(id: ConnectionId) -> Self {
+        Self::new(id, None, Start::Late, Start::Late)
+    }
+
+    fn new(id: ConnectionId, role: Option<Role>, send: Start, receive: Start) -> Self {
+        let calls = Calls::new(id, role);
+        Self { send: Way::new(send), receive: Way::new(receive), calls, provisional: Provisional::default() }
     }
 
     /// Takes the next piece of either direction.
     pub fn piece(&mut self, direction: Direction, piece: &Piece<'_>, sink: &mut Sink<'_>) {
-        let Self { send, receive, calls } = self;
+        let Self { send, receive, calls, provisional } = self;
         let (way, other) = match direction {
             Direction::Send => (send, receive),
             Direction::Receive => (receive, send),
         };
         sink.ledger.bytes_parsed = sink.ledger.bytes_parsed.saturating_add(super::held::length(piece));
         let parser = way.parser.get_or_insert_with(|| Parser::new(way.start, piece.offset));
+        // While the protocol was not known, some pieces waited and were dropped.
+        let unseen = way.next.map_or(0, |next| piece.offset.saturating_sub(next));
+        way.next = Some(piece.offset.saturating_add(super::held::length(piece)));
         let partial = way.began;
         let at = piece.moment;
         let began = |start: u64| match partial {
@@ -72,40 +120,75 @@ impl Http2 {
             _ => *at,
         };
         let mut max_frame = None;
-        calls.begin_piece(at, sink);
-        let mut emit = |event: Event<'_>| match event {
-            Event::MaxFrame(length) => max_frame = Some(length),
-            event => calls.handle(direction, event, at, &began, sink),
-        };
-        match piece.content {
-            Content::Bytes(bytes) => parser.bytes(piece.offset, bytes, &mut emit),
-            Content::Gap { length, cause: _ } => parser.gap(piece.offset, length, &mut emit),
+        // What a proven place shows is told at once, even if it is the piece that breaks it.
+        let proven = parser.is_proven() && other.is_proven() && provisional.is_empty();
+        let from = sink.events.len();
+        let mut broken = false;
+        {
+            let mut chosen = match proven {
+                true => Sink { events: &mut *sink.events, ledger: &mut *sink.ledger },
+                false => provisional.sink(),
+            };
+            let sink = &mut chosen;
+            calls.begin_piece(at, sink);
+            let mut emit = |event: Event<'_>| match event {
+                Event::MaxFrame(length) => max_frame = Some(length),
+                Event::Lost { .. } if !proven => {
+                    broken = true;
+                    calls.handle(direction, event, at, &began, sink);
+                }
+                event => calls.handle(direction, event, at, &began, sink),
+            };
+            if unseen > 0 {
+                parser.gap(piece.offset - unseen, unseen, &mut emit);
+            }
+            match piece.content {
+                Content::Bytes(bytes) => parser.bytes(piece.offset, bytes, &mut emit),
+                Content::Gap { length, cause: _ } => parser.gap(piece.offset, length, &mut emit),
+            }
         }
+        mark_carried(piece, parser, if proven { sink.events.get_mut(from..) } else { provisional.latest() });
         way.began = parser.frame_start().map(|start| (start, began(start)));
         if let (Some(length), Some(other)) = (max_frame, &mut other.parser) {
             other.set_max_frame(length);
+        }
+        if proven {
+            provisional.count(sink.events.get(from..).unwrap_or_default());
+        } else if broken || provisional.is_full() {
+            provisional.withdraw(calls, sink);
+        } else if self.send.is_proven() && self.receive.is_proven() {
+            self.provisional.release(sink);
         }
     }
 
     /// The connection ended.
     pub fn closed(&mut self, closed: &Closed, sink: &mut Sink<'_>) {
-        self.end_parsers();
-        self.calls.fail(failure_kind(closed), closed.time, sink);
+        self.end(sink);
+        self.tell(sink, |calls, sink| calls.fail(failure_kind(closed), closed.time, sink));
     }
 
     /// The only process that used the connection died.
     pub fn process_exited(&mut self, time: Monotonic, sink: &mut Sink<'_>) {
-        self.end_parsers();
-        self.calls.fail(FailureKind::ProcessExited, time, sink);
+        self.end(sink);
+        self.tell(sink, |calls, sink| calls.fail(FailureKind::ProcessExited, time, sink));
     }
 
     /// Nothing more will be known of the connection.
     pub fn abandoned(&mut self, sink: &mut Sink<'_>) {
-        self.end_parsers();
-        self.calls.abandon(sink);
+        self.end(sink);
+        self.tell(sink, Calls::abandon);
     }
 
-    fn end_parsers(&mut self) {
+    /// Hands over what is final, and counts it.
+    fn tell(&mut self, sink: &mut Sink<'_>, tell: impl FnOnce(&mut Calls, &mut Sink<'_>)) {
+        let from = sink.events.len();
+        tell(&mut self.calls, sink);
+        self.provisional.count(sink.events.get(from..).unwrap_or_default());
+    }
+
+    /// Nothing more will prove what is provisional.
+    fn end(&mut self, sink: &mut Sink<'_>) {
+        self.provisional.withdraw(&mut self.calls, sink);
         for way in [&mut self.send, &mut self.receive] {
             way.began = None;
             if let Some(parser) = &mut way.parser {
@@ -116,7 +199,19 @@ impl Http2 {
 
     /// The part that the process plays.
     pub fn role(&self) -> Option<Role> {
-        Some(self.calls.role())
+        self.calls.role()
+    }
+
+    /// True if frames were found in a direction.
+    pub fn is_aligned(&self) -> bool {
+        self.send.is_aligned() || self.receive.is_aligned()
+    }
+
+    /// Begins the parsers' books anew: the bytes before were counted elsewhere.
+    pub fn reset_ledgers(&mut self) {
+        for parser in [&mut self.send.parser, &mut self.receive.parser].into_iter().flatten() {
+            parser.reset_ledger();
+        }
     }
 
     /// What has become of it.
@@ -139,7 +234,7 @@ impl Http2 {
     }
 
     pub fn open_exchanges(&self) -> usize {
-        self.calls.open_exchanges()
+        self.provisional.told()
     }
 
     /// Memory for bytes of the traffic.

@@ -196,13 +196,13 @@ impl Player {
             Do::Bytes { direction, bytes, starts_call } => {
                 let offset = self.advance(*direction, bytes.len() as u64);
                 let content = Content::Bytes(bytes);
-                let piece = Piece { offset, content, starts_call: *starts_call, moment };
+                let piece = Piece { offset, content, starts_call: *starts_call, ends_call: false, moment };
                 self.connection.piece(*direction, &piece, &mut self.output);
             }
             Do::Gap { direction, length, cause } => {
                 let offset = self.advance(*direction, *length);
                 let content = Content::Gap { length: *length, cause: *cause };
-                let piece = Piece { offset, content, starts_call: false, moment };
+                let piece = Piece { offset, content, starts_call: false, ends_call: false, moment };
                 self.connection.piece(*direction, &piece, &mut self.output);
             }
             Do::Close { errno, peer, local, killed } => {
@@ -251,7 +251,7 @@ fn texts(events: &[Event]) -> Vec<String> {
 fn text(event: &Event) -> String {
     let ms = |time: Monotonic| time.0 / 1_000_000;
     match event {
-        Event::Opened { id, role, began, at, head } => {
+        Event::Opened { id, role, began, at, head, carried: _ } => {
             let (method, target) =
                 (String::from_utf8_lossy(&head.method), String::from_utf8_lossy(&head.target));
             let began = format!("@{}..{}", ms(began.time), ms(at.time));

@@ -150,12 +150,14 @@ fn play(case: Case) -> Verdict {
         let expected = next.unwrap_or(record.offset);
         if expected < record.offset {
             let content = Content::Gap { length: record.offset - expected, cause: GapCause::Lost };
-            let gap = Piece { offset: expected, content, starts_call: false, moment: &moment };
+            let gap =
+                Piece { offset: expected, content, starts_call: false, ends_call: false, moment: &moment };
             connection.piece(record.direction, &gap, &mut output);
         }
         *next = Some(record.offset + record.bytes.len() as u64);
         let content = Content::Bytes(&record.bytes);
-        let piece = Piece { offset: record.offset, content, starts_call: true, moment: &moment };
+        let piece =
+            Piece { offset: record.offset, content, starts_call: true, ends_call: false, moment: &moment };
         connection.piece(record.direction, &piece, &mut output);
         assert!(connection.ledger().balances());
     }

@@ -169,6 +169,11 @@ impl Parser {
         self.is_aligned() && self.proof == Proof::Given
     }
 
+    /// True if a header block has begun and is not complete.
+    pub fn is_in_block(&self) -> bool {
+        self.block.is_some()
+    }
+
     /// Where a frame begins next, if that is known: here or ahead.
     pub fn boundary(&self) -> Option<u64> {
         match &self.state {

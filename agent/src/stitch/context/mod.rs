@@ -2,11 +2,12 @@
 //!
 //! In: the kept fields of a request's head. Out: which span of which trace sent it, or nothing. Each
 //! format is one reader in `READERS`; the first that finds a valid context wins, and a reader that
-//! finds none changes nothing. Today there is one: W3C Trace Context (level 2).
+//! finds none changes nothing. Today: W3C Trace Context (level 2), and the binary format of gRPC and OpenCensus.
 //!
 //! It must never repair what is broken (a context that breaks a rule is no context: a new trace is
 //! honest, a guessed one is not); allocate more than the fields it was given hold; or write a header.
 
+mod grpc_bin;
 mod w3c;
 
 #[doc(hidden)]
@@ -54,7 +55,7 @@ type Reader = fn(&Fields) -> Option<Context>;
 
 /// The formats, in order of precedence. A new format is a module of its own and a line here; the
 /// fields that it reads are added to [`crate::protocol::FieldName`].
-const READERS: &[Reader] = &[w3c::read];
+const READERS: &[Reader] = &[w3c::read, grpc_bin::read];
 
 /// The context that a request's fields carry.
 pub fn from_fields(fields: &Fields) -> Option<Context> {

@@ -17,6 +17,8 @@ mod url;
 pub mod fuzz;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_rpc;
 
 use std::borrow::Cow;
 

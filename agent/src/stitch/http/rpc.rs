@@ -240,8 +240,8 @@ fn status(system: System, subject: &Subject<'_>) -> (Option<Status>, Derived) {
     let status = match (system, response.status) {
         (_, 0) => None,
         (System::Connect, 200) if !is_streaming_connect(subject) => Some(OK),
-        // In bodies, which are not kept: Connect's end of a stream, gRPC-Web's trailers.
-        (System::Connect, 200) => None,
+        // In bodies, which are not kept: the end of a stream and the code of an error in Connect, the trailers of gRPC-Web.
+        (System::Connect, _) => None,
         (System::Grpc, 200) if web || hidden => None,
         (System::Grpc, 200) => Some(UNKNOWN),
         (_, status) => Some(of_http(status)),
@@ -322,6 +322,11 @@ fn outcome(subject: &Subject<'_>, status: Option<Status>, to: &mut Described) {
             Some(kind.error_type().to_owned())
         }
         (Some(status), _) if status.is_error(subject.role) => Some(status.text()),
+        (None, _) => {
+            let bad = if subject.role == Role::Client { 400 } else { 500 };
+            let answer = subject.response.filter(|response| (bad..600).contains(&response.status));
+            answer.map(|response| response.status.to_string())
+        }
         _ => None,
     };
     if let Some(error) = &to.error {

@@ -3,7 +3,7 @@
 use super::super::ledger::Held;
 use super::super::{Endpoints, Input, Limits, Output, Serving, Settings, Stitcher};
 use super::{MS, exchange, moment, request, resource, stitcher};
-use crate::exchange::ExchangeId;
+use crate::exchange::{Carried, ExchangeId};
 use crate::identity::{ConnectionId, Moment, Monotonic, Role};
 
 fn limits(change: impl Fn(&mut Limits)) -> Stitcher {
@@ -14,6 +14,7 @@ fn limits(change: impl Fn(&mut Limits)) -> Stitcher {
 
 fn open(connection: u64, offset: u64, role: Role, at: Moment, born_here: bool) -> Input {
     Input::Opened {
+        carried: Carried::Alone,
         id: ExchangeId { connection: ConnectionId(connection), offset },
         role,
         began: at,

@@ -29,7 +29,7 @@ use super::ledger::Ledger;
 use super::span::{Kind, Span, SpanId, TraceId};
 use super::{Endpoints, Input, Output, Serving, Settings, Stitcher};
 use crate::discover::Resource;
-use crate::exchange::{Exchange, ExchangeId, Failure, FailureKind};
+use crate::exchange::{Carried, Exchange, ExchangeId, Failure, FailureKind};
 use crate::identity::{ConnectionId, Direction, Moment, Monotonic, ProcessKey, Role, ThreadId};
 use crate::protocol::{FieldName, Fields, RequestHead, ResponseHead, Version};
 
@@ -286,7 +286,7 @@ impl Parser {
         self.under_way.push((connection.to_owned(), exchange(id, role, began, head.clone(), at)));
         let resource = resource(&format!("{name} {target}"));
         let ends = Endpoints { born_here, ..Endpoints::default() };
-        vec![Input::Opened { id, role, began, at, head, ends, resource, serving }]
+        vec![Input::Opened { id, role, began, at, head, carried: Carried::Alone, ends, resource, serving }]
     }
 
     fn respond(&mut self, time: u64, who: &str, verb: &str, words: &[&str]) -> Vec<Input> {

@@ -15,7 +15,7 @@ use rand::{Rng, SeedableRng};
 use super::super::span::{Kind, Span};
 use super::super::{Endpoints, Input, Serving, Settings};
 use super::{MS, exchange, moment, request, resource, stitcher, tell};
-use crate::exchange::ExchangeId;
+use crate::exchange::{Carried, ExchangeId};
 use crate::identity::{ConnectionId, Moment, Monotonic, Role};
 use crate::protocol::FieldName;
 
@@ -203,6 +203,7 @@ impl Simulation {
         self.record(
             end,
             Input::Opened {
+                carried: Carried::Alone,
                 id,
                 role: Role::Client,
                 began,
@@ -270,6 +271,7 @@ impl Simulation {
         self.record(
             end,
             Input::Opened {
+                carried: Carried::Alone,
                 id: ExchangeId { connection: ConnectionId(connection + 1), offset: offset + 70 },
                 role: Role::Server,
                 began,

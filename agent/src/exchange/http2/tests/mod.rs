@@ -2,6 +2,8 @@
 //!
 //! Each script is played whole, and cut at every byte of every call.
 
+mod truth;
+
 use crate::exchange::{Classified, Connection, Event, Output};
 use crate::identity::{ConnectionId, Direction, Moment, Monotonic, ProcessKey, ThreadId};
 use crate::protocol::http2::PREFACE;
@@ -84,6 +86,11 @@ fn moment(step: usize) -> Moment {
 
 /// Plays the steps at the client's end.
 fn run(born_here: bool, steps: &[(usize, Step, bool)]) -> (Connection, Vec<String>) {
+    let (connection, events) = play(born_here, steps);
+    (connection, events.iter().map(text).collect())
+}
+
+fn play(born_here: bool, steps: &[(usize, Step, bool)]) -> (Connection, Vec<Event>) {
     let mut connection = Connection::new(ConnectionId(1), born_here);
     let (mut sent, mut received) = (0u64, 0u64);
     let mut out = Output::default();
@@ -114,7 +121,8 @@ fn run(born_here: bool, steps: &[(usize, Step, bool)]) -> (Connection, Vec<Strin
             Direction::Send => &mut sent,
             Direction::Receive => &mut received,
         };
-        let piece = Piece { offset: *offset, content, starts_call: *starts_call, moment: &moment };
+        let piece =
+            Piece { offset: *offset, content, starts_call: *starts_call, ends_call: false, moment: &moment };
         connection.piece(direction, &piece, &mut out);
         *offset += length;
         let (ledger, parsers) = (connection.ledger(), connection.parser_ledger());
@@ -122,7 +130,7 @@ fn run(born_here: bool, steps: &[(usize, Step, bool)]) -> (Connection, Vec<Strin
         assert!(parsers.balances(), "{parsers:?}");
         assert_eq!(ledger.bytes_parsed, parsers.bytes());
     }
-    (connection, out.events.iter().map(text).collect())
+    (connection, out.events)
 }
 
 fn grpc_status(fields: &Fields) -> String {
@@ -133,7 +141,7 @@ fn grpc_status(fields: &Fields) -> String {
 
 fn text(event: &Event) -> String {
     match event {
-        Event::Opened { id: _, role, began, at, head } => {
+        Event::Opened { id: _, role, began, at, head, carried: _ } => {
             let path = String::from_utf8_lossy(&head.target);
             format!("{role:?} {path} @{}..{}", began.time.0 / 1_000_000, at.time.0 / 1_000_000)
         }
