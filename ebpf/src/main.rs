@@ -22,10 +22,11 @@ mod process;
 mod ring;
 mod socket;
 mod transferred;
+mod walk;
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::macros::{btf_tracepoint, tracepoint};
-use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
+use aya_ebpf::macros::{btf_tracepoint, tracepoint, uprobe};
+use aya_ebpf::programs::{BtfTracePointContext, ProbeContext, TracePointContext};
 use aya_log_ebpf::debug;
 use spandrel_proto::call::{self, Way};
 
@@ -155,6 +156,18 @@ pub fn exited(context: BtfTracePointContext) -> i32 {
     let task = argument!(context, 0) as *const u8;
     // SAFETY: it is the tracepoint's typed argument.
     unsafe { process::exited(task) };
+    0
+}
+
+/// An instruction of a traced program that a walk is for. Where it is attached, `probe::uprobe` of the agent
+/// decides.
+#[uprobe]
+pub fn observed(context: ProbeContext) -> u32 {
+    // SAFETY: the context of a uprobe is the saved registers.
+    let address = unsafe {
+        core::ptr::read_volatile((context.as_ptr() as *const u64).add(spandrel_proto::walk::saved::IP as usize))
+    };
+    walk::observed(address, context.as_ptr() as *const u8);
     0
 }
 

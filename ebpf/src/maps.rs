@@ -11,7 +11,8 @@ use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 use spandrel_proto::counter::{CALL_NUMBERS, Counter};
 use spandrel_proto::layout::{Learned, Offsets, Run};
 use spandrel_proto::policy::{SLOTS, Slot};
-use spandrel_proto::record::{Data, Exec, Loss};
+use spandrel_proto::record::{Data, Exec, Loss, Observed};
+use spandrel_proto::walk::{self, MAX_STEPS, Probed, ProbedAt, Step, WORDS_ROOM, Walked};
 
 /// Where members of kernel structures are. Set by the agent.
 #[unsafe(no_mangle)]
@@ -90,6 +91,26 @@ pub static LOSSES: HashMap<u64, Loss> = HashMap::with_max_entries(8192, 1 /* BPF
 #[map]
 static IGNORED: HashMap<u32, u64> = HashMap::with_max_entries(65536, 1 /* BPF_F_NO_PREALLOC */);
 
+/// Walks, by slot; what is in one never changes while a process refers to it.
+#[map]
+static WALKS: Array<[Step; MAX_STEPS]> = Array::with_max_entries(walk::WALKS, 0);
+
+/// Processes whose calls are walked, by thread group id.
+#[map]
+static WALKED: HashMap<u32, Walked> = HashMap::with_max_entries(16384, 1 /* BPF_F_NO_PREALLOC */);
+
+/// Instructions at which a walk runs.
+#[map]
+static PROBED: HashMap<ProbedAt, Probed> = HashMap::with_max_entries(16384, 1 /* BPF_F_NO_PREALLOC */);
+
+/// What walks work on: for each CPU one for calls that send, for calls that receive, and for probes.
+#[map]
+static WALK_STATES: Array<walk::State> = Array::with_max_entries(3, 0);
+
+/// 32 bytes that a walk may ask for, by connection.
+#[map]
+static EXPECTED: HashMap<u64, [u64; 4]> = HashMap::with_max_entries(65536, 1 /* BPF_F_NO_PREALLOC */);
+
 /// Addresses that only the running kernel can tell.
 #[map]
 static LEARNED: Array<Learned> = Array::with_max_entries(1, 0);
@@ -104,7 +125,7 @@ static UNSEEN_CALLS: PerCpuArray<u64> = PerCpuArray::with_max_entries(CALL_NUMBE
 
 /// Room before the bytes of a call: a record's head that is kept, a loss that is being noted, and at the
 /// end the head of the first record.
-pub const HEAD_ROOM: usize = 512;
+pub const HEAD_ROOM: usize = 1024;
 /// Bytes that are gathered of one call at the most.
 pub const GATHERED: usize = 64 * 1024;
 
@@ -125,7 +146,7 @@ pub struct Scratch {
 }
 
 const KEPT: usize = size_of::<Data>() + size_of::<Loss>() + size_of::<Progress>();
-const _: () = assert!(HEAD_ROOM - KEPT >= size_of::<Data>());
+const _: () = assert!(HEAD_ROOM - KEPT >= size_of::<Data>() + 8 * WORDS_ROOM);
 
 /// What is decided of a call, and how far its bytes are gathered.
 ///
@@ -188,6 +209,25 @@ pub fn scratch(index: u32) -> Option<*mut Scratch> {
     SCRATCH.get_ptr_mut(index)
 }
 
+/// An observed record, with room for its words.
+#[repr(C)]
+pub struct Sighting {
+    /// The fixed part.
+    pub observed: Observed,
+    /// The words.
+    pub words: [u64; WORDS_ROOM],
+}
+
+/// Where an observed record is put together.
+#[map]
+static SIGHTING: PerCpuArray<Sighting> = PerCpuArray::with_max_entries(1, 0);
+
+/// This CPU's place for an observed record.
+#[inline(always)]
+pub fn sighting() -> Option<*mut Sighting> {
+    SIGHTING.get_ptr_mut(0)
+}
+
 /// Where an exec record is put together.
 #[map]
 static EXEC_SCRATCH: PerCpuArray<Exec> = PerCpuArray::with_max_entries(1, 0);
@@ -229,6 +269,36 @@ pub fn count_unseen(call: u32, bytes: u64) {
         // SAFETY: the slot is this CPU's own.
         unsafe { *slot += bytes };
     }
+}
+
+/// One walk.
+#[inline(always)]
+pub fn walk_steps(slot: u32) -> Option<*const [Step; MAX_STEPS]> {
+    WALKS.get_ptr(slot)
+}
+
+/// How a process's calls are walked.
+#[inline(always)]
+pub fn walked(pid: u32) -> Option<*const Walked> {
+    WALKED.get_ptr(pid)
+}
+
+/// What is done at an instruction.
+#[inline(always)]
+pub fn probed(at: &ProbedAt) -> Option<*mut Probed> {
+    PROBED.get_ptr_mut(at)
+}
+
+/// What the walk works on that runs at this place of this CPU.
+#[inline(always)]
+pub fn walk_state(index: u32) -> Option<*mut walk::State> {
+    WALK_STATES.get_ptr_mut(index)
+}
+
+/// The 32 bytes that are expected of a connection.
+#[inline(always)]
+pub fn expected(connection: u64) -> Option<*const [u64; 4]> {
+    EXPECTED.get_ptr(connection)
 }
 
 /// The policy slot of a connection, if it is for this connection.

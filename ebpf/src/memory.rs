@@ -126,6 +126,16 @@ impl Registers {
         }
     }
 
+    /// Copies all of them. False if they cannot be read.
+    ///
+    /// # Safety
+    /// `to` must have room for [`PT_REGS`] bytes.
+    #[inline(always)]
+    pub unsafe fn copy(self, to: *mut u64) -> bool {
+        // SAFETY: the caller's promise; the helper survives any address.
+        unsafe { bpf_probe_read_kernel(to as *mut c_void, PT_REGS as u32, self.0 as *const c_void) == 0 }
+    }
+
     /// The register that is word `index` of `struct pt_regs`.
     ///
     /// # Safety

@@ -20,6 +20,8 @@ use spandrel_proto::record::{
     TRANSPORT_FOREIGN, TRANSPORT_TCP, TRANSPORT_UNIX, tcp_state,
 };
 
+use spandrel_proto::walk::WORDS_ROOM;
+
 use crate::gather::{gather, locate};
 use crate::maps::{self, GATHERED, LOSSES, count, count_unseen, off, run, through};
 use crate::memory::{Helped, Memory, Registers, current_task, kernel, of_task};
@@ -139,8 +141,9 @@ pub unsafe fn transferred<M: Memory>(transfer: &Transfer) {
         addr_of_mut!((*data).header).write(header(TAG_DATA, record_flags, 0));
         addr_of_mut!((*data).header.lost).write((*state).lost);
         addr_of_mut!((*data).total).write(total);
-        addr_of_mut!((*data).walk).write(0);
-        addr_of_mut!((*data).words).write(0);
+        let evidence = crate::walk::evidence(index, pid);
+        addr_of_mut!((*data).walk).write(evidence as u16);
+        addr_of_mut!((*data).words).write((evidence >> 16) as u16);
         locate(progress, registers, number);
         (*state).lost = record(index);
     }
@@ -235,17 +238,29 @@ pub extern "C" fn emit(index: u32, at: u32, skip: u32, length: u32, marks: u32) 
         let data = addr_of_mut!((*scratch).data);
         let flags = (*data).header.flags & !(FLAG_FIRST | FLAG_LAST) | marks as u16;
         addr_of_mut!((*data).header.flags).write(flags);
-        addr_of_mut!((*data).header.length).write(FIXED as u32 + length);
+        // The first piece carries the evidence, which lies between the head and the bytes.
+        let mut words = 0u32;
+        if marks & FLAG_FIRST as u32 != 0 {
+            words = core::hint::black_box((*data).words as u32) & (WORDS_ROOM as u32 - 1);
+        } else {
+            addr_of_mut!((*data).walk).write(0);
+            addr_of_mut!((*data).words).write(0);
+        }
+        let fixed = FIXED as u32 + words * 8;
+        addr_of_mut!((*data).header.length).write(fixed + length);
         addr_of_mut!((*data).skip).write(skip);
         addr_of_mut!((*data).captured).write(length);
         addr_of_mut!((*data).rest).write(marks >> 16);
         // The head of the record stands directly before its bytes: in the room before the first block,
         // later on the end of the block before, which is already written.
-        let record = (addr_of_mut!((*scratch).bytes) as *mut u8).sub(FIXED).add(at as usize);
+        let record = (addr_of_mut!((*scratch).bytes) as *mut u8).sub(fixed as usize).add(at as usize);
         for word in 0..FIXED / 8 {
             (record as *mut u64).add(word).write_volatile((data as *const u64).add(word).read());
         }
-        if ring::write(record, (FIXED as u32 + length) as u64) {
+        if words != 0 {
+            crate::walk::copy_words(index, record.add(FIXED) as *mut u64, words);
+        }
+        if ring::write(record, (fixed + length) as u64) {
             count(Counter::BytesCaptured, length as u64);
             addr_of_mut!((*data).header.lost).write(0);
             return 1;

@@ -42,11 +42,17 @@ pub enum Counter {
     Records,
     /// Calls that met a policy and made no record.
     CallsSilent,
+    /// Walks that ended with evidence.
+    Walks,
+    /// Walks in which a guard or a read failed.
+    WalksFailed,
+    /// Hits of probed instructions that a walk is for.
+    Hits,
 }
 
 impl Counter {
     /// How many there are.
-    pub const COUNT: usize = 18;
+    pub const COUNT: usize = 21;
 
     /// All, with the metric and the cause under which they are exported.
     pub const ALL: [(Self, &'static str, Option<&'static str>); Self::COUNT] = [
@@ -68,6 +74,9 @@ impl Counter {
         (Self::NoState, "spandrel_kernel_sockets_without_state_total", None),
         (Self::Records, "spandrel_kernel_records_total", None),
         (Self::CallsSilent, "spandrel_kernel_silent_calls_total", None),
+        (Self::Walks, "spandrel_kernel_walks_total", Some("evidence")),
+        (Self::WalksFailed, "spandrel_kernel_walks_total", Some("failed")),
+        (Self::Hits, "spandrel_kernel_probe_hits_total", None),
     ];
 }
 

@@ -46,6 +46,12 @@ offsets! {
     task_files = "task_struct" "files";
     /// include/linux/sched.h; the base of the kernel stack, for registers before 5.15
     task_stack = "task_struct" "stack";
+    /// arch/x86/include/asm/processor.h; the base of the segment that holds thread-local variables
+    task_fsbase = "task_struct" "thread" . "fsbase";
+    /// fs/eventpoll.c; a link of `file.f_ep`'s list
+    epitem_fllink = "epitem" "fllink";
+    /// fs/eventpoll.c; what the program gave to `epoll_ctl`
+    epitem_event = "epitem" "event";
     /// include/linux/sched/signal.h
     signal_live = "signal_struct" "live";
     /// include/linux/mm_types.h

@@ -15,6 +15,7 @@ pub mod layout;
 pub mod policy;
 pub mod position;
 pub mod record;
+pub mod walk;
 
 #[cfg(test)]
 extern crate std;

@@ -42,6 +42,8 @@ pub const TAG_EXEC: u16 = 4;
 pub const TAG_FORK: u16 = 5;
 /// A process's last thread ended.
 pub const TAG_EXIT: u16 = 6;
+/// A probed instruction was reached.
+pub const TAG_OBSERVED: u16 = 7;
 
 /// The process wrote the bytes; else it read them.
 pub const FLAG_SEND: u16 = 1;
@@ -280,6 +282,22 @@ pub struct Fork {
     pub exec: u32,
 }
 
+/// [`TAG_OBSERVED`]: a thread of the header's process reached a probed instruction. Evidence words follow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Observed {
+    /// What all records begin with.
+    pub header: Header,
+    /// The instruction's address in the process.
+    pub address: u64,
+    /// The tag of the walk that found the words.
+    pub walk: u16,
+    /// How many words follow.
+    pub words: u16,
+    /// Spelled-out padding.
+    pub reserved: u32,
+}
+
 /// What was lost of one connection while the ring was full, noted beside the ring: the value of the map
 /// `LOSSES`, whose key is the connection.
 #[repr(C)]
@@ -309,6 +327,7 @@ const _: () = {
     assert!(size_of::<State>() == 112);
     assert!(size_of::<Exec>() == 56 + FILENAME + ARGUMENTS);
     assert!(size_of::<Fork>() == 56);
+    assert!(size_of::<Observed>() == 56);
     assert!(size_of::<Loss>() == 88);
 };
 
@@ -348,6 +367,18 @@ pub enum Record<'a> {
     Fork(Fork),
     /// [`TAG_EXIT`]
     Exit(Header),
+    /// [`TAG_OBSERVED`]
+    Observed {
+        /// The record's fixed part.
+        observed: Observed,
+        /// The evidence words, 8 bytes each.
+        words: &'a [u8],
+    },
+}
+
+/// Evidence words, as numbers.
+pub fn words(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    bytes.chunks_exact(8).filter_map(|word| word.try_into().ok().map(u64::from_ne_bytes))
 }
 
 /// Why bytes are not a record. Only a fault of ours can make such bytes; they are counted.
@@ -424,6 +455,16 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, Undecodable> {
             Ok(Record::Fork(Fork { header, started: reader.u64()?, pid: reader.u32()?, exec: reader.u32()? }))
         }
         TAG_EXIT => Ok(Record::Exit(header)),
+        TAG_OBSERVED => {
+            let observed = Observed {
+                header,
+                address: reader.u64()?,
+                walk: reader.u16()?,
+                words: reader.u16()?,
+                reserved: reader.u32()?,
+            };
+            Ok(Record::Observed { observed, words: reader.take(usize::from(observed.words) * 8)? })
+        }
         other => Err(Undecodable::Tag(other)),
     }
 }
