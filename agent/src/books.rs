@@ -410,6 +410,8 @@ by_cause!(
     records_lost,
     context_ambiguous,
     context_not_live,
+    no_owner,
+    key_shared,
     weakest_link,
     client_unseen,
     expired,
@@ -433,7 +435,7 @@ by_cause!(
     request_given_up
 );
 by_cause!(stitch::Stray, "spandrel_stitch_stray_inputs_total", events, joins);
-by_cause!(stitch::Forgotten, "spandrel_stitch_forgotten_entries_total", clients, connections, contexts);
+by_cause!(stitch::Forgotten, "spandrel_stitch_forgotten_entries_total", clients, connections, contexts, owners, births);
 
 impl Report for stitch::Held {
     fn counters(&self, out: &mut Vec<Counter>) {

@@ -3,7 +3,11 @@
 //! They are plain values, made from kernel records and never looked up again. Nothing here reads a
 //! clock or does I/O.
 
+pub mod evidence;
+
 use std::fmt;
+
+pub use evidence::{Birth, Claim, EvidenceId, Facts, Gate, Key, LinkMethod};
 
 /// One end of a connection, as the kernel side numbers it (a socket cookie, or a number given at
 /// first sight where there are no cookies). Both ends of a connection on this host are two of these.
@@ -78,6 +82,8 @@ pub struct Moment {
     pub nonblocking: bool,
     /// The socket's file was in an epoll set.
     pub in_epoll: bool,
+    /// On whose behalf, if a walk found out.
+    pub evidence: Option<EvidenceId>,
 }
 
 /// An address of one end of a connection.

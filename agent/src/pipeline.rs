@@ -170,7 +170,7 @@ impl Pipeline {
                 let dropped = drop_one_in.is_some_and(|every| records.is_multiple_of(every));
                 match behind.admits(&data) {
                     _ if dropped => {}
-                    Verdict::Selected => streams.data(&data, bytes, &mut |event| behind.event(event)),
+                    Verdict::Selected => streams.data(&data, None, bytes, &mut |event| behind.event(event)),
                     Verdict::IfItServes => {}
                     Verdict::No => {
                         let (connection, time) = (data.socket.connection, data.header.time);
@@ -202,6 +202,7 @@ impl Pipeline {
                 let child = ProcessKey { pid: fork.pid, exec: fork.exec, started: fork.started };
                 behind.table.fork(stream::process(&fork.header), child, Monotonic(fork.header.time));
             }
+            Record::Observed { .. } => {}
             Record::Exit(header) => {
                 let (process, time) = (stream::process(&header), Monotonic(header.time));
                 streams.process_exited(process, time, &mut |event| behind.event(event));

@@ -60,6 +60,8 @@ pub struct SocketState {
     pub lost: u32,
     /// 1 once its *opened* record was written.
     pub announced: u32,
+    /// What a walk remembers of it.
+    pub note: u64,
 }
 
 /// To the agent, in order.
@@ -163,6 +165,8 @@ pub struct Progress {
     pub pieces: u64,
     /// Bytes of the vector that are still to be passed over.
     pub passing: u64,
+    /// What a walk remembers of the socket.
+    pub note: u64,
     /// Bytes that are there.
     pub filled: u32,
     /// Why there are not more: a `REST_` constant.

@@ -141,7 +141,9 @@ pub unsafe fn transferred<M: Memory>(transfer: &Transfer) {
         addr_of_mut!((*data).header).write(header(TAG_DATA, record_flags, 0));
         addr_of_mut!((*data).header.lost).write((*state).lost);
         addr_of_mut!((*data).total).write(total);
+        addr_of_mut!((*progress).note).write_volatile((*state).note);
         let evidence = crate::walk::evidence(index, pid);
+        (*state).note = addr_of_mut!((*progress).note).read_volatile();
         addr_of_mut!((*data).walk).write(evidence as u16);
         addr_of_mut!((*data).words).write((evidence >> 16) as u16);
         locate(progress, registers, number);
@@ -253,7 +255,11 @@ pub extern "C" fn emit(index: u32, at: u32, skip: u32, length: u32, marks: u32) 
         addr_of_mut!((*data).rest).write(marks >> 16);
         // The head of the record stands directly before its bytes: in the room before the first block,
         // later on the end of the block before, which is already written.
-        let record = (addr_of_mut!((*scratch).bytes) as *mut u8).sub(fixed as usize).add(at as usize);
+        // Added to the foremost place that it may have: the verifier follows no subtraction.
+        const ROOM: usize = WORDS_ROOM * 8;
+        let slack = core::hint::black_box(ROOM as u32 - words * 8) as usize & (2 * ROOM - 1);
+        let foremost = (addr_of_mut!((*scratch).bytes) as *mut u8).sub(FIXED + ROOM);
+        let record = foremost.add(slack).add(at as usize);
         for word in 0..FIXED / 8 {
             (record as *mut u64).add(word).write_volatile((data as *const u64).add(word).read());
         }

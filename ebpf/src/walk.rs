@@ -55,8 +55,10 @@ pub extern "C" fn evidence(index: u32, pid: u32) -> u32 {
             (*scratch).progress.sk,
             (*scratch).data.socket.connection,
             1 - receives as u64,
+            (*scratch).progress.note,
         ]);
         let found = walk(place, slot - 1);
+        (*scratch).progress.note = (*state).call[3];
         (*state).busy = 0;
         if found != Next::Done as u32 {
             count(Counter::WalksFailed, 1);
@@ -90,7 +92,7 @@ pub fn observed(address: u64, registers: *const u8) {
         {
             return;
         }
-        addr_of_mut!((*state).call).write([0; 3]);
+        addr_of_mut!((*state).call).write([0; 4]);
         let found = walk(place, slot - 1);
         (*state).busy = 0;
         if found != Next::Done as u32 {

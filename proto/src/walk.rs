@@ -111,6 +111,8 @@ pub mod op {
     pub const REPEAT: u8 = 30;
     pub const EQUAL_32: u8 = 31;
     pub const FAIL: u8 = 32;
+    pub const REMEMBER: u8 = 33;
+    pub const REMEMBERED: u8 = 34;
 }
 
 /// What a walk works on. In the kernel it lies in a map, one for each CPU and place that walks run at.
@@ -131,10 +133,9 @@ pub struct State {
     pub busy: u32,
     /// The kernel side's own.
     pub note: u32,
-    /// The call's socket, connection and way: what [`World`] tells of them in the kernel.
-    pub call: [u64; 3],
-    /// Keeps the size even.
-    pub reserved: u64,
+    /// The call's socket, connection and way, which [`World`] tells of in the kernel; and the word that is
+    /// remembered of the socket.
+    pub call: [u64; 4],
     /// The block.
     pub block: [u64; BLOCK_ROOM],
 }
@@ -153,8 +154,7 @@ impl State {
             at: 0,
             busy: 0,
             note: 0,
-            call: [0; 3],
-            reserved: 0,
+            call: [0; 4],
             block: [0; BLOCK_ROOM],
         }
     }
@@ -272,6 +272,15 @@ pub fn step(state: &mut State, what: &Step, world: &impl World) -> Next {
             }
             Some(left)
         }
+        op::REMEMBER => {
+            state.call[3] = from;
+            to = what.from;
+            Some(from)
+        }
+        op::REMEMBERED => match state.call[3] {
+            0 => None,
+            word => Some(word),
+        },
         op::END => return Next::Done,
         _ => None,
     };
@@ -506,6 +515,14 @@ impl Step {
     pub const fn keep_value(value: u64) -> Self {
         Self::new(op::KEEP_VALUE, 0, 0, 0, value)
     }
+    /// Keeps the register with the call's socket, for as long as that lives, in place of what was there.
+    pub const fn remember(from: u8) -> Self {
+        Self::new(op::REMEMBER, 0, from, 0, 0)
+    }
+    /// What was kept with the call's socket; fails if nothing was.
+    pub const fn remembered(to: u8) -> Self {
+        Self::new(op::REMEMBERED, to, 0, 0, 0)
+    }
     /// Passes over so many steps.
     pub const fn jump(steps: u8) -> Self {
         Self::new(op::JUMP, 0, 0, 0, steps as u64)
@@ -554,6 +571,8 @@ impl fmt::Display for Step {
             op::KEEP_VALUE => write!(f, "keep {value:#x}")?,
             op::JUMP => write!(f, "pass over {value}")?,
             op::REPEAT => write!(f, "r{from} -= 1, and {value} back unless it is 0")?,
+            op::REMEMBER => write!(f, "remember r{from} with the socket")?,
+            op::REMEMBERED => write!(f, "r{to} = what is remembered with the socket")?,
             op::EQUAL_32 => write!(f, "32 bytes at r{from} + {offset} must be those of the connection")?,
             other => write!(f, "step {other}?")?,
         }

@@ -37,6 +37,7 @@ pub fn fuzz_connection(data: &[u8]) {
             thread: ThreadId(u32::from(amount >> 4)),
             nonblocking: false,
             in_epoll: false,
+            evidence: None,
         };
         let (direction, next) = match operation & 1 {
             0 => (Direction::Receive, &mut received),

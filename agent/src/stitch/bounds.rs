@@ -14,6 +14,7 @@ use crate::identity::{Monotonic, Role};
 impl Stitcher {
     /// Everything whose time has come.
     pub(super) fn expire(&mut self, out: &mut Vec<Output>) {
+        self.expire_past();
         while let Some(&(at, node)) = self.deadlines.first()
             && at <= self.clock
         {
@@ -109,7 +110,7 @@ impl Stitcher {
                 let cause = (known || cause != Orphan::Expired).then_some(cause);
                 self.without_client(node, cause, out);
             }
-            Some(Wait::Rules | Wait::Answer(_)) | None => self.decide(node, Choice::Orphan(cause), out),
+            Some(Wait::Rules | Wait::Answer(_) | Wait::Owner) | None => self.decide(node, Choice::Orphan(cause), out),
         }
     }
 

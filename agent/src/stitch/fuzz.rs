@@ -35,6 +35,7 @@ fn run(data: &[u8]) -> Ledger {
         pending_age: 1_000,
         stream_grace: 100,
         remembered_clients: 2 * scale,
+        remembered_owners: 8,
         connections: 6 * scale,
         inbound_contexts: 8 * scale,
         lost_processes: 3,
@@ -166,6 +167,7 @@ impl Made<'_> {
             thread: ThreadId(u32::from((who >> 2) & 1)),
             nonblocking: who >> 5 == 1,
             in_epoll: who >> 5 == 2,
+            evidence: None,
         }
     }
 

@@ -29,6 +29,8 @@ pub(super) enum Choice {
     Context,
     /// Another node.
     Follow(NodeId, LinkMethod),
+    /// One that is out and remembered for its tasks.
+    Past(NodeId, LinkMethod),
 }
 
 /// Whether the setting allows links of this method.
@@ -80,6 +82,7 @@ impl Stitcher {
             }
             Choice::Context => self.follow_context(node, out),
             Choice::Follow(parent, method) => self.follow(node, parent, method, out),
+            Choice::Past(parent, method) => self.follow_past(node, parent, method, out),
         }
     }
 
@@ -149,6 +152,21 @@ impl Stitcher {
             // Its server came: it need not be remembered.
             self.forget_client(parent);
         }
+    }
+
+    /// Hangs a node under a request that is out.
+    fn follow_past(&mut self, node: NodeId, parent: NodeId, method: LinkMethod, out: &mut Vec<Output>) {
+        let Some(past) = self.past(parent) else {
+            self.ledger.orphans.count(Orphan::Limit);
+            return self.bind_root(node, Fate::Kept, out);
+        };
+        let link = Parent { span: past.span, method, remote: false };
+        let bound = self.inherit(&past.bound);
+        self.ledger.links.count(method);
+        if let Some(below) = self.nodes.get_mut(&node) {
+            below.parent = Some(link);
+        }
+        self.bind(node, bound, out);
     }
 
     /// Whether a node is below another, or too far down to tell.
@@ -370,6 +388,7 @@ impl Stitcher {
     /// Removes a node from everything but the process that it was held in.
     pub(super) fn remove(&mut self, id: NodeId) {
         let Some(node) = self.nodes.remove(&id) else { return };
+        self.bury(&node, id);
         self.bytes = self.bytes.saturating_sub(node.bytes);
         if self.by_exchange.get(&node.exchange) == Some(&id) {
             self.by_exchange.remove(&node.exchange);

@@ -96,6 +96,9 @@ impl Stitcher {
             Owner::Unusable(cause) => Some(cause),
             Owner::Silent => None,
         };
+        if cause.is_none() && self.claim(node, began, serving) {
+            return self.link_at_once(node, out);
+        }
         match self.holder(node, began, serving) {
             Ok(holder) => {
                 if let Some(server) = self.nodes.get_mut(&holder) {
@@ -309,6 +312,7 @@ impl Stitcher {
 
     pub(super) fn process_exited(&mut self, process: ProcessKey) {
         self.processes.remove(&process);
+        self.forget_tasks(process);
         self.lost.remove(&process);
     }
 

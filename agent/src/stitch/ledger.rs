@@ -113,6 +113,10 @@ pub enum Orphan {
     ContextAmbiguous,
     /// The context is that of a request which is over.
     ContextNotLive,
+    /// The task that made the call is that of no request that is known.
+    NoOwner,
+    /// The task that made the call is that of two requests at once.
+    KeyShared,
     /// Only a method weaker than the setting allows was left.
     WeakestLink,
     /// The client is on this host and its request was not seen.
@@ -142,6 +146,8 @@ pub struct Orphans {
     pub records_lost: u64,
     pub context_ambiguous: u64,
     pub context_not_live: u64,
+    pub no_owner: u64,
+    pub key_shared: u64,
     pub weakest_link: u64,
     pub client_unseen: u64,
     pub expired: u64,
@@ -192,6 +198,10 @@ pub struct Forgotten {
     pub connections: u64,
     /// Inbound contexts.
     pub contexts: u64,
+    /// Requests that are over, with what their tasks are: calls of such a task will be orphans.
+    pub owners: u64,
+    /// Who made which task.
+    pub births: u64,
 }
 
 impl Ledger {
@@ -244,6 +254,8 @@ impl Orphans {
             records_lost,
             context_ambiguous,
             context_not_live,
+            no_owner,
+            key_shared,
             weakest_link,
             client_unseen,
             expired,
@@ -262,6 +274,8 @@ impl Orphans {
             + records_lost
             + context_ambiguous
             + context_not_live
+            + no_owner
+            + key_shared
             + weakest_link
             + client_unseen
             + expired
@@ -283,6 +297,8 @@ impl Orphans {
             Orphan::RecordsLost => &mut self.records_lost,
             Orphan::ContextAmbiguous => &mut self.context_ambiguous,
             Orphan::ContextNotLive => &mut self.context_not_live,
+            Orphan::NoOwner => &mut self.no_owner,
+            Orphan::KeyShared => &mut self.key_shared,
             Orphan::WeakestLink => &mut self.weakest_link,
             Orphan::ClientUnseen => &mut self.client_unseen,
             Orphan::Expired => &mut self.expired,

@@ -9,6 +9,7 @@
 //! | `stream` | server | the client span wrote the very bytes that it read | the client's request, or the end of that connection |
 //! | `forwarded` | client | its context is that of exactly one live request of this process | its own request |
 //! | `header` | both | its context names a span that others (or an SDK in the process) made | when `stream`, `forwarded` are out |
+//! | `waiter`, `task` | client | the task that waits for its answer, or made it, or its ancestor, is that of one request | every request under way at the call has said what its tasks are |
 //! | `thread` | client | its thread read one request, held no other, and answered it | the answer's first bytes |
 //!
 //! Nothing proven means no parent, never a likely one. It must never read a clock (time comes with the
@@ -33,6 +34,7 @@ mod bounds;
 mod graph;
 mod inside;
 mod node;
+mod owner;
 mod recent;
 mod stitcher;
 
@@ -45,7 +47,7 @@ use std::sync::Arc;
 
 use crate::discover::Resource;
 use crate::exchange::{Carried, Exchange, ExchangeId};
-use crate::identity::{Address, ConnectionId, Moment, Monotonic, ProcessKey, Role};
+use crate::identity::{Address, Birth, ConnectionId, Moment, Monotonic, ProcessKey, Role};
 use crate::protocol::RequestHead;
 
 pub use ledger::Ledger;
@@ -110,6 +112,13 @@ pub enum Input {
         process: ProcessKey,
         /// When.
         time: Monotonic,
+    },
+    /// A task of a process was made by another.
+    Born {
+        /// The process.
+        process: ProcessKey,
+        /// Whose child it is.
+        birth: Birth,
     },
     /// Records of some connections were lost in this time, so what a thread did then is not known to
     /// be all that it did. To be given before the [`Stitcher::poll`] that follows the loss.
@@ -217,6 +226,8 @@ pub struct Limits {
     /// Client spans that went out and whose server may still be reported. Default 16,384: their servers
     /// come within milliseconds or never (when they are not traced).
     pub remembered_clients: usize,
+    /// Requests that are over and whose tasks may still call out. Default 16,384.
+    pub remembered_owners: usize,
     /// Connections whose other end is known. Default 65,536, as for open exchanges.
     pub connections: usize,
     /// Inbound span ids remembered, to tell a context that was passed on from one that an SDK made.
@@ -236,6 +247,7 @@ impl Default for Limits {
             pending_age: 60_000_000_000,
             stream_grace: 250_000_000,
             remembered_clients: 16_384,
+            remembered_owners: 16_384,
             connections: 65_536,
             inbound_contexts: 262_144,
             lost_processes: 65_536,

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::Endpoints;
 use super::context::Context;
+use super::owner::Told;
 use super::span::{Parent, SpanId, TraceId};
 use crate::discover::Resource;
 use crate::exchange::{Exchange, ExchangeId};
@@ -53,6 +54,8 @@ pub(super) struct Node {
     pub answered: Option<Monotonic>,
     /// What the thread rule knows; for servers.
     pub held: Held,
+    /// What its tasks are.
+    pub told: Told,
     /// The span at the other end of the connection.
     pub other: Other,
     /// Estimated memory, in bytes.
@@ -83,6 +86,8 @@ pub(super) enum Wait {
     Rules,
     /// The exchange at the other end.
     Client,
+    /// What the requests own that were under way when it was sent.
+    Owner,
     /// The answer to the request that its thread holds.
     Answer(NodeId),
 }

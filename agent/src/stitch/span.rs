@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use crate::discover::Resource;
+pub use crate::identity::LinkMethod;
 use crate::identity::{Monotonic, ProcessKey};
 
 /// 16 random bytes, not all 0.
@@ -14,45 +15,6 @@ pub struct TraceId(pub [u8; 16]);
 /// 8 random bytes, not all 0.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SpanId(pub [u8; 8]);
-
-/// How a span's parent was found, strongest first. The name is the value of `spandrel.link.method`
-/// and of the setting `--weakest-link`.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum LinkMethod {
-    /// The parent wrote the very bytes that this server read: same connection, direction, offset.
-    Stream,
-    /// The program passed the context of its inbound request on, unchanged.
-    Forwarded,
-    /// The request carried a trace context.
-    Header,
-    /// Who waits for the response to this request.
-    Waiter,
-    /// The task that made the call, or the one that it descends from.
-    Task,
-    /// The thread that made the call served exactly one request, from read to response.
-    Thread,
-    /// A habit of the process, observed without exception.
-    Inferred,
-}
-
-impl LinkMethod {
-    /// All, strongest first.
-    pub const ALL: [Self; 7] =
-        [Self::Stream, Self::Forwarded, Self::Header, Self::Waiter, Self::Task, Self::Thread, Self::Inferred];
-
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Stream => "stream",
-            Self::Forwarded => "forwarded",
-            Self::Header => "header",
-            Self::Waiter => "waiter",
-            Self::Task => "task",
-            Self::Thread => "thread",
-            Self::Inferred => "inferred",
-        }
-    }
-}
 
 /// A span's parent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

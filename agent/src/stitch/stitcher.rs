@@ -13,6 +13,7 @@ use super::ledger::{Held as HeldCount, Ledger};
 use super::node::{
     Connection, Held, Node, NodeId, Other, Phase, Process, State, Wait, exchange_bytes, node_bytes,
 };
+use super::owner::{Ownership, Told};
 use super::recent::Recent;
 use super::span::{SpanId, TraceId};
 use super::{Endpoints, Input, Output, Serving, Settings, context};
@@ -40,6 +41,8 @@ pub struct Stitcher {
     pub(super) processes: HashMap<ProcessKey, Process>,
     /// Processes that lost the thread rule.
     pub(super) lost: HashSet<ProcessKey>,
+    /// What the tasks of processes are.
+    pub(super) owned: Ownership,
     /// Contexts that requests brought to a process, as hashes.
     pub(super) inbound: Recent<u64, ()>,
     /// The wall offsets of traces that others began.
@@ -84,6 +87,7 @@ impl Stitcher {
             connections_by_age: BTreeMap::new(),
             processes: HashMap::new(),
             lost: HashSet::new(),
+            owned: Ownership::default(),
             deadlines: BTreeSet::new(),
             ready: Vec::new(),
             open: BTreeSet::new(),
@@ -122,6 +126,10 @@ impl Stitcher {
                 self.advance(time);
                 self.process_exited(process);
             }
+            Input::Born { process, birth } => {
+                self.advance(birth.time);
+                self.born(process, birth);
+            }
             Input::RecordsLost { since, until } => self.records_lost(since, until),
         }
         self.enforce_bounds(out);
@@ -132,6 +140,7 @@ impl Stitcher {
     pub fn poll(&mut self, now: Monotonic, out: &mut Vec<Output>) -> Option<Monotonic> {
         self.advance(now);
         self.link_ready(out);
+        self.link_owned(out);
         self.expire(out);
         self.enforce_bounds(out);
         self.next_deadline()
@@ -142,6 +151,7 @@ impl Stitcher {
     pub fn finish(&mut self, now: Monotonic, out: &mut Vec<Output>) {
         self.advance(now);
         self.link_ready(out);
+        self.link_owned(out);
         self.give_up_everything(out);
     }
 
@@ -212,12 +222,14 @@ impl Stitcher {
                 followers: Vec::new(),
                 answered: None,
                 held: Held::default(),
+                told: Told::default(),
                 other: Other::default(),
                 bytes,
             },
         );
         match role {
             Role::Server => {
+                self.own(node, &began);
                 self.hold(node, &began, &at, serving, out);
                 self.open_server(node, suppressed, out);
             }
@@ -241,9 +253,16 @@ impl Stitcher {
             return;
         }
         held.answered = Some(at.time);
-        if held.role == Role::Server {
-            self.answered(node, &at, out);
-            self.hurry(node);
+        match held.role {
+            Role::Server => {
+                self.own_by_answer(node, &at);
+                self.answered(node, &at, out);
+                self.hurry(node);
+            }
+            Role::Client => {
+                self.claim_by_answer(node, &at);
+                self.link_at_once(node, out);
+            }
         }
     }
 
@@ -257,6 +276,7 @@ impl Stitcher {
         let bytes = exchange_bytes(&exchange);
         let unanswered = held.answered.is_none();
         let complete = !exchange.incomplete;
+        let ended = exchange.ended;
         held.bytes += bytes;
         self.bytes += bytes;
         held.phase = Phase::Closed(exchange);
@@ -268,6 +288,7 @@ impl Stitcher {
         self.open.remove(&node);
         self.leave_connection(node);
         if held_role(&self.nodes, node) == Some(Role::Server) {
+            self.disown(node, ended);
             if unanswered {
                 self.never_answered(node, complete, out);
             }

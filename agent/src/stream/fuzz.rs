@@ -66,7 +66,7 @@ fn play(data: &[u8]) -> Ledger {
                 }
                 let rest = u32::from(input.byte() & 3);
                 let data = Data { header, socket, total, skip, captured, rest, ..Data::default() };
-                streams.data(&data, &bytes[..captured as usize], out);
+                streams.data(&data, None, &bytes[..captured as usize], out);
             }
             9 => {
                 let (socket, _) = counts.socket(id, &mut input, header.flags, 0);

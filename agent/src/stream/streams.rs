@@ -19,7 +19,7 @@ use super::step::{Certainty, First, Step};
 use super::track::{Claim, Placed};
 use super::{Content, Event, Gap, GapCause, Opened};
 use crate::exchange::Policy;
-use crate::identity::{Address, ConnectionId, Direction, Moment, Monotonic, ProcessKey, ThreadId};
+use crate::identity::{Address, ConnectionId, Direction, EvidenceId, Moment, Monotonic, ProcessKey, ThreadId};
 
 /// Bounds of this station.
 #[derive(Clone, Copy, Debug)]
@@ -208,11 +208,17 @@ impl Streams {
         }
     }
 
-    /// A call moved bytes.
-    pub fn data(&mut self, data: &Data, bytes: &[u8], out: &mut dyn FnMut(Event<'_>)) {
+    /// A call moved bytes; on whose behalf, if that is known.
+    pub fn data(
+        &mut self,
+        data: &Data,
+        evidence: Option<EvidenceId>,
+        bytes: &[u8],
+        out: &mut dyn FnMut(Event<'_>),
+    ) {
         let connection = ConnectionId(data.socket.connection);
         let direction = if data.header.flags & FLAG_SEND != 0 { Direction::Send } else { Direction::Receive };
-        let moment = moment(&data.header);
+        let moment = Moment { evidence, ..moment(&data.header) };
         let place = data.socket.place();
         self.ledger.captured += bytes.len() as u64;
         if !self.ends.contains_key(&connection) {
@@ -430,6 +436,7 @@ fn moment(header: &Header) -> Moment {
         thread: ThreadId(header.thread),
         nonblocking: header.flags & FLAG_NONBLOCKING != 0,
         in_epoll: header.flags & FLAG_IN_EPOLL != 0,
+        evidence: None,
     }
 }
 

@@ -244,7 +244,7 @@ impl Bench {
     pub fn give(&mut self, records: impl IntoIterator<Item = Record>) -> &mut Self {
         for record in records {
             self.with(|streams, out| match &record {
-                Record::Data(data, bytes) => streams.data(data, bytes, out),
+                Record::Data(data, bytes) => streams.data(data, None, bytes, out),
                 Record::Opened(opened) => streams.opened(opened, &[], out),
                 Record::State(state) => streams.state(state, out),
             });

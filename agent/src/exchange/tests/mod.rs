@@ -121,6 +121,7 @@ fn parse_step(line: &str, time: &mut u64) -> Step {
         thread: ThreadId(thread),
         nonblocking: false,
         in_epoll: false,
+        evidence: None,
     };
     let (word, after) = rest.split_once(' ').unwrap_or((rest, ""));
     let direction = if word.starts_with('>') { Direction::Send } else { Direction::Receive };

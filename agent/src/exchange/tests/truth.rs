@@ -145,6 +145,7 @@ fn play(case: Case) -> Verdict {
             thread: ThreadId(if case.inverted > 0 { record.direction as u32 } else { 1 }),
             nonblocking: false,
             in_epoll: false,
+            evidence: None,
         };
         let next = &mut next[record.direction as usize];
         let expected = next.unwrap_or(record.offset);

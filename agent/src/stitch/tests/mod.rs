@@ -180,6 +180,7 @@ pub(super) fn moment(time: u64, pid: u32, thread: u32) -> Moment {
         thread: ThreadId(thread),
         nonblocking: false,
         in_epoll: false,
+        evidence: None,
     }
 }
 

@@ -1,0 +1,437 @@
+//! Inside a process: on whose behalf is a call made? The rules `waiter` and `task`, from what walks found.
+//!
+//! ```text
+//!   server:  request read ─── owns keys from its first byte ─────────▶ answer's last byte
+//!                             (some are known at the read, some only at the answer)
+//!   client:  claims (key, time) ──▶ who owned this key at this time?  exactly one ──▶ parent
+//!                  └── lineage: (parent of the key's task, time of its birth) ──▶ …
+//! ```
+//! A claim is compared only once every request that was under way at its time has said what it owns: that is when
+//! the rule is final. Requests that are over are remembered for a while, since a task outlives its request. A key
+//! that two requests owned at once links nothing, and a pointer that was used again is told by the times.
+//!
+//! It must never choose among candidates, or compare keys of two processes.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::graph::{Choice, allowed};
+use super::ledger::Orphan;
+use super::node::{Bound, NodeId, Phase, Wait};
+use super::span::{LinkMethod, SpanId};
+use super::stitcher::Stitcher;
+use super::{Output, Serving};
+use crate::identity::{Birth, Claim, EvidenceId, Facts, Gate, Key, Moment, Monotonic, ProcessKey, Role};
+
+/// What is known of the tasks of one process.
+#[derive(Debug, Default)]
+pub(super) struct Tasks {
+    /// Who owns or owned a key, in the order in which the requests were read.
+    owners: HashMap<Key, Vec<Owner>>,
+    /// Requests under way that have not said what they own, by when they began.
+    undetermined: BTreeSet<(Monotonic, NodeId)>,
+    /// Who made a task, and when; the latest last.
+    births: HashMap<Key, VecDeque<(Monotonic, Key)>>,
+    /// Their keys in the order in which they came, to forget the oldest.
+    births_by_age: VecDeque<Key>,
+}
+
+/// A request that owns a key.
+#[derive(Clone, Debug)]
+struct Owner {
+    node: NodeId,
+    from: Monotonic,
+    until: Option<Monotonic>,
+    gate: Option<Arc<Facts>>,
+    /// Another request owned the key at the same time.
+    shared: bool,
+}
+
+/// A request that is over and whose keys are remembered.
+#[derive(Debug)]
+pub(super) struct Past {
+    pub process: ProcessKey,
+    pub span: SpanId,
+    pub bound: Bound,
+    keys: Vec<Key>,
+    forget: Monotonic,
+}
+
+/// What a node has of tasks.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// A server's keys.
+    keys: Vec<Key>,
+    /// A client's claims, lineage included, strongest first.
+    claims: Vec<(Monotonic, Claim)>,
+    /// The answer's read may bring more.
+    later: bool,
+    /// When the call may be given up as an orphan.
+    patience: Monotonic,
+}
+
+/// Everything that this rule keeps.
+#[derive(Debug, Default)]
+pub(super) struct Ownership {
+    evidence: crate::identity::evidence::Evidence,
+    tasks: HashMap<ProcessKey, Tasks>,
+    past: BTreeMap<NodeId, Past>,
+    /// Calls that wait for this rule.
+    waiting: BTreeSet<NodeId>,
+    /// Calls that had facts and went out without a parent.
+    unowned: Vec<(ProcessKey, Orphan, Vec<Claim>)>,
+}
+
+enum Found {
+    One(NodeId),
+    None,
+    Shared,
+}
+
+impl Stitcher {
+    /// Keeps what a walk found of a call that is about to be handed over, under the number that its
+    /// [`Moment`] is to carry.
+    pub fn note(&mut self, facts: Facts) -> Option<EvidenceId> {
+        self.owned.evidence.put(facts)
+    }
+
+    /// Calls whose evidence led nowhere since this was last asked: the process, why, and what was claimed.
+    pub fn take_unowned(&mut self) -> Vec<(ProcessKey, Orphan, Vec<Claim>)> {
+        std::mem::take(&mut self.owned.unowned)
+    }
+
+    fn facts(&self, moment: &Moment) -> Option<Arc<Facts>> {
+        self.owned.evidence.get(moment.evidence?)
+    }
+
+    /// A task was made by another.
+    pub(super) fn born(&mut self, process: ProcessKey, birth: Birth) {
+        let tasks = self.owned.tasks.entry(process).or_default();
+        let births = tasks.births.entry(birth.child).or_default();
+        if births.len() >= MAX_LIVES {
+            births.pop_front();
+        } else {
+            tasks.births_by_age.push_back(birth.child);
+        }
+        births.push_back((birth.time, birth.parent));
+        while tasks.births_by_age.len() > MAX_BIRTHS
+            && let Some(oldest) = tasks.births_by_age.pop_front()
+        {
+            self.ledger.forgotten.births += 1;
+            if let Some(lives) = tasks.births.get_mut(&oldest) {
+                lives.pop_front();
+                if lives.is_empty() {
+                    tasks.births.remove(&oldest);
+                }
+            }
+        }
+    }
+
+    /// A request was read.
+    pub(super) fn own(&mut self, node: NodeId, began: &Moment) {
+        let facts = self.facts(began);
+        let Some(server) = self.nodes.get(&node) else { return };
+        let process = server.process;
+        match facts.filter(|facts| !facts.owns.is_empty()) {
+            Some(facts) => self.add_keys(node, began.time, &facts),
+            None => {
+                self.owned.tasks.entry(process).or_default().undetermined.insert((began.time, node));
+            }
+        }
+    }
+
+    fn add_keys(&mut self, node: NodeId, from: Monotonic, facts: &Arc<Facts>) {
+        let Some(server) = self.nodes.get_mut(&node) else { return };
+        let tasks = self.owned.tasks.entry(server.process).or_default();
+        for &key in facts.owns.iter().take(MAX_KEYS) {
+            if server.told.keys.contains(&key) {
+                continue;
+            }
+            server.told.keys.push(key);
+            let owners = tasks.owners.entry(key).or_default();
+            let mut owner = Owner {
+                node,
+                from,
+                until: None,
+                gate: facts.gate.is_some().then(|| Arc::clone(facts)),
+                shared: false,
+            };
+            for other in owners.iter_mut() {
+                if other.until.is_none_or(|until| until > from) {
+                    (owner.shared, other.shared) = (true, true);
+                }
+            }
+            owners.push(owner);
+        }
+    }
+
+    /// A request's answer began: now it is known what it owns.
+    pub(super) fn own_by_answer(&mut self, node: NodeId, at: &Moment) {
+        let facts = self.facts(at);
+        let Some(server) = self.nodes.get(&node) else { return };
+        let (process, began) = (server.process, server.began);
+        // A process that passes the socket on answers in another's name: its keys mean nothing here.
+        if let Some(facts) = facts.filter(|_| at.process == process) {
+            self.add_keys(node, began, &facts);
+        }
+        self.determined(node, process, began);
+    }
+
+    fn determined(&mut self, node: NodeId, process: ProcessKey, began: Monotonic) {
+        if let Some(tasks) = self.owned.tasks.get_mut(&process) {
+            tasks.undetermined.remove(&(began, node));
+        }
+        self.tidy_tasks(process);
+    }
+
+    /// A request is over: from now on it owns nothing more.
+    pub(super) fn disown(&mut self, node: NodeId, ended: Monotonic) {
+        let Some(server) = self.nodes.get(&node) else { return };
+        let (process, began) = (server.process, server.began);
+        if let Some(tasks) = self.owned.tasks.get_mut(&process) {
+            for key in &server.told.keys {
+                for owner in tasks.owners.get_mut(key).into_iter().flatten() {
+                    if owner.node == node {
+                        owner.until = Some(ended);
+                    }
+                }
+            }
+        }
+        self.determined(node, process, began);
+    }
+
+    /// A server leaves the graph: what it owned is remembered if it is known whose that is.
+    pub(super) fn bury(&mut self, node: &super::node::Node, id: NodeId) {
+        self.owned.waiting.remove(&id);
+        if node.role == Role::Client {
+            return;
+        }
+        if let Some(tasks) = self.owned.tasks.get_mut(&node.process) {
+            tasks.undetermined.remove(&(node.began, id));
+        }
+        if node.told.keys.is_empty() {
+            return self.tidy_tasks(node.process);
+        }
+        let super::node::State::Bound(bound) = &node.state else {
+            return self.forget_keys(node.process, id, &node.told.keys);
+        };
+        let forget = self.after(self.settings.limits.pending_age);
+        let (span, keys) = (node.span, node.told.keys.clone());
+        let past = Past { process: node.process, span, bound: bound.clone(), keys, forget };
+        self.owned.past.insert(id, past);
+        while self.owned.past.len() > self.settings.limits.remembered_owners
+            && let Some((oldest, past)) = self.owned.past.pop_first()
+        {
+            self.ledger.forgotten.owners += 1;
+            self.forget_keys(past.process, oldest, &past.keys);
+        }
+    }
+
+    fn forget_keys(&mut self, process: ProcessKey, node: NodeId, keys: &[Key]) {
+        if let Some(tasks) = self.owned.tasks.get_mut(&process) {
+            for key in keys {
+                if let Some(owners) = tasks.owners.get_mut(key) {
+                    owners.retain(|owner| owner.node != node);
+                    if owners.is_empty() {
+                        tasks.owners.remove(key);
+                    }
+                }
+            }
+        }
+        self.tidy_tasks(process);
+    }
+
+    fn tidy_tasks(&mut self, process: ProcessKey) {
+        if self.owned.tasks.get(&process).is_some_and(|tasks| {
+            tasks.owners.is_empty() && tasks.undetermined.is_empty() && tasks.births.is_empty()
+        }) {
+            self.owned.tasks.remove(&process);
+        }
+    }
+
+    pub(super) fn forget_tasks(&mut self, process: ProcessKey) {
+        self.owned.tasks.remove(&process);
+    }
+
+    /// Whether a call is for this rule to decide; then it waits for it.
+    pub(super) fn claim(&mut self, node: NodeId, began: &Moment, serving: Serving) -> bool {
+        let Some(facts) = self.facts(began) else { return false };
+        // A call by a thread that has no task is for the thread's rule.
+        if facts.claims.is_empty() && (!facts.later || serving == Serving::OneRequestPerThread) {
+            return false;
+        }
+        self.add_claims(node, began.time, &facts);
+        let patience = self.after(PATIENCE);
+        if let Some(client) = self.nodes.get_mut(&node) {
+            client.told.patience = patience;
+            client.told.later = facts.later;
+        }
+        let deadline = self.after(self.settings.limits.pending_age);
+        self.wait(node, Wait::Owner, deadline);
+        self.owned.waiting.insert(node);
+        true
+    }
+
+    /// The call that reads an answer says whose the request was.
+    pub(super) fn claim_by_answer(&mut self, node: NodeId, at: &Moment) {
+        let facts = self.facts(at);
+        let Some(client) = self.nodes.get_mut(&node) else { return };
+        if client.wait() != Some(Wait::Owner) {
+            return;
+        }
+        client.told.later = false;
+        let began = client.began;
+        if let Some(facts) = facts.filter(|_| at.process == client.process) {
+            // Whoever waits for the answer waited when the request was sent.
+            self.add_claims(node, began, &facts);
+        }
+    }
+
+    /// Puts claims to a call, each followed by those of its lineage.
+    fn add_claims(&mut self, node: NodeId, time: Monotonic, facts: &Facts) {
+        let Some(client) = self.nodes.get_mut(&node) else { return };
+        let tasks = self.owned.tasks.get(&client.process);
+        for &claim in facts.claims.iter().take(MAX_CLAIMS) {
+            let mut at = claim.at.unwrap_or(time);
+            let mut claim = claim;
+            for _ in 0..=MAX_LINEAGE {
+                if client.told.claims.len() >= MAX_CLAIMS * 2 {
+                    return;
+                }
+                if !client.told.claims.contains(&(at, claim)) {
+                    client.told.claims.push((at, claim));
+                }
+                let births = tasks.and_then(|tasks| tasks.births.get(&claim.key));
+                let birth = births.and_then(|lives| lives.iter().rev().find(|(time, _)| *time <= at));
+                let Some(&(time, parent)) = birth else { break };
+                (at, claim) = (time, Claim { key: parent, born: None, method: LinkMethod::Task, ..claim });
+            }
+        }
+    }
+
+    /// Decides the calls for which this rule is final. Done at a poll, when what had happened by then is known.
+    pub(super) fn link_owned(&mut self, out: &mut Vec<Output>) {
+        if self.owned.waiting.is_empty() {
+            return;
+        }
+        let waiting: Vec<NodeId> = self.owned.waiting.iter().copied().collect();
+        for node in waiting {
+            if let Some(choice) = self.verdict_of(node) {
+                self.owned.waiting.remove(&node);
+                if let Choice::Orphan(cause) = choice {
+                    self.tell_unowned(node, cause);
+                }
+                self.decide(node, choice, out);
+            }
+        }
+    }
+
+    /// Decides one call at once, if that is possible.
+    pub(super) fn link_at_once(&mut self, node: NodeId, out: &mut Vec<Output>) {
+        if let Some(choice @ (Choice::Follow(..) | Choice::Past(..))) = self.verdict_of(node) {
+            self.owned.waiting.remove(&node);
+            self.decide(node, choice, out);
+        }
+    }
+
+    fn verdict_of(&self, node: NodeId) -> Option<Choice> {
+        let Some(client) = self.nodes.get(&node) else { return Some(Choice::Root) };
+        if client.wait() != Some(Wait::Owner) {
+            return Some(Choice::Root); // decided otherwise: deciding again does nothing
+        }
+        let tasks = self.owned.tasks.get(&client.process);
+        let first = tasks.and_then(|tasks| tasks.undetermined.first()).map(|&(from, _)| from);
+        let mut cause = Orphan::NoOwner;
+        for (at, claim) in &client.told.claims {
+            // A request that began later cannot have owned anything then.
+            if first.is_some_and(|first| first <= *at) {
+                return None;
+            }
+            match tasks.map_or(Found::None, |tasks| self.find(tasks, node, client.began, *at, claim)) {
+                Found::One(owner) if allowed(claim.method, self.settings.weakest_link) => {
+                    return Some(if self.nodes.contains_key(&owner) {
+                        Choice::Follow(owner, claim.method)
+                    } else {
+                        Choice::Past(owner, claim.method)
+                    });
+                }
+                Found::One(_) => cause = Orphan::WeakestLink,
+                Found::Shared => return self.patience_is_over(node).then_some(Choice::Orphan(Orphan::KeyShared)),
+                Found::None => {}
+            }
+        }
+        let open = matches!(client.phase, Phase::Open);
+        if (client.told.later && open) || !self.patience_is_over(node) {
+            return None;
+        }
+        let serves = tasks.is_some_and(|tasks| !tasks.owners.is_empty());
+        Some(if serves || cause != Orphan::NoOwner { Choice::Orphan(cause) } else { Choice::Root })
+    }
+
+    fn patience_is_over(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_none_or(|client| client.told.patience <= self.clock)
+    }
+
+    /// The one request that owned a key at a time.
+    fn find(&self, tasks: &Tasks, node: NodeId, called: Monotonic, at: Monotonic, claim: &Claim) -> Found {
+        let Some(owners) = tasks.owners.get(&claim.key) else { return Found::None };
+        let own = self.own_server(node);
+        let owners = owners.iter().filter(|owner| Some(owner.node) != own);
+        if let Some(task) = claim.born {
+            let made = |owner: &&Owner| {
+                let gate = owner.gate.as_ref().and_then(|facts| facts.gate.as_ref());
+                owner.from <= called && gate.is_some_and(|gate: &Gate| gate.is_before(task))
+            };
+            return match owners.filter(made).max_by_key(|owner| (owner.from, owner.node)) {
+                Some(owner) if owner.shared => Found::Shared,
+                Some(owner) => Found::One(owner.node),
+                None => Found::None,
+            };
+        }
+        let mut then = owners.filter(|o| o.from <= at && o.until.is_none_or(|until| at <= until));
+        match (then.next(), then.next()) {
+            (Some(_), Some(_)) => Found::Shared,
+            (Some(owner), None) => Found::One(owner.node),
+            (None, _) => Found::None,
+        }
+    }
+
+    fn tell_unowned(&mut self, node: NodeId, cause: Orphan) {
+        let Some(client) = self.nodes.get(&node) else { return };
+        if self.owned.unowned.len() < MAX_UNOWNED {
+            let claims = client.told.claims.iter().map(|(_, claim)| *claim).collect();
+            self.owned.unowned.push((client.process, cause, claims));
+        }
+    }
+
+    /// Forgets what was owned long ago.
+    pub(super) fn expire_past(&mut self) {
+        while let Some((&id, past)) = self.owned.past.first_key_value()
+            && past.forget <= self.clock
+        {
+            if let Some(past) = self.owned.past.remove(&id) {
+                self.forget_keys(past.process, id, &past.keys);
+            }
+        }
+    }
+
+    /// A request that is over.
+    pub(super) fn past(&self, id: NodeId) -> Option<&Past> {
+        self.owned.past.get(&id)
+    }
+}
+
+/// Keys that one request may own.
+const MAX_KEYS: usize = 8;
+/// Claims of one call, and as many again by lineage.
+const MAX_CLAIMS: usize = 24;
+/// How far a lineage is followed: tasks nest a few deep.
+const MAX_LINEAGE: usize = 12;
+/// Lives of one key that are remembered: an address is used again, and a call may be told late.
+const MAX_LIVES: usize = 4;
+/// Births remembered of one process: some seconds of a busy one.
+const MAX_BIRTHS: usize = 65_536;
+/// Calls told of between two looks.
+const MAX_UNOWNED: usize = 256;
+/// How long a call waits for requests that are told late, nanoseconds: pieces behind a hole are held for 50 ms.
+const PATIENCE: u64 = 150_000_000;
