@@ -23,6 +23,7 @@ use spandrel_proto::counter::{CALL_NUMBERS, Counter as KernelCounter};
 pub use balance::imbalances;
 pub use documented::{DOCUMENTED, markdown};
 
+use crate::discover::runtimes::readers;
 use crate::discover::table as discover;
 use crate::export::metrics::{Counter, Report};
 use crate::export::{self, terminal};
@@ -51,6 +52,8 @@ pub struct Books {
     pub stitch: stitch::Ledger,
     /// Processes.
     pub discover: discover::Ledger,
+    /// Runtimes that are read from inside.
+    pub runtimes: readers::Ledger,
     /// Spans on the terminal; none without one.
     pub terminal: Option<terminal::Ledger>,
     /// Spans on their way out; none without a destination, and none in what is given to
@@ -92,8 +95,19 @@ pub fn counters(books: &Books) -> Vec<Counter> {
 
 impl Report for Books {
     fn counters(&self, out: &mut Vec<Counter>) {
-        let Self { kernel, intake, pipeline, stream, parsers, exchange, stitch, discover, terminal, export } =
-            self;
+        let Self {
+            kernel,
+            intake,
+            pipeline,
+            stream,
+            parsers,
+            exchange,
+            stitch,
+            discover,
+            runtimes,
+            terminal,
+            export,
+        } = self;
         if let Some(kernel) = kernel {
             kernel.counters(out);
         }
@@ -106,6 +120,7 @@ impl Report for Books {
         exchange.counters(out);
         stitch.counters(out);
         discover.counters(out);
+        runtimes.counters(out);
         if let Some(terminal) = terminal {
             terminal.counters(out);
         }
@@ -152,6 +167,16 @@ impl Report for pipeline::Ledger {
         let Self { not_selected_records, not_selected_bytes } = *self;
         out.push(Counter::new("spandrel_pipeline_not_selected_records_total", not_selected_records));
         out.push(Counter::new("spandrel_pipeline_not_selected_bytes_total", not_selected_bytes));
+    }
+}
+
+impl Report for readers::Ledger {
+    fn counters(&self, out: &mut Vec<Counter>) {
+        let Self { proved, refused, unasked, walks_refused } = *self;
+        out.push(Counter::by("spandrel_runtime_processes_total", "proved", proved));
+        out.push(Counter::by("spandrel_runtime_processes_total", "refused", refused));
+        out.push(Counter::new("spandrel_runtime_unasked_looks_total", unasked));
+        out.push(Counter::new("spandrel_runtime_refused_walks_total", walks_refused));
     }
 }
 
@@ -435,7 +460,15 @@ by_cause!(
     request_given_up
 );
 by_cause!(stitch::Stray, "spandrel_stitch_stray_inputs_total", events, joins);
-by_cause!(stitch::Forgotten, "spandrel_stitch_forgotten_entries_total", clients, connections, contexts, owners, births);
+by_cause!(
+    stitch::Forgotten,
+    "spandrel_stitch_forgotten_entries_total",
+    clients,
+    connections,
+    contexts,
+    owners,
+    births
+);
 
 impl Report for stitch::Held {
     fn counters(&self, out: &mut Vec<Counter>) {

@@ -13,16 +13,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use spandrel_proto::counter::Counter as KernelCounter;
-use spandrel_proto::record::{Data, Record};
+use spandrel_proto::record::{self, Data, FLAG_FIRST, FLAG_SEND, Record};
 
 use crate::books::{self, Books};
+use crate::discover::runtimes::readers::{self, Order, Readers};
+use crate::discover::runtimes::{Hit, Seen};
 use crate::discover::select::{Selection, Verdict};
 use crate::discover::table::{ExecFacts, ProcessTable};
 use crate::discover::{self};
 use crate::exchange::{self, Connection, Want};
 use crate::export::Exporter;
 use crate::gaps::GapReport;
-use crate::identity::{Address, ConnectionId, Monotonic, ProcessKey, Role};
+use crate::identity::{Address, ConnectionId, Direction, Monotonic, ProcessKey, Role, ThreadId};
 use crate::intake::Kernel;
 use crate::screen::Screen;
 use crate::stitch::{Endpoints, Input, Output, Serving, Stitcher};
@@ -62,9 +64,21 @@ pub struct Sinks {
     pub gaps: Option<GapReport>,
 }
 
+/// What is known of processes.
+pub struct Processes {
+    /// Who they are.
+    pub table: ProcessTable,
+    /// What they are from inside.
+    pub readers: Readers,
+    /// Which are traced.
+    pub selection: Selection,
+}
+
 /// Everything between the ring and the sinks.
 pub struct Pipeline {
     kernel: Kernel,
+    readers: Readers,
+    words: Vec<u64>,
     streams: Streams,
     behind: Behind,
     stitcher: Stitcher,
@@ -120,17 +134,19 @@ impl Pipeline {
     /// Puts the stations together.
     pub fn new(
         kernel: Kernel,
+        processes: Processes,
         streams: Streams,
         stitcher: Stitcher,
-        table: ProcessTable,
-        selection: Selection,
         sinks: Sinks,
         drop_one_in: Option<u64>,
     ) -> Self {
+        let Processes { table, readers, selection } = processes;
         Self {
             looked: (clock::monotonic(), kernel.counter(KernelCounter::RecordsRingFull)),
             losing: false,
             kernel,
+            readers,
+            words: Vec::new(),
             streams,
             stitcher,
             sinks,
@@ -163,14 +179,27 @@ impl Pipeline {
 
     /// Does what there is to do now; how many records there were.
     pub fn turn(&mut self) -> usize {
-        let Self { kernel, streams, behind, exits, drop_one_in, records, .. } = self;
+        let Self { kernel, readers, words, stitcher, streams, behind, exits, drop_one_in, records, .. } =
+            self;
         let taken = kernel.drain(BATCH, &mut |record| match record {
-            Record::Data { data, bytes, .. } => {
+            Record::Data { data, words: found, bytes } => {
                 *records += 1;
                 let dropped = drop_one_in.is_some_and(|every| records.is_multiple_of(every));
                 match behind.admits(&data) {
                     _ if dropped => {}
-                    Verdict::Selected => streams.data(&data, None, bytes, &mut |event| behind.event(event)),
+                    Verdict::Selected => {
+                        let process = stream::process(&data.header);
+                        let first = data.header.flags & FLAG_FIRST != 0;
+                        let evidence = if first && readers.knows(process) {
+                            words.clear();
+                            words.extend(record::words(found));
+                            let facts = readers.read(process, &seen(&data, words, bytes));
+                            stitcher.note(facts)
+                        } else {
+                            None
+                        };
+                        streams.data(&data, evidence, bytes, &mut |event| behind.event(event));
+                    }
                     Verdict::IfItServes => {}
                     Verdict::No => {
                         let (connection, time) = (data.socket.connection, data.header.time);
@@ -187,6 +216,10 @@ impl Pipeline {
             Record::Exec { header, cgroup, filename, arguments } => {
                 let key = stream::process(&header);
                 behind.verdicts.remove(&key);
+                readers.began(key);
+                if let Some(exec) = key.exec.checked_sub(1) {
+                    readers.ended(ProcessKey { exec, ..key });
+                }
                 if behind.fresh.len() < FRESH {
                     behind.fresh.push(key);
                 }
@@ -202,11 +235,26 @@ impl Pipeline {
                 let child = ProcessKey { pid: fork.pid, exec: fork.exec, started: fork.started };
                 behind.table.fork(stream::process(&fork.header), child, Monotonic(fork.header.time));
             }
-            Record::Observed { .. } => {}
+            Record::Observed { observed, words: found } => {
+                let process = stream::process(&observed.header);
+                words.clear();
+                words.extend(record::words(found));
+                let hit = Hit {
+                    address: observed.address,
+                    tag: observed.walk,
+                    words,
+                    time: Monotonic(observed.header.time),
+                    thread: ThreadId(observed.header.thread),
+                };
+                for birth in readers.observed(process, &hit) {
+                    behind.inputs.push(Input::Born { process, birth });
+                }
+            }
             Record::Exit(header) => {
                 let (process, time) = (stream::process(&header), Monotonic(header.time));
                 streams.process_exited(process, time, &mut |event| behind.event(event));
                 behind.table.exit(process, time);
+                readers.ended(process);
                 behind.verdicts.remove(&process);
                 exits.push_back((time, process));
             }
@@ -258,6 +306,17 @@ impl Pipeline {
 
     /// Carries out wishes and reports gaps.
     fn carry_out(&mut self) {
+        for (process, _, claims) in self.stitcher.take_unowned() {
+            self.readers.orphaned(process, &claims);
+        }
+        self.readers.collect();
+        for order in self.readers.orders() {
+            match order {
+                Order::Walk(process, walks) => self.kernel.walks().walk(process, &walks),
+                Order::Stop(process) => self.kernel.walks().stop(process.pid),
+                Order::Observe(..) | Order::Unobserve(..) => {}
+            }
+        }
         for (connection, Want { direction, policy }) in self.behind.wishes.drain(..) {
             if let Some(policy) = self.streams.policy(connection, direction, policy) {
                 self.kernel.set_policy(connection, direction, policy);
@@ -316,6 +375,7 @@ impl Pipeline {
             exchange,
             stitch: self.stitcher.ledger(),
             discover: self.behind.table.ledger(),
+            runtimes: readers::Ledger { walks_refused: self.kernel.refused_walks(), ..self.readers.ledger() },
             terminal: self.sinks.screen.as_ref().map(Screen::ledger),
             export: None,
         }
@@ -350,6 +410,19 @@ impl Pipeline {
         self.stitch();
         let books = self.books();
         (books, self.sinks)
+    }
+}
+
+/// A call, as the readers of runtimes see it.
+fn seen<'a>(data: &Data, words: &'a [u64], bytes: &'a [u8]) -> Seen<'a> {
+    Seen {
+        tag: data.walk,
+        words,
+        time: Monotonic(data.header.time),
+        thread: ThreadId(data.header.thread),
+        connection: ConnectionId(data.socket.connection),
+        direction: if data.header.flags & FLAG_SEND != 0 { Direction::Send } else { Direction::Receive },
+        bytes,
     }
 }
 

@@ -17,12 +17,13 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rand::SeedableRng as _;
 
 use crate::config::{self, Export, Settings};
+use crate::discover::runtimes::readers::Readers;
 use crate::discover::table::ProcessTable;
 use crate::export::settings::{OtlpSettings, Signal as OtlpSignal};
 use crate::export::{self, Destination, Exporter, MetricsDestination, metrics};
 use crate::gaps::GapReport;
 use crate::intake::{Kernel, sockets};
-use crate::pipeline::{Pipeline, Sinks};
+use crate::pipeline::{Pipeline, Processes, Sinks};
 use crate::probe::feature::{Found, Places};
 use crate::probe::plan::Backend;
 use crate::probe::{attach, check, plan};
@@ -125,8 +126,9 @@ pub fn trace(settings: &Settings) -> anyhow::Result<ExitCode> {
 
     let drop_one_in = env("SPANDREL_TEST_DROP_ONE_IN").and_then(|every| every.parse().ok());
     let streams = Streams::new(stream::Limits::default(), old_sockets);
-    let mut pipeline =
-        Pipeline::new(kernel, streams, stitcher, table, settings.selection.clone(), sinks, drop_one_in);
+    let readers = Readers::start(HashSet::new()).context("starting the thread that looks at processes")?;
+    let of_processes = Processes { table, readers, selection: settings.selection.clone() };
+    let mut pipeline = Pipeline::new(kernel, of_processes, streams, stitcher, sinks, drop_one_in);
     eprintln!(
         "ready: {processes} processes, backend {backend}, {:.2} s after the start",
         started.elapsed().as_secs_f64()

@@ -165,7 +165,9 @@ pub fn exited(context: BtfTracePointContext) -> i32 {
 pub fn observed(context: ProbeContext) -> u32 {
     // SAFETY: the context of a uprobe is the saved registers.
     let address = unsafe {
-        core::ptr::read_volatile((context.as_ptr() as *const u64).add(spandrel_proto::walk::saved::IP as usize))
+        core::ptr::read_volatile(
+            (context.as_ptr() as *const u64).add(spandrel_proto::walk::saved::IP as usize),
+        )
     };
     walk::observed(address, context.as_ptr() as *const u8);
     0

@@ -57,7 +57,7 @@ pub mod saved {
 
 /// One step.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Step {
     /// What is done: one of [`op`].
     pub op: u8,
@@ -251,7 +251,8 @@ pub fn step(state: &mut State, what: &Step, world: &impl World) -> Next {
         op::KEEP | op::KEEP_VALUE => {
             let kept = state.kept;
             if kept < MAX_WORDS as u32 {
-                state.words[kept as usize & (WORDS_ROOM - 1)] = if what.op == op::KEEP { from } else { value };
+                state.words[kept as usize & (WORDS_ROOM - 1)] =
+                    if what.op == op::KEEP { from } else { value };
                 state.kept = kept + 1;
                 to = what.from;
                 Some(from)

@@ -22,8 +22,19 @@ use crate::{exchange, export, intake, pipeline, stream};
 
 /// A sentence for each sum that does not hold; none if all do.
 pub fn imbalances(books: &Books) -> Vec<String> {
-    let Books { kernel, intake, pipeline, stream, parsers, exchange, stitch, discover, terminal, export } =
-        books;
+    let Books {
+        kernel,
+        intake,
+        pipeline,
+        stream,
+        parsers,
+        exchange,
+        stitch,
+        discover,
+        runtimes: _,
+        terminal,
+        export,
+    } = books;
     let mut found = Found(Vec::new());
     if let Some(kernel) = kernel {
         found.kernel(kernel);

@@ -174,6 +174,12 @@ pub const DOCUMENTED: &[(&str, &str)] = &[
         "Looks at `/proc` that did not find the process or were refused",
     ),
     ("spandrel_discover_scanned_processes_total", "Processes that ran when Spandrel started"),
+    (
+        "spandrel_runtime_processes_total",
+        "Processes of a runtime that is read from inside, by what came of it",
+    ),
+    ("spandrel_runtime_unasked_looks_total", "Looks at processes that were not made: too many were waiting"),
+    ("spandrel_runtime_refused_walks_total", "Walks for which the kernel side has no room"),
     ("spandrel_terminal_ended_spans_total", "Spans that came to the terminal"),
     (
         "spandrel_terminal_printed_spans_total",

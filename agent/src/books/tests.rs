@@ -23,7 +23,7 @@ fn no_counter_stands_twice_with_the_same_cause() {
 
 #[test]
 fn a_name_says_its_station_and_a_meaning_is_one_line() {
-    let stations = "kernel intake pipeline stream protocol exchange stitch discover terminal export";
+    let stations = "kernel intake pipeline stream protocol exchange stitch discover runtime terminal export";
     for (name, meaning) in DOCUMENTED {
         let mut parts = name.split('_');
         assert_eq!(parts.next(), Some("spandrel"), "{name}");
@@ -86,6 +86,7 @@ fn balanced() -> Books {
             undecodable_bytes: 240,
         },
         pipeline: pipeline::Ledger { not_selected_records: 1, not_selected_bytes: 30 },
+        runtimes: Default::default(),
         stream: stream::Ledger {
             captured: 450,
             passed: 450,

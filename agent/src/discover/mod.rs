@@ -25,6 +25,7 @@ pub mod naming;
 pub mod proc;
 pub mod resource;
 pub mod runtime;
+pub mod runtimes;
 pub mod select;
 pub mod serving;
 pub mod table;

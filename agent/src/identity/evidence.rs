@@ -120,7 +120,7 @@ pub struct Birth {
 }
 
 /// Facts by number, so that a [`super::Moment`] stays small.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct EvidenceId(NonZeroU32);
 
 /// The facts of the last calls.

@@ -9,6 +9,7 @@
 
 mod policies;
 pub mod sockets;
+mod walks;
 
 use std::thread::JoinHandle;
 
@@ -23,6 +24,7 @@ use crate::identity::{ConnectionId, Direction, Monotonic};
 use crate::probe::attach::Attached;
 use crate::probe::pod::PodLoss;
 use policies::Policies;
+pub use walks::WalkMaps;
 
 /// The station's books: records = those handed on + early + undecodable.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -49,6 +51,7 @@ pub struct Kernel {
     known_losses: std::collections::HashMap<u64, (Loss, Monotonic)>,
     ignored: HashMap<MapData, u32, u64>,
     policies: Policies,
+    walks: WalkMaps,
     complete: Monotonic,
     ledger: Ledger,
     /// Keeps the programs attached.
@@ -67,6 +70,7 @@ impl Kernel {
             known_losses: std::collections::HashMap::new(),
             ignored: HashMap::try_from(take(&mut ebpf, "IGNORED")?).context("opening the map IGNORED")?,
             policies: Policies::map(take(&mut ebpf, "POLICIES")?)?,
+            walks: WalkMaps::new(&mut ebpf).context("opening the maps of walks")?,
             complete: attached.complete,
             ledger: Ledger::default(),
             attached: Some(ebpf),
@@ -106,6 +110,16 @@ impl Kernel {
     /// another one, which is then served first.
     pub fn set_policy(&mut self, connection: ConnectionId, direction: Direction, policy: Policy) -> bool {
         self.policies.set(connection, direction, policy)
+    }
+
+    /// The maps of walks.
+    pub fn walks(&mut self) -> &mut WalkMaps {
+        &mut self.walks
+    }
+
+    /// Walks for which there was no room.
+    pub fn refused_walks(&self) -> u64 {
+        self.walks.refused()
     }
 
     /// Stops or resumes recording a process.

@@ -7,6 +7,7 @@
 
 use spandrel_proto::layout::{Learned, Offsets, Run};
 use spandrel_proto::record::Loss;
+use spandrel_proto::walk::{MAX_STEPS, Probed, ProbedAt, Step, Walked};
 
 macro_rules! plain {
     ($($(#[$doc:meta])* $name:ident($inner:ty);)*) => {$(
@@ -29,4 +30,12 @@ plain! {
     PodLearned(Learned);
     /// [`Loss`], as a map value.
     PodLoss(Loss);
+    /// A walk, as a map value.
+    PodSteps([Step; MAX_STEPS]);
+    /// [`Walked`], as a map value.
+    PodWalked(Walked);
+    /// [`Probed`], as a map value.
+    PodProbed(Probed);
+    /// [`ProbedAt`], as a map key.
+    PodProbedAt(ProbedAt);
 }

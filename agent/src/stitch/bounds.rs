@@ -110,7 +110,9 @@ impl Stitcher {
                 let cause = (known || cause != Orphan::Expired).then_some(cause);
                 self.without_client(node, cause, out);
             }
-            Some(Wait::Rules | Wait::Answer(_) | Wait::Owner) | None => self.decide(node, Choice::Orphan(cause), out),
+            Some(Wait::Rules | Wait::Answer(_) | Wait::Owner) | None => {
+                self.decide(node, Choice::Orphan(cause), out)
+            }
         }
     }
 

@@ -82,6 +82,13 @@ pub(super) struct Ownership {
     unowned: Vec<(ProcessKey, Orphan, Vec<Claim>)>,
 }
 
+impl Ownership {
+    /// Requests that are remembered, and calls that wait.
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.past.len(), self.waiting.len())
+    }
+}
+
 enum Found {
     One(NodeId),
     None,
@@ -356,7 +363,9 @@ impl Stitcher {
                     });
                 }
                 Found::One(_) => cause = Orphan::WeakestLink,
-                Found::Shared => return self.patience_is_over(node).then_some(Choice::Orphan(Orphan::KeyShared)),
+                Found::Shared => {
+                    return self.patience_is_over(node).then_some(Choice::Orphan(Orphan::KeyShared));
+                }
                 Found::None => {}
             }
         }

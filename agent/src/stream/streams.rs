@@ -19,7 +19,9 @@ use super::step::{Certainty, First, Step};
 use super::track::{Claim, Placed};
 use super::{Content, Event, Gap, GapCause, Opened};
 use crate::exchange::Policy;
-use crate::identity::{Address, ConnectionId, Direction, EvidenceId, Moment, Monotonic, ProcessKey, ThreadId};
+use crate::identity::{
+    Address, ConnectionId, Direction, EvidenceId, Moment, Monotonic, ProcessKey, ThreadId,
+};
 
 /// Bounds of this station.
 #[derive(Clone, Copy, Debug)]

@@ -103,14 +103,8 @@ fn a_walk_without_an_end_leaves_no_evidence() {
 #[test]
 fn a_search_over_a_block_keeps_what_points_back() {
     // Four words on a stack; the third points to an object that points back.
-    let words = [
-        (0x1000, 1),
-        (0x1008, 0x3000),
-        (0x1010, 0x2000),
-        (0x1018, 0),
-        (0x2038, 0x2000),
-        (0x3038, 0x4000),
-    ];
+    let words =
+        [(0x1000, 1), (0x1008, 0x3000), (0x1010, 0x2000), (0x1018, 0), (0x2038, 0x2000), (0x3038, 0x4000)];
     let walk = [
         Step::register(4, saved::R14),
         Step::block(4, 0, 32),

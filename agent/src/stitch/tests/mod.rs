@@ -12,9 +12,14 @@
 //! Each line happens 1 ms after the one before. Flags on `reads` and `calls`: `nonblocking`, `epoll`, `born`,
 //! `one`, `many` (how the program serves), `by=2` (thread 2 completed the head), `ctx=7:5:01` (trace, span,
 //! flags), `at=-3` (reported to have happened 3 ms earlier), `intake`.
+//!
+//! Evidence, also on `begins` and `answers`: `owns=5` (a key), `claims=5`, `claims=5@-3` (who owned it 3 ms before),
+//! `claims=5^41` (who owned it and made task 41), `gate=40` (tasks up to 40 were made before), `later`.
+//! `web.1 bears 7 5`: task 5 makes task 7.
 
 mod bounds;
 mod order;
+mod owner;
 mod rules;
 mod simulate;
 mod thread;
@@ -30,7 +35,10 @@ use super::span::{Kind, Span, SpanId, TraceId};
 use super::{Endpoints, Input, Output, Serving, Settings, Stitcher};
 use crate::discover::Resource;
 use crate::exchange::{Carried, Exchange, ExchangeId, Failure, FailureKind};
-use crate::identity::{ConnectionId, Direction, Moment, Monotonic, ProcessKey, Role, ThreadId};
+use crate::identity::{
+    Birth, Claim, ConnectionId, Direction, EvidenceId, Facts, Gate, Key, LinkMethod, Moment, Monotonic,
+    ProcessKey, Role, ThreadId,
+};
 use crate::protocol::{FieldName, Fields, RequestHead, ResponseHead, Version};
 
 pub(super) const MS: u64 = 1_000_000;
@@ -43,6 +51,8 @@ pub(super) struct Line {
     /// Lines of one actor stay in order.
     pub actor: String,
     pub inputs: Vec<Input>,
+    /// What walks found for them.
+    pub notes: Vec<(EvidenceId, Facts)>,
     /// Poll after so many nanoseconds.
     pub wait: Option<u64>,
 }
@@ -83,6 +93,12 @@ pub(super) fn run(settings: Settings, lines: &[Line]) -> Told {
     stitcher.set_wall_offset(1_000);
     let mut out = Vec::new();
     let mut now = 0;
+    let mut notes: Vec<_> = lines.iter().flat_map(|line| &line.notes).collect();
+    notes.sort_by_key(|(id, _)| *id);
+    stitcher.note(Facts { later: true, ..Facts::default() });
+    for (id, facts) in notes {
+        assert_eq!(stitcher.note(facts.clone()), Some(*id));
+    }
     for line in lines {
         for input in &line.inputs {
             stitcher.handle(input.clone(), &mut out);
@@ -232,12 +248,47 @@ struct Parser {
     owners: HashMap<String, String>,
     /// Under way, oldest first.
     under_way: Vec<(String, Exchange)>,
+    evidence: crate::identity::evidence::Evidence,
+    notes: Vec<(EvidenceId, Facts)>,
+}
+
+/// What a word says of a call's evidence; false if it says something else.
+fn fact(facts: &mut Facts, time: u64, word: &str) -> bool {
+    let key = |text: &str| Key { space: 0, value: text.parse().unwrap() };
+    match word.split_once('=').unwrap_or((word, "")) {
+        ("owns", value) => facts.owns.push(key(value)),
+        ("claims", text) => {
+            let (text, born) = text.split_once('^').map_or((text, None), |(t, born)| (t, born.parse().ok()));
+            let (text, at) = text.split_once('@').map_or((text, None), |(t, at)| (t, Some(at)));
+            let at = at.map(|at| {
+                Monotonic(time.checked_add_signed(at.parse::<i64>().unwrap() * MS as i64).unwrap())
+            });
+            facts.claims.push(Claim { key: key(text), at, born, method: LinkMethod::Waiter });
+        }
+        ("gate", last) => facts.gate = Some(Gate { last: last.parse().unwrap(), batches: Vec::new() }),
+        ("later", _) => facts.later = true,
+        _ => return false,
+    }
+    true
 }
 
 impl Parser {
     fn number(&mut self, name: &str) -> u64 {
         let next = self.numbers.len() as u64 + 1;
         *self.numbers.entry(name.to_owned()).or_insert(next)
+    }
+
+    fn note(&mut self, facts: Facts) -> Option<EvidenceId> {
+        if facts.is_empty() {
+            return None;
+        }
+        if self.notes.is_empty() {
+            // Number 0 is nobody's.
+            self.evidence.put(Facts { later: true, ..Facts::default() });
+        }
+        let id = self.evidence.put(facts.clone()).unwrap();
+        self.notes.push((id, facts));
+        Some(id)
     }
 
     fn open(&mut self, time: u64, who: &str, verb: &str, words: &[&str]) -> Vec<Input> {
@@ -251,7 +302,11 @@ impl Parser {
         let mut born_here = false;
         let mut fields = Vec::new();
         let mut method = "GET";
+        let mut facts = Facts::default();
         for flag in &words[2..] {
+            if fact(&mut facts, time, flag) {
+                continue;
+            }
             match flag.split_once('=').unwrap_or((flag, "")) {
                 ("nonblocking", _) => (began.nonblocking, at.nonblocking) = (true, true),
                 ("epoll", _) => (began.in_epoll, at.in_epoll) = (true, true),
@@ -277,6 +332,7 @@ impl Parser {
                 other => panic!("{other:?}"),
             }
         }
+        began.evidence = self.note(facts);
         let server = role == Role::Server;
         let count = self.opened.entry((connection.to_owned(), server)).or_default();
         let offset = (*count * 100).checked_add_signed(if server { SHIFT } else { 0 }).unwrap();
@@ -296,6 +352,11 @@ impl Parser {
         if let Some(shift) = words.get(1).and_then(|w| w.strip_prefix("at=")) {
             at.time.0 = at.time.0.checked_add_signed(shift.parse::<i64>().unwrap() * MS as i64).unwrap();
         }
+        let mut facts = Facts::default();
+        for word in &words[1..] {
+            fact(&mut facts, time, word);
+        }
+        at.evidence = self.note(facts);
         let index = self.under_way.iter().position(|(c, _)| c == words[0]).expect("nothing is under way");
         let id = self.under_way[index].1.id;
         let mut inputs = Vec::new();
@@ -341,6 +402,12 @@ pub(super) fn parse(script: &str) -> Vec<Line> {
                 let process = process(parser.number(name) as u32);
                 vec![Input::ProcessExited { process, time: now }]
             }
+            (_, ["bears", child, parent]) => {
+                let (name, _) = who.split_once('.').unwrap();
+                let key = |text: &str| Key { space: 0, value: text.parse().unwrap() };
+                let birth = Birth { child: key(child), parent: key(parent), time: now };
+                vec![Input::Born { process: process(parser.number(name) as u32), birth }]
+            }
             ("lost", []) => vec![Input::RecordsLost { since: Monotonic(time - MS), until: now }],
             ("wait", [ms]) => {
                 let ms: u64 = ms.parse().unwrap();
@@ -354,7 +421,9 @@ pub(super) fn parse(script: &str) -> Vec<Line> {
             }
             _ => panic!("not understood: {line}"),
         };
-        lines.push(Line { actor, inputs, wait });
+        let known: usize = lines.iter().map(|line: &Line| line.notes.len()).sum();
+        let notes = parser.notes.get(known..).unwrap_or_default().to_vec();
+        lines.push(Line { actor, inputs, notes, wait });
     }
     lines
 }

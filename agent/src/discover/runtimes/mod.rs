@@ -1,0 +1,233 @@
+//! Language runtimes from inside: whose request a call is made for.
+//!
+//! ```text
+//!   first traffic of a process ─▶ worker: Runtime::prove ─▶ Proved { walks, reader }
+//!                                  (its own thread: reads files and memory)
+//!   records of its calls, with a walk's words ─▶ Reader::read ─▶ Facts for `stitch`
+//! ```
+//! Each runtime is one file or folder here and one line in [`RUNTIMES`]; none knows another. A runtime *proves* on the
+//! live process where things lie in it; what it cannot prove it does not use, and says so. A [`Reader`] is pure: it
+//! makes [`Facts`] of words, and wishes. It must never guess: no facts are always right.
+//!
+//! Start reading at [`Runtime`] and [`Reader`]; `worker` is the thread, `readers` what the pipeline holds.
+
+pub mod readers;
+mod worker;
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use spandrel_proto::walk::{PARAMETERS, Step};
+
+use super::maps::{FileKey, Mapping, Maps};
+use super::memory::ProcessMemory;
+use crate::identity::{Birth, Claim, ConnectionId, Direction, Facts, Monotonic, ProcessKey, ThreadId};
+
+/// All runtimes, in the order in which they are asked. The first that knows a process keeps it.
+pub static RUNTIMES: &[&dyn Runtime] = &[];
+
+/// A runtime: how to recognise it, and how to prove where things lie in one of its processes.
+pub trait Runtime: Sync {
+    /// Its name, for the log, `spandrel check` and the setting that switches it off.
+    fn name(&self) -> &'static str;
+
+    /// Looks at a process. Runs on the worker thread, may read files and memory within bounds, and must not wait.
+    fn prove(&self, process: &Process<'_>) -> Outcome;
+}
+
+/// A process that is looked at.
+pub struct Process<'a> {
+    /// Which.
+    pub key: ProcessKey,
+    /// Its mappings, as they were a moment ago.
+    pub maps: &'a Maps,
+    /// The first mapping of the program itself.
+    pub executable: Option<&'a Mapping>,
+    /// Its memory.
+    pub memory: ProcessMemory,
+    /// What is known of binaries.
+    pub cache: &'a Cache,
+}
+
+/// What came of looking at a process.
+pub enum Outcome {
+    /// It is none of this runtime.
+    Not,
+    /// It is not far enough yet: look again after this time. Why.
+    Later(Duration, String),
+    /// It is of this runtime, and nothing could be proved. Why.
+    Refused(String),
+    /// It is, and this is how it is read.
+    Proved(Box<Proved>),
+}
+
+/// How a process is read.
+pub struct Proved {
+    /// What was proved, and what was not and why: lines for people.
+    pub report: Vec<String>,
+    /// Its walks.
+    pub walks: Walks,
+    /// What makes facts of their words.
+    pub reader: Box<dyn Reader>,
+}
+
+/// One walk.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Walk {
+    /// Which kind of words it keeps, for the reader; not 0.
+    pub tag: u16,
+    /// Its steps.
+    pub steps: Vec<Step>,
+}
+
+impl fmt::Display for Walk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, step) in self.steps.iter().enumerate() {
+            writeln!(f, "{number:3}  {step}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The walks of a process's calls.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Walks {
+    /// Of calls that send.
+    pub send: Option<Walk>,
+    /// Of calls that receive.
+    pub receive: Option<Walk>,
+    /// What the first registers begin with.
+    pub parameters: [u64; PARAMETERS],
+}
+
+/// A call of a process that has a reader.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    /// The walk's tag; 0 if it found nothing.
+    pub tag: u16,
+    /// What it kept.
+    pub words: &'a [u64],
+    /// The end of the call.
+    pub time: Monotonic,
+    /// Who called.
+    pub thread: ThreadId,
+    /// The socket.
+    pub connection: ConnectionId,
+    /// Which way bytes went.
+    pub direction: Direction,
+    /// The first of them, as far as they were captured.
+    pub bytes: &'a [u8],
+}
+
+/// A probed instruction was reached.
+#[derive(Clone, Copy, Debug)]
+pub struct Hit<'a> {
+    /// Its address in the process.
+    pub address: u64,
+    /// The tag of its walk.
+    pub tag: u16,
+    /// What the walk kept.
+    pub words: &'a [u64],
+    /// When.
+    pub time: Monotonic,
+    /// By whom.
+    pub thread: ThreadId,
+}
+
+/// Makes facts of words. One for each process; calls and hits come in the order of the ring, so those of one thread in
+/// the order in which they happened.
+pub trait Reader: Send {
+    /// A call's first bytes were moved.
+    fn read(&mut self, seen: &Seen<'_>, wishes: &mut Vec<Wish>) -> Facts;
+
+    /// A probed instruction was reached.
+    fn observed(&mut self, _hit: &Hit<'_>, _wishes: &mut Vec<Wish>) -> Vec<Birth> {
+        Vec::new()
+    }
+
+    /// A call went out without a parent although something was claimed for it (what, is given).
+    fn orphaned(&mut self, _claims: &[Claim], _wishes: &mut Vec<Wish>) {}
+
+    /// The answer to [`Wish::ReadMemory`].
+    fn answer(&mut self, _token: u64, _bytes: Option<&[u8]>, _wishes: &mut Vec<Wish>) {}
+}
+
+/// What a reader wants from the world.
+#[derive(Debug)]
+pub enum Wish {
+    /// Other walks from now on.
+    Walks(Walks),
+    /// Look at the process again: what is proved then replaces walks and reader.
+    Prove,
+    /// Watch these instructions.
+    Observe(ProbeSet),
+    /// Do not watch them any more.
+    Unobserve(&'static str),
+    /// Read memory of the process, once; the answer comes with the token.
+    ReadMemory {
+        /// The reader's own.
+        token: u64,
+        /// Where.
+        address: u64,
+        /// How much, at most [`super::memory::MAX_READ`].
+        bytes: u32,
+    },
+}
+
+/// Instructions that are watched together.
+#[derive(Clone, Debug)]
+pub struct ProbeSet {
+    /// Its name, for the log.
+    pub name: &'static str,
+    /// The instructions.
+    pub points: Vec<ProbePoint>,
+    /// Hits a second above which the set is taken off again, since each costs the program microseconds.
+    pub budget: u64,
+}
+
+/// One instruction.
+#[derive(Clone, Debug)]
+pub struct ProbePoint {
+    /// A mapping of the file that holds it.
+    pub file: Mapping,
+    /// Where it is in that file.
+    pub file_offset: u64,
+    /// Where it is in the process.
+    pub address: u64,
+    /// The bytes that must be there, or nothing is attached.
+    pub bytes: Vec<u8>,
+    /// What is read when it is reached.
+    pub walk: Walk,
+}
+
+/// What is known of binaries, by build id or whatever else names one.
+#[derive(Default)]
+pub struct Cache(Mutex<HashMap<Vec<u8>, Arc<dyn Any + Send + Sync>>>);
+
+/// Binaries of which something is remembered. Beyond, all are looked at anew.
+const MAX_CACHED: usize = 1024;
+
+impl Cache {
+    /// What is known under this name; `make` finds it out the first time.
+    pub fn get<T: Any + Send + Sync>(&self, name: &[u8], make: impl FnOnce() -> T) -> Arc<T> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        if let Some(known) = known.and_then(|known| known.downcast::<T>().ok()) {
+            return known;
+        }
+        let made = Arc::new(make());
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= MAX_CACHED {
+            all.clear();
+        }
+        all.insert(name.to_vec(), Arc::<T>::clone(&made));
+        made
+    }
+}
+
+/// A file's name in the cache, where it has no build id: its inode.
+pub fn file_name(file: FileKey) -> Vec<u8> {
+    format!("{file:?}").into_bytes()
+}

@@ -1,0 +1,212 @@
+//! The readers of all processes, as the pipeline holds them: records in, facts out, and what has to be done to the
+//! kernel side as a list of [`Order`]s.
+//!
+//! It must never wait for the worker, keep a reader longer than its process, or make a reader answer for another
+//! program of the same pid.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use super::worker::{Finding, Job, Worker};
+use super::{Hit, ProbeSet, Proved, Reader, Seen, Walks, Wish};
+use crate::identity::{Birth, Claim, Facts, ProcessKey};
+use crate::log;
+
+/// What is to be done to the kernel side.
+#[derive(Debug)]
+pub enum Order {
+    /// Walk the calls of a process like this from now on.
+    Walk(ProcessKey, Walks),
+    /// Do not walk them any more.
+    Stop(ProcessKey),
+    /// Watch instructions of a process.
+    Observe(ProcessKey, ProbeSet),
+    /// Do not watch them any more.
+    Unobserve(ProcessKey, &'static str),
+}
+
+/// The station's books.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Ledger {
+    /// Processes that a runtime knows and that are read.
+    pub proved: u64,
+    /// Processes that a runtime knows and of which nothing could be proved.
+    pub refused: u64,
+    /// Looks that were not made: too many were waiting.
+    pub unasked: u64,
+    /// Walks for which the kernel side had no room.
+    pub walks_refused: u64,
+}
+
+/// All readers.
+pub struct Readers {
+    worker: Option<Worker>,
+    known: HashMap<ProcessKey, Known>,
+    wishes: Vec<Wish>,
+    orders: Vec<Order>,
+    ledger: Ledger,
+}
+
+enum Known {
+    /// It is being looked at, or was of no runtime.
+    Asked,
+    /// It is read.
+    Read { name: &'static str, reader: Box<dyn Reader> },
+}
+
+/// Processes known at once; beyond, none is looked at. As many as the process table knows.
+const MAX_KNOWN: usize = 65_536;
+/// How long a program gets to set itself up before it is looked at for the first time.
+const SETTLING: Duration = Duration::from_millis(200);
+/// How soon a process is looked at again that a reader asked for.
+const AGAIN: Duration = Duration::from_millis(20);
+
+impl Readers {
+    /// Readers of nothing yet. `off`: names of runtimes that are not asked.
+    pub fn start(off: HashSet<String>) -> std::io::Result<Self> {
+        Ok(Self {
+            worker: Some(Worker::start(off)?),
+            known: HashMap::new(),
+            wishes: Vec::new(),
+            orders: Vec::new(),
+            ledger: Ledger::default(),
+        })
+    }
+
+    /// A program has begun: it will be looked at once it had time to set itself up.
+    pub fn began(&mut self, process: ProcessKey) {
+        self.ask(process, SETTLING);
+    }
+
+    fn ask(&mut self, process: ProcessKey, after: Duration) {
+        if self.known.len() < MAX_KNOWN
+            && self.worker.as_ref().is_some_and(|worker| worker.ask(Job::Look(process, 0), after))
+        {
+            self.known.entry(process).or_insert(Known::Asked);
+        } else {
+            self.ledger.unasked += 1;
+        }
+    }
+
+    /// Whether the calls of a process are read; one that is met for the first time is looked at.
+    pub fn knows(&mut self, process: ProcessKey) -> bool {
+        match self.known.get(&process) {
+            Some(Known::Read { .. }) => true,
+            Some(Known::Asked) => false,
+            None => {
+                self.ask(process, Duration::ZERO);
+                false
+            }
+        }
+    }
+
+    /// What a call says of whose it is.
+    pub fn read(&mut self, process: ProcessKey, seen: &Seen<'_>) -> Facts {
+        let Some(Known::Read { reader, .. }) = self.known.get_mut(&process) else { return Facts::default() };
+        let facts = reader.read(seen, &mut self.wishes);
+        self.carry_out(process);
+        facts
+    }
+
+    /// What a hit says of who made whom.
+    pub fn observed(&mut self, process: ProcessKey, hit: &Hit<'_>) -> Vec<Birth> {
+        let Some(Known::Read { reader, .. }) = self.known.get_mut(&process) else { return Vec::new() };
+        let births = reader.observed(hit, &mut self.wishes);
+        self.carry_out(process);
+        births
+    }
+
+    /// A call went out without a parent.
+    pub fn orphaned(&mut self, process: ProcessKey, claims: &[Claim]) {
+        if let Some(Known::Read { reader, .. }) = self.known.get_mut(&process) {
+            reader.orphaned(claims, &mut self.wishes);
+            self.carry_out(process);
+        }
+    }
+
+    /// A process is gone, or became another program.
+    pub fn ended(&mut self, process: ProcessKey) {
+        if let Some(Known::Read { .. }) = self.known.remove(&process) {
+            self.orders.push(Order::Stop(process));
+        }
+    }
+
+    /// Takes what the worker found.
+    pub fn collect(&mut self) {
+        while let Some(finding) = self.worker.as_ref().and_then(|worker| worker.findings.try_recv().ok()) {
+            match finding {
+                Finding::None(process) => {
+                    log::trace(format_args!("process {} is of no runtime that is read", process.pid));
+                }
+                Finding::Refused(process, name, why) => {
+                    self.ledger.refused += 1;
+                    log::info(format_args!("{name} of process {}: not read: {why}", process.pid));
+                }
+                Finding::Proved(process, name, proved) => self.begin(process, name, *proved),
+                Finding::Read { process, token, bytes } => {
+                    if let Some(Known::Read { reader, .. }) = self.known.get_mut(&process) {
+                        reader.answer(token, bytes.as_deref(), &mut self.wishes);
+                        self.carry_out(process);
+                    }
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, process: ProcessKey, name: &'static str, proved: Proved) {
+        let Proved { report, walks, reader } = proved;
+        // It may have ended meanwhile.
+        let Some(known) = self.known.get_mut(&process) else { return };
+        for line in report {
+            log::info(format_args!("{name} of process {}: {line}", process.pid));
+        }
+        if let Known::Asked = known {
+            self.ledger.proved += 1;
+        }
+        *known = Known::Read { name, reader };
+        self.orders.push(Order::Walk(process, walks));
+    }
+
+    fn carry_out(&mut self, process: ProcessKey) {
+        for wish in self.wishes.drain(..) {
+            match wish {
+                Wish::Walks(walks) => self.orders.push(Order::Walk(process, walks)),
+                Wish::Observe(set) => self.orders.push(Order::Observe(process, set)),
+                Wish::Unobserve(name) => self.orders.push(Order::Unobserve(process, name)),
+                Wish::Prove => {
+                    if let Some(worker) = &self.worker
+                        && !worker.ask(Job::Look(process, 0), AGAIN)
+                    {
+                        self.ledger.unasked += 1;
+                    }
+                }
+                Wish::ReadMemory { token, address, bytes } => {
+                    let job = Job::Read { process, token, address, bytes };
+                    if let Some(worker) = &self.worker
+                        && !worker.ask(job, Duration::ZERO)
+                    {
+                        self.ledger.unasked += 1;
+                    }
+                }
+            }
+        }
+    }
+
+    /// What is to be done now.
+    pub fn orders(&mut self) -> std::vec::Drain<'_, Order> {
+        self.orders.drain(..)
+    }
+
+    /// The runtime of a process that is read.
+    pub fn runtime(&self, process: ProcessKey) -> Option<&'static str> {
+        match self.known.get(&process)? {
+            Known::Read { name, .. } => Some(name),
+            Known::Asked => None,
+        }
+    }
+
+    /// The books.
+    pub fn ledger(&self) -> Ledger {
+        self.ledger
+    }
+}

@@ -1,0 +1,223 @@
+//! The thread that looks at processes: whatever reads files and memory of theirs, off the path of records.
+//!
+//! Its queue is bounded and ordered by when a look is due. It must never hold up the pipeline, believe a pid
+//! without its start time, or look at one process again and again for ever.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{Cache, Outcome, Process, Proved, RUNTIMES};
+use crate::discover::maps::{Mapping, Maps};
+use crate::discover::memory::{ProcessMemory, ReadMemory as _};
+use crate::discover::proc::{self, ProcFs};
+use crate::identity::ProcessKey;
+
+/// What is asked of the worker.
+#[derive(Clone, Debug)]
+pub(super) enum Job {
+    /// Look at a process, for the so-manieth time.
+    Look(ProcessKey, u32),
+    /// Read memory of a process.
+    Read { process: ProcessKey, token: u64, address: u64, bytes: u32 },
+}
+
+/// What the worker found.
+pub(super) enum Finding {
+    /// A process of the named runtime.
+    Proved(ProcessKey, &'static str, Box<Proved>),
+    /// A process of the named runtime, of which nothing could be proved; why.
+    Refused(ProcessKey, &'static str, String),
+    /// A process of none.
+    None(ProcessKey),
+    /// The answer to [`Job::Read`].
+    Read { process: ProcessKey, token: u64, bytes: Option<Vec<u8>> },
+}
+
+/// The queue and the thread behind it, which ends with this.
+pub(super) struct Worker {
+    queue: Arc<Queue>,
+    pub findings: Receiver<Finding>,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: Mutex<Jobs>,
+    came: Condvar,
+}
+
+#[derive(Default)]
+struct Jobs {
+    due: BTreeMap<(Instant, u64), Job>,
+    number: u64,
+    over: bool,
+}
+
+/// Jobs that wait: far more processes than begin to talk within a second.
+const MAX_JOBS: usize = 4096;
+/// Looks at one process that is not far enough.
+const MAX_LOOKS: u32 = 20;
+
+impl Worker {
+    /// Starts the thread. `off`: names of runtimes that are not asked.
+    pub fn start(off: HashSet<String>) -> std::io::Result<Self> {
+        let queue = Arc::new(Queue::default());
+        let (send, findings) = channel();
+        let jobs = Arc::clone(&queue);
+        std::thread::Builder::new()
+            .name("spandrel-prove".to_owned())
+            .spawn(move || work(&jobs, &send, &off))?;
+        Ok(Self { queue, findings })
+    }
+
+    /// Puts a job into the queue; false if there is no room.
+    pub fn ask(&self, job: Job, after: Duration) -> bool {
+        self.queue.put(job, after)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.queue.jobs.lock().unwrap_or_else(PoisonError::into_inner).over = true;
+        self.queue.came.notify_all();
+    }
+}
+
+impl Queue {
+    fn put(&self, job: Job, after: Duration) -> bool {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        if jobs.due.len() >= MAX_JOBS {
+            return false;
+        }
+        jobs.number += 1;
+        let key = (Instant::now() + after, jobs.number);
+        jobs.due.insert(key, job);
+        drop(jobs);
+        self.came.notify_one();
+        true
+    }
+
+    /// The next job that is due; none at the end.
+    fn next(&self) -> Option<Job> {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if jobs.over {
+                return None;
+            }
+            let now = Instant::now();
+            let wait = match jobs.due.first_key_value() {
+                Some((&(due, _), _)) if due <= now => return jobs.due.pop_first().map(|(_, job)| job),
+                Some((&(due, _), _)) => due - now,
+                None => Duration::from_secs(3600),
+            };
+            let waited = self.came.wait_timeout(jobs, wait);
+            jobs = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+fn work(queue: &Queue, findings: &Sender<Finding>, off: &HashSet<String>) {
+    let cache = Cache::default();
+    while let Some(job) = queue.next() {
+        let finding = match job {
+            Job::Look(key, looks) => match look(key, &cache, off) {
+                Look::Again(after, ..) if looks < MAX_LOOKS => {
+                    queue.put(Job::Look(key, looks + 1), after);
+                    continue;
+                }
+                Look::Again(_, name, why) => Finding::Refused(key, name, why),
+                Look::Refused(name, why) => Finding::Refused(key, name, why),
+                Look::Proved(name, proved) => Finding::Proved(key, name, proved),
+                Look::None => Finding::None(key),
+            },
+            Job::Read { process, token, address, bytes } => {
+                let memory = ProcessMemory::of(process.pid).filter(|_| is_meant(process));
+                let bytes = memory.and_then(|memory| memory.bytes(address, bytes as usize));
+                Finding::Read { process, token, bytes: bytes.filter(|_| is_meant(process)) }
+            }
+        };
+        if findings.send(finding).is_err() {
+            return;
+        }
+    }
+}
+
+/// What one look found.
+pub enum Look {
+    /// Of this runtime.
+    Proved(&'static str, Box<Proved>),
+    /// Of this runtime, but nothing was proved.
+    Refused(&'static str, String),
+    /// Of this runtime, but not far enough yet.
+    Again(Duration, &'static str, String),
+    /// Of none.
+    None,
+}
+
+fn look(key: ProcessKey, cache: &Cache, off: &HashSet<String>) -> Look {
+    if !is_meant(key) {
+        return Look::None;
+    }
+    let found = look_at(key, cache, off);
+    // What was read meanwhile may have been another process's.
+    if is_meant(key) { found } else { Look::None }
+}
+
+/// Asks all runtimes about the process that has this pid now.
+pub fn look_at(key: ProcessKey, cache: &Cache, off: &HashSet<String>) -> Look {
+    let (Ok(maps), Some(memory)) = (Maps::of(key.pid), ProcessMemory::of(key.pid)) else { return Look::None };
+    let executable = executable(key.pid, &maps).cloned();
+    let process = Process { key, maps: &maps, executable: executable.as_ref(), memory, cache };
+    for runtime in RUNTIMES.iter().filter(|runtime| !off.contains(runtime.name())) {
+        let name = runtime.name();
+        return match runtime.prove(&process) {
+            Outcome::Not => continue,
+            Outcome::Later(after, why) => Look::Again(after, name, why),
+            Outcome::Refused(why) => Look::Refused(name, why),
+            Outcome::Proved(proved) => Look::Proved(name, proved),
+        };
+    }
+    Look::None
+}
+
+/// The first mapping of the program that a process runs.
+fn executable(pid: u32, maps: &Maps) -> Option<&Mapping> {
+    let inode = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(format!("/proc/{pid}/exe")).ok()?);
+    maps.iter().find(|mapping| mapping.inode == inode)
+}
+
+/// Whether the pid still is that of the process meant.
+fn is_meant(key: ProcessKey) -> bool {
+    let stat = ProcFs::default().stat(key.pid);
+    stat.is_ok_and(|stat| proc::same_start(key.started, stat.start_ticks, proc::suspended_now()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_is_not_the_one_meant_is_not_looked_at() {
+        let worker = Worker::start(HashSet::new()).unwrap();
+        let key = ProcessKey { pid: std::process::id(), exec: 1, started: u64::MAX / 2 };
+        assert!(worker.ask(Job::Look(key, 0), Duration::ZERO));
+        assert!(matches!(worker.findings.recv(), Ok(Finding::None(of)) if of == key));
+        worker.ask(Job::Read { process: key, token: 7, address: 0x1000, bytes: 8 }, Duration::ZERO);
+        assert!(matches!(worker.findings.recv(), Ok(Finding::Read { token: 7, bytes: None, .. })));
+    }
+
+    #[test]
+    fn jobs_come_in_the_order_in_which_they_are_due_and_are_bounded() {
+        let queue = Queue::default();
+        let key = |pid| ProcessKey { pid, exec: 0, started: 0 };
+        queue.put(Job::Look(key(1), 0), Duration::from_micros(50));
+        queue.put(Job::Look(key(2), 0), Duration::ZERO);
+        assert!(matches!(queue.next(), Some(Job::Look(of, 0)) if of == key(2)));
+        assert!(matches!(queue.next(), Some(Job::Look(of, 0)) if of == key(1)));
+        for n in 0..MAX_JOBS {
+            assert!(queue.put(Job::Look(key(n as u32), 0), Duration::ZERO));
+        }
+        assert!(!queue.put(Job::Look(key(0), 0), Duration::ZERO));
+    }
+}

@@ -1,0 +1,226 @@
+//! The rules `waiter` and `task`, and everything that they refuse.
+
+use super::super::span::LinkMethod;
+use super::super::{Limits, Settings};
+use super::{check, check_with};
+
+#[test]
+fn a_call_belongs_to_the_one_request_that_owns_what_it_claims() {
+    let ledger = check(
+        "web.1 reads s1 /a born many owns=1
+         web.1 reads s2 /b born many owns=2
+         web.9 calls c1 /x born many claims=2
+         web.9 gets c1
+         web.1 answers s1
+         web.1 answers s2",
+        "
+         server web /a
+         server web /b
+           client web /x waiter",
+    );
+    assert_eq!(ledger.links.waiter, 1);
+}
+
+#[test]
+fn a_request_may_say_only_with_its_answer_what_it_owns() {
+    check(
+        "web.1 reads s1 /a born many
+         web.1 reads s2 /b born many
+         web.1 calls c1 /x born many claims=7
+         web.1 calls c2 /y born many claims=8
+         web.1 gets c1
+         web.1 gets c2
+         web.1 answers s2 owns=7
+         web.1 answers s1 owns=8",
+        "
+         server web /a
+           client web /y waiter
+         server web /b
+           client web /x waiter",
+    );
+}
+
+#[test]
+fn a_call_is_not_linked_before_every_request_of_its_time_has_said_what_it_owns() {
+    // Both answers are written by the task that made the call: a server that answers in batches.
+    let ledger = check(
+        "web.1 reads s1 /a born many
+         web.1 reads s2 /b born many
+         web.1 calls c1 /x born many claims=7
+         web.1 gets c1
+         web.1 answers s2 owns=7
+         wait 400
+         web.1 answers s1 owns=7
+         wait 400",
+        "
+         server web /a
+         server web /b
+         client web /x",
+    );
+    assert_eq!(ledger.orphans.key_shared, 1);
+}
+
+#[test]
+fn a_key_that_is_used_again_is_told_by_the_time() {
+    check(
+        "web.1 reads s1 /a born many
+         web.1 calls c1 /x born many claims=7
+         web.1 gets c1
+         web.1 answers s1 owns=7
+         web.1 reads s2 /b born many
+         web.1 calls c1 /y born many claims=7
+         web.1 gets c1
+         web.1 answers s2 owns=7
+         web.1 calls c1 /z born many claims=7
+         web.1 gets c1",
+        "
+         server web /a
+           client web /x waiter
+         server web /b
+           client web /y waiter
+         client web /z",
+    );
+}
+
+#[test]
+fn a_late_call_of_a_task_belongs_to_the_request_that_made_the_task() {
+    // Task 45 was made by the first request of the connection's task 1, and calls during the second.
+    check(
+        "web.1 reads s1 /a born many owns=1 gate=40
+         web.1 answers s1
+         web.1 reads s1 /b born many owns=1 gate=50
+         web.9 calls c1 /x born many claims=1^45
+         web.9 calls c2 /y born many claims=1^55
+         web.9 calls c3 /z born many claims=1^35
+         web.9 gets c1
+         web.9 gets c2
+         web.9 gets c3
+         wait 400
+         web.1 answers s1",
+        "
+         server web /a
+           client web /x waiter
+         server web /b
+           client web /y waiter
+         client web /z",
+    );
+}
+
+#[test]
+fn a_lineage_is_followed_at_the_time_of_each_birth() {
+    let ledger = check(
+        "web.1 reads s1 /a born many
+         web.1 bears 8 7
+         web.1 bears 9 8
+         web.1 answers s1 owns=7
+         web.1 reads s2 /b born many
+         web.1 calls c1 /x born many claims=9
+         web.1 bears 9 6
+         web.1 calls c2 /y born many claims=9
+         web.1 gets c1
+         web.1 gets c2
+         web.1 answers s2 owns=6",
+        "
+         server web /a
+           client web /x task
+         server web /b
+           client web /y task",
+    );
+    assert_eq!(ledger.links.task, 2);
+}
+
+#[test]
+fn the_call_that_reads_the_answer_may_know_better() {
+    check(
+        "web.1 reads s1 /a born many owns=1
+         web.9 calls c1 /x born many later
+         wait 400
+         web.9 gets c1 claims=1
+         web.1 answers s1",
+        "
+         server web /a
+           client web /x waiter",
+    );
+}
+
+#[test]
+fn a_claim_on_nothing_leaves_an_orphan_and_says_so() {
+    let ledger = check(
+        "web.1 reads s1 /a born many owns=1
+         web.9 calls c1 /x born many claims=2
+         web.9 gets c1
+         wait 400
+         web.1 answers s1",
+        "
+         server web /a
+         client web /x",
+    );
+    assert_eq!(ledger.orphans.no_owner, 1);
+}
+
+#[test]
+fn a_call_by_a_process_that_serves_nothing_is_a_root() {
+    let ledger = check(
+        "job.1 calls c1 /x born many claims=2
+         job.1 gets c1
+         wait 400",
+        "
+         client job /x",
+    );
+    assert_eq!(ledger.roots.client, 1);
+}
+
+#[test]
+fn keys_of_two_processes_are_not_compared() {
+    check(
+        "web.1 reads s1 /a born many owns=1
+         api.1 reads s2 /b born many owns=2
+         api.9 calls c1 /x born many claims=1
+         api.9 gets c1
+         wait 400
+         web.1 answers s1
+         api.1 answers s2",
+        "
+         server web /a
+         server api /b
+         client api /x",
+    );
+}
+
+#[test]
+fn a_method_weaker_than_the_setting_makes_no_link() {
+    let settings = Settings { weakest_link: LinkMethod::Header, ..Settings::default() };
+    let ledger = check_with(
+        settings,
+        "web.1 reads s1 /a born many owns=1
+         web.1 calls c1 /x born many claims=1
+         web.1 gets c1
+         wait 400
+         web.1 answers s1",
+        "
+         server web /a
+         client web /x",
+    );
+    assert_eq!(ledger.orphans.weakest_link, 1);
+}
+
+#[test]
+fn requests_that_are_over_are_forgotten_at_the_bound_and_counted() {
+    let settings =
+        Settings { limits: Limits { remembered_owners: 1, ..Limits::default() }, ..Settings::default() };
+    let ledger = check_with(
+        settings,
+        "web.1 reads s1 /a born many owns=1 gate=10
+         web.1 answers s1
+         web.1 reads s2 /b born many owns=2 gate=20
+         web.1 answers s2
+         web.9 calls c1 /x born many claims=1^15
+         web.9 gets c1
+         wait 400",
+        "
+         server web /a
+         server web /b
+         client web /x",
+    );
+    assert_eq!((ledger.forgotten.owners, ledger.orphans.no_owner), (1, 1));
+}
