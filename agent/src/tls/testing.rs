@@ -11,6 +11,7 @@ pub(super) fn moment(time: u64) -> Moment {
         thread: ThreadId(1),
         nonblocking: false,
         in_epoll: false,
+        evidence: None,
     }
 }
 
