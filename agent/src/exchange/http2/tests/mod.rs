@@ -81,6 +81,7 @@ fn moment(step: usize) -> Moment {
         thread: ThreadId(1),
         nonblocking: true,
         in_epoll: true,
+        evidence: None,
     }
 }
 
