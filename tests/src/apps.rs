@@ -1,6 +1,9 @@
 //! The traced programs: one function each, that starts it as its users would and waits until it listens. Sources are in
 //! `tests/apps`; what has to be built or installed goes to `target/` once. None of them may know that it is traced.
 
+pub mod nginx;
+pub mod tokio;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -260,32 +263,6 @@ pub struct Proxy {
     pub map: PathBuf,
     /// The upstream.
     pub next: Endpoint,
-}
-
-/// nginx with one worker per processor, keep-alive on both sides.
-pub fn nginx(at: &Endpoint, proxy: &Proxy, scratch: &Scratch) -> Result<Service> {
-    let port = at.port()?;
-    let folder = scratch.join(&format!("nginx-{port}"));
-    std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-    let home = folder.display();
-    let upstream = proxy.next.target();
-    let map = proxy.map.display();
-    let user = if nix::unistd::Uid::effective().is_root() { "user root;\n" } else { "" };
-    let text = format!(
-        "daemon off;\n{user}worker_processes 2;\nerror_log {home}/error.log;\npid {home}/pid;\n\
-         events {{ worker_connections 1024; }}\n\
-         http {{\n  access_log off;\n  map_hash_max_size 262144;\n  map_hash_bucket_size 128;\n  keepalive_requests 1000000;\n\
-         client_body_temp_path {home}/body;\n  proxy_temp_path {home}/proxy;\n  fastcgi_temp_path {home}/fastcgi;\n\
-         uwsgi_temp_path {home}/uwsgi;\n  scgi_temp_path {home}/scgi;\n\
-         map $uri $next {{ default /none; include {map}; }}\n\
-         upstream next {{ server {upstream}; keepalive 64; keepalive_requests 1000000; }}\n\
-         server {{ listen 127.0.0.1:{port};\n    location / {{\n      proxy_pass http://next$next;\n\
-         proxy_http_version 1.1;\n      proxy_set_header Connection \"\";\n    }}\n  }}\n}}\n"
-    );
-    let config = folder.join("nginx.conf");
-    std::fs::write(&config, text).with_context(|| format!("writing {}", config.display()))?;
-    let mut command = Command::new(needed("nginx")?);
-    Service::listening("nginx", command.arg("-p").arg(&folder).arg("-c").arg(&config), scratch, at)
 }
 
 /// Apache as a reverse proxy; `mpm` is `prefork`, `worker` or `event`.

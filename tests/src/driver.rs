@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::gaps::Place;
-use crate::plan::Plan;
+use crate::plan::{Body, Plan};
 
 /// How to send.
 #[derive(Clone, Debug)]
@@ -115,8 +115,8 @@ fn worker(
         }
         let began = Instant::now();
         let (place, closes) = open
-            .exchange(&call.path, &extra)
-            .with_context(|| format!("GET {} from {}", call.path, load.to))?;
+            .exchange_with(&call.path, &extra, call.body)
+            .with_context(|| format!("{} from {}", call.path, load.to))?;
         sent.push((call.path.clone(), place, began));
         if !closes {
             connection = Some(open);
@@ -150,10 +150,23 @@ impl Connection {
     /// One request and its response: where they were, and whether the connection closes now. `extra` are whole header
     /// lines.
     pub fn exchange(&mut self, path: &str, extra: &str) -> Result<(Place, bool)> {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{extra}\r\n");
-        self.stream.write_all(request.as_bytes()).context("writing the request")?;
+        self.exchange_with(path, extra, Body::None)
+    }
+
+    fn exchange_with(&mut self, path: &str, extra: &str, body: Body) -> Result<(Place, bool)> {
         let from = (self.sent, self.received);
-        self.sent += request.len() as u64;
+        let (method, length) = match body {
+            Body::None => ("GET", String::new()),
+            Body::InPieces => ("POST", format!("Content-Length: {}\r\n", 3 * PIECE)),
+        };
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{extra}{length}\r\n");
+        self.write(head.as_bytes())?;
+        if body == Body::InPieces {
+            for _ in 0..3 {
+                self.write(&[b'.'; PIECE])?;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
         let closes = self.response().context("reading the response")?;
         let place = Place {
             client: self.stream.local_addr().context("asking for the own port")?.port(),
@@ -162,6 +175,12 @@ impl Connection {
             response: (from.1, self.received),
         };
         Ok((place, closes))
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.stream.write_all(bytes).context("writing the request")?;
+        self.sent += bytes.len() as u64;
+        Ok(())
     }
 
     /// Reads one response with a Content-Length or chunked, or to the end of the connection.
@@ -214,6 +233,8 @@ fn complete(data: &[u8]) -> Result<Option<End>> {
     Ok(None)
 }
 
+/// A third of a request's body.
+const PIECE: usize = 3000;
 const ANSWER: Duration = Duration::from_secs(60);
 
 #[cfg(test)]

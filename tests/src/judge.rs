@@ -29,6 +29,8 @@ pub struct Provable {
 impl Provable {
     /// Every service does.
     pub const ALL: Self = Self { services: u16::MAX };
+    /// None does.
+    pub const NONE: Self = Self { services: 0 };
     /// Every service but the one that answers this edge.
     pub const fn but(edge: u8) -> Self {
         Self { services: !(1 << edge) }
@@ -260,6 +262,9 @@ impl<'a> Judge<'a> {
     fn span(&mut self, index: usize, kind: Kind) -> bool {
         let plan = self.plan;
         let path = &plan.calls[index].path;
+        if plan.calls[index].optional && !self.seen.contains_key(&(path.as_str(), kind)) {
+            return true;
+        }
         self.verdict.spans += 1;
         let Some(found) = self.seen.get(&(path.as_str(), kind)) else {
             self.verdict.missing += 1;
@@ -277,6 +282,7 @@ impl<'a> Judge<'a> {
             return false;
         }
         let (planned, provable) = self.planned(index, kind);
+        let provable = provable && !plan.calls[index].optional;
         let parent = match planned {
             Planned::None => None,
             Planned::Outside(trace, id) => Some((trace, id, None)),

@@ -5,7 +5,7 @@ use crate::gaps::Gap;
 use crate::plan::Shape;
 
 fn plan() -> Plan {
-    Plan::new(&Shape { fan_out: vec![2], delay_ms: 0..=0, carried_flags: None, background: 2 }, 50, 3)
+    Plan::new(&Shape { fan_out: vec![1..=2], background: 2, ..Shape::default() }, 50, 3)
 }
 
 /// The spans that a perfect agent makes of a plan.
@@ -177,7 +177,7 @@ fn a_missing_span_is_explained_only_by_a_gap_at_its_place() {
 
 #[test]
 fn a_carried_context_is_the_parent_of_the_first_client_span() {
-    let shape = Shape { fan_out: vec![1], delay_ms: 0..=0, carried_flags: Some(1), background: 0 };
+    let shape = Shape { fan_out: vec![1..=1], carried_flags: Some(1), ..Shape::default() };
     let plan = Plan::new(&shape, 20, 5);
     let mut spans = perfect(&plan);
     assert_eq!(judged(&plan, Provable::ALL, &spans).complete, 20);
@@ -194,4 +194,24 @@ fn a_server_outside_its_client_span_is_acausal() {
     let at = position(&plan, &spans, 1, 0, Kind::Server);
     spans[at].end = 10_000;
     assert_eq!(judged(&plan, Provable::ALL, &spans).acausal, 1);
+}
+
+#[test]
+fn a_call_that_may_be_given_up_may_be_missing_or_nobodys_and_not_wrong() {
+    let mut plan = plan();
+    let given_up = plan.calls[plan.roots[0]].calls[0];
+    plan.calls[given_up].optional = true;
+    let path = plan.calls[given_up].path.clone();
+    let whole = perfect(&plan);
+    let without: Vec<_> = whole.iter().filter(|span| span.path() != path).cloned().collect();
+    let verdict = judged(&plan, Provable::ALL, &without);
+    assert_eq!((verdict.complete, verdict.unexplained), (50, 0), "{verdict}");
+    let changed = |parent: Option<&str>| {
+        let mut spans = whole.clone();
+        let span = spans.iter_mut().find(|span| span.path() == path && span.kind == Kind::Client).unwrap();
+        span.parent = parent.map(str::to_owned);
+        judged(&plan, Provable::ALL, &spans)
+    };
+    assert_eq!((changed(None).complete, changed(None).wrong), (50, 0));
+    assert_eq!(changed(Some("00000000000000aa")).wrong, 1);
 }

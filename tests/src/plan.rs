@@ -5,6 +5,7 @@
 //! a map, and lists of calls that belong to no request. It must never put anything into a request that its cause had.
 
 use std::fmt::Write as _;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -46,6 +47,20 @@ pub struct Call {
     pub calls: Vec<usize>,
     /// What it carries (first hop only).
     pub carried: Option<Carried>,
+    /// Its caller may give it up, so that it and what it causes may be missing or nobody's, but not wrong.
+    pub optional: bool,
+    /// What it has besides its head (first hop only).
+    pub body: Body,
+}
+
+/// What a request has besides its head.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Body {
+    /// Nothing: it is a GET.
+    #[default]
+    None,
+    /// 9 kB in three pieces with a moment between them: it is a POST.
+    InPieces,
 }
 
 /// The edge number of calls that belong to no request.
@@ -54,14 +69,18 @@ pub const BACKGROUND: u8 = 9;
 /// What a row's traffic looks like.
 #[derive(Clone, Debug)]
 pub struct Shape {
-    /// Hop by hop after the first: how many calls its server makes at most (one, or a random number up to it).
-    pub fan_out: Vec<u32>,
+    /// Hop by hop after the first: how many calls its server makes (a random number of these).
+    pub fan_out: Vec<RangeInclusive<u32>>,
+    /// Of several calls of one server, the first may be given up.
+    pub gives_up: bool,
     /// Random delay of a server that makes calls, and of the last one, in milliseconds.
-    pub delay_ms: std::ops::RangeInclusive<u32>,
+    pub delay_ms: RangeInclusive<u32>,
     /// Give each first request a trace context with these flags.
     pub carried_flags: Option<u8>,
     /// Calls that belong to no request, at most.
     pub background: usize,
+    /// What the first requests have besides their heads.
+    pub body: Body,
 }
 
 /// All calls, requests of the driver first and in order.
@@ -73,6 +92,19 @@ pub struct Plan {
     pub roots: Vec<usize>,
     /// Calls that belong to no request.
     pub background: Vec<usize>,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self {
+            fan_out: Vec::new(),
+            gives_up: false,
+            delay_ms: 0..=0,
+            carried_flags: None,
+            background: 0,
+            body: Body::None,
+        }
+    }
 }
 
 impl Plan {
@@ -114,14 +146,27 @@ impl Plan {
             size: random.random_range(2..3000),
             calls: Vec::new(),
             carried: None,
+            body: if edge == 1 { shape.body } else { Body::None },
+            optional: parent.is_some_and(|parent| self.calls[parent].optional),
         });
-        if let Some(&most) = shape.fan_out.get(edge as usize - 1) {
-            for _ in 0..random.random_range(1..=most.max(1)) {
+        if let Some(count) = shape.fan_out.get(edge as usize - 1) {
+            let count = random.random_range(count.clone());
+            for number in 0..count {
                 let child = self.grow(shape, edge + 1, Some(index), random);
                 self.calls[index].calls.push(child);
+                if shape.gives_up && number == 0 && count > 1 {
+                    self.give_up(child);
+                }
             }
         }
         index
+    }
+
+    fn give_up(&mut self, call: usize) {
+        self.calls[call].optional = true;
+        for child in self.calls[call].calls.clone() {
+            self.give_up(child);
+        }
     }
 
     /// The routing table for services: `path TAB delay TAB size TAB call TAB call ...` a line.
@@ -137,11 +182,11 @@ impl Plan {
         std::fs::write(file, text).with_context(|| format!("writing the routes to {}", file.display()))
     }
 
-    /// The map for a proxy at the end of hop `edge`: `path SPACE path of the next hop`, each line ended by `end`.
-    pub fn write_map(&self, edge: u8, end: &str, file: &Path) -> Result<()> {
+    /// A map for a proxy at the end of hop `edge`: `path SPACE path of its call number nth`, each line ended by `end`.
+    pub fn write_map(&self, edge: u8, nth: usize, end: &str, file: &Path) -> Result<()> {
         let mut text = String::new();
         for call in self.calls.iter().filter(|call| call.edge == edge) {
-            for &child in &call.calls {
+            if let Some(&child) = call.calls.get(nth) {
                 let _ = writeln!(text, "{} {}{end}", call.path, self.calls[child].path);
             }
         }
@@ -163,7 +208,13 @@ mod tests {
     use std::collections::HashSet;
 
     fn shape() -> Shape {
-        Shape { fan_out: vec![2, 1], delay_ms: 0..=3, carried_flags: Some(1), background: 5 }
+        Shape {
+            fan_out: vec![1..=2, 1..=1],
+            delay_ms: 0..=3,
+            carried_flags: Some(1),
+            background: 5,
+            ..Shape::default()
+        }
     }
 
     #[test]
@@ -184,6 +235,18 @@ mod tests {
             }
         }
         assert_eq!((plan.roots.len(), plan.background.len()), (100, 5));
+    }
+
+    #[test]
+    fn of_two_calls_the_first_may_be_given_up_with_all_that_it_causes() {
+        let plan = Plan::new(&Shape { gives_up: true, ..shape() }, 100, 7);
+        for call in &plan.calls {
+            let optional: Vec<bool> = call.calls.iter().map(|&child| plan.calls[child].optional).collect();
+            match call.edge {
+                1 => assert!(matches!(optional[..], [false] | [true, false])),
+                _ => assert!(optional.iter().all(|&optional| optional == call.optional)),
+            }
+        }
     }
 
     #[test]

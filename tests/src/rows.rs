@@ -5,6 +5,7 @@
 //! may claim less than *wrong 0*.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,9 +17,10 @@ use crate::driver::{self, Load};
 use crate::gaps::{self, GapIndex, Place};
 use crate::judge::{self, Provable, Verdict};
 use crate::otlp::{Kind, SeenSpan};
-use crate::plan::{Plan, Shape};
+use crate::plan::{Body, Plan, Shape};
 use crate::process::{Endpoint, PATIENCE, Scratch, Service, until};
 
+mod proxied;
 mod python;
 
 /// What a row must show. In every row nothing is wrong, nothing is missing while every loss counter is 0, and the links
@@ -32,7 +34,9 @@ pub enum Claim {
         /// The edge that this service answers.
         service: u8,
     },
-    /// The same, and of a hundred requests so many are complete but for that.
+    /// Nothing is asked for but that nothing is wrong, and that the two ends of each connection are linked.
+    NeverWrong,
+    /// As `OrphansNeverWrong`, and of a hundred requests so many are complete but for that.
     CompleteBelow {
         /// The edge that this service answers.
         service: u8,
@@ -71,11 +75,19 @@ pub enum Program {
     },
     /// Gunicorn with this class of worker.
     GunicornOf(&'static str),
+    /// nginx in one of its ways of forwarding.
+    NginxAs(&'static str),
+    Tokio(apps::tokio::Service),
 }
 
 impl Program {
-    fn is_proxy(self) -> bool {
-        matches!(self, Self::ApachePrefork | Self::ApacheWorker | Self::Nginx)
+    /// How many calls it makes for a request: a service up to two, a proxy as many as it is set to.
+    fn calls(self) -> RangeInclusive<u32> {
+        match self {
+            Self::NginxAs("auth" | "mirror" | "subrequest") => 2..=2,
+            Self::ApachePrefork | Self::ApacheWorker | Self::Nginx | Self::NginxAs(_) => 1..=1,
+            _ => 1..=2,
+        }
     }
 }
 
@@ -100,6 +112,10 @@ pub struct Row {
     pub warm_up: usize,
     /// What the agent logs once the probes that the row needs are attached; empty: nothing is waited for.
     pub attached: &'static str,
+    /// The driver's requests have bodies.
+    pub posts: bool,
+    /// The first of two calls of a service may be given up.
+    pub gives_up: bool,
     /// Only `spandrel-truth` runs it, not `cargo xtask test`: its like is in another row.
     pub long: bool,
 }
@@ -115,6 +131,8 @@ const fn row(name: &'static str, programs: &'static [Program], claim: Claim) -> 
         environment: &[],
         warm_up: 0,
         attached: "",
+        posts: false,
+        gives_up: false,
         long: false,
     }
 }
@@ -122,12 +140,12 @@ const fn row(name: &'static str, programs: &'static [Program], claim: Claim) -> 
 use Claim::{Complete, CompleteBelow, NoSpans, OrphansNeverWrong, Timed};
 use Program::{
     ApachePrefork, ApacheWorker, Asyncio, Clock, Go, Gunicorn, GunicornOf, GunicornOverUnix, Jvm, Nginx,
-    Node, NodeStyle, Poll, Python, Threaded, ThreadedOverUnix,
+    NginxAs, Node, NodeStyle, Poll, Python, Threaded, ThreadedOverUnix, Tokio,
 };
 
 /// All rows: these, and those of each runtime.
 pub fn all() -> impl Iterator<Item = &'static Row> {
-    ROWS.iter().chain(python::ROWS)
+    ROWS.iter().chain(python::ROWS).chain(proxied::ROWS)
 }
 
 /// Issue 3's figure for what threads or forwarded headers can prove.
@@ -222,7 +240,7 @@ pub struct Run {
     /// Note the first sequence number of each connection, without which no gap can be placed.
     pub sniff: bool,
     /// Delay of the services in milliseconds.
-    pub delay_ms: std::ops::RangeInclusive<u32>,
+    pub delay_ms: RangeInclusive<u32>,
 }
 
 impl Default for Run {
@@ -352,6 +370,7 @@ impl Row {
     fn provable(&self) -> Provable {
         match self.claim {
             OrphansNeverWrong { service } | CompleteBelow { service, .. } => Provable::but(service),
+            Claim::NeverWrong => Provable::NONE,
             _ => Provable::ALL,
         }
     }
@@ -383,7 +402,7 @@ impl Row {
         let percent = match self.claim {
             Complete(percent) | CompleteBelow { percent, .. } => percent,
             Timed => 99.99,
-            OrphansNeverWrong { .. } | NoSpans => 100.0,
+            OrphansNeverWrong { .. } | Claim::NeverWrong | NoSpans => 100.0,
         };
         let is = total.complete_percent();
         miss(is < percent, format!("{is:.3} % complete, not {percent}"));
@@ -407,14 +426,14 @@ struct Stage {
 impl Stage {
     fn set(row: &Row, how: &Run, scratch: &Scratch) -> Result<Self> {
         let hops = row.programs.len();
-        // A proxy makes exactly one call; a service up to two.
-        let fan_out =
-            row.programs[..hops - 1].iter().map(|program| if program.is_proxy() { 1 } else { 2 }).collect();
+        let fan_out = row.programs[..hops - 1].iter().map(|program| program.calls()).collect();
         let shape = Shape {
             fan_out,
             delay_ms: how.delay_ms.clone(),
             carried_flags: row.carried,
             background: if row.timer > 0 { how.requests } else { 0 },
+            gives_up: row.gives_up,
+            body: if row.posts { Body::InPieces } else { Body::None },
         };
         let plan = Plan::new(&shape, row.warm_up + how.requests, how.seed);
         let routes = scratch.join("routes.tsv");
@@ -432,8 +451,11 @@ impl Stage {
             let wiring = Wiring {
                 routes: Some(routes.clone()),
                 next: next.clone(),
-                log: (!matches!(program, Node | NodeStyle(_) | Jvm(_) | Go | Asyncio | Poll | Python { .. }))
-                    .then(|| scratch.join(&format!("calls-{edge}.log"))),
+                log: (!matches!(
+                    program,
+                    Node | NodeStyle(_) | Jvm(_) | Go | Asyncio | Poll | Python { .. } | Tokio(_)
+                ))
+                .then(|| scratch.join(&format!("calls-{edge}.log"))),
                 copy: row.copies == edge,
                 background: (row.timer == edge).then(|| background.clone()),
             };
@@ -453,9 +475,12 @@ fn start(
     plan: &Plan,
     scratch: &Scratch,
 ) -> Result<Service> {
+    let map = |nth: usize, end: &str| {
+        let map = scratch.join(&format!("map-{edge}-{nth}.txt"));
+        plan.write_map(edge, nth, end, &map).map(|()| map)
+    };
     let proxy = |end: &str| -> Result<Proxy> {
-        let map = scratch.join(&format!("map-{edge}.txt"));
-        plan.write_map(edge, end, &map)?;
+        let map = map(0, end)?;
         Ok(Proxy { map, next: wiring.next.clone().context("a proxy needs an upstream")? })
     };
     match program {
@@ -465,7 +490,7 @@ fn start(
         Gunicorn | GunicornOverUnix => apps::gunicorn(at, wiring, scratch),
         ApachePrefork => apps::apache("prefork", at, &proxy("")?, scratch),
         ApacheWorker => apps::apache("worker", at, &proxy("")?, scratch),
-        Nginx => apps::nginx(at, &proxy(";")?, scratch),
+        Nginx => apps::nginx::start("keepalive", at, &proxy(";")?, &map(1, ";")?, scratch),
         Node => apps::node("await", at, wiring, scratch),
         NodeStyle(style) => apps::node(style, at, wiring, scratch),
         Jvm(style) => apps::jvm(style, at, wiring, scratch),
@@ -473,6 +498,13 @@ fn start(
         Clock => apps::clock(at, wiring, scratch),
         Python { script, arguments } => apps::python_style(script, arguments, at, wiring, scratch),
         GunicornOf(class) => apps::gunicorn_of(class, at, wiring, scratch),
+        // The second call is the one that goes on; the first is made on the way.
+        NginxAs(mode @ ("auth" | "mirror" | "subrequest")) => {
+            let proxy = Proxy { map: map(1, ";")?, ..proxy(";")? };
+            apps::nginx::start(mode, at, &proxy, &map(0, ";")?, scratch)
+        }
+        NginxAs(mode) => apps::nginx::start(mode, at, &proxy(";")?, &map(1, ";")?, scratch),
+        Tokio(service) => apps::tokio::start(service, at, wiring, scratch),
     }
 }
 

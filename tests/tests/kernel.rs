@@ -224,7 +224,7 @@ fn fifty_busy_connections_are_traced_from_the_next_request() -> Result<()> {
     for backend in ["socket", "syscall"] {
         let scratch = Scratch::new("busy")?;
         let at = Endpoint::free()?;
-        let shape = Shape { fan_out: vec![], delay_ms: 0..=20, carried_flags: None, background: 0 };
+        let shape = Shape { delay_ms: 0..=20, ..Shape::default() };
         // Far more than are sent: it is the requests after the start that count, however long that takes.
         let plan = Plan::new(&shape, 200_000, 11);
         let routes = scratch.join("routes.tsv");

@@ -1,0 +1,75 @@
+//! Rows of nginx in the ways that it forwards, of tokio in the ways that a handler makes calls, and of chains through
+//! one runtime after the other.
+
+use super::Program::{Clock, Go, Nginx, NginxAs, Python, Threaded, Tokio};
+use super::{Claim, Program, Row, row};
+use crate::apps::tokio::{Build, Service};
+
+/// What is proved so far.
+const NGINX: Claim = Claim::OrphansNeverWrong { service: 1 };
+const TOKIO: Claim = Claim::OrphansNeverWrong { service: 1 };
+
+/// The rows.
+pub(super) const ROWS: &[Row] = &[
+    nginx("nginx-fresh", &[NginxAs("fresh"), Threaded]),
+    nginx("nginx-unbuffered", &[NginxAs("unbuffered"), Threaded]),
+    nginx("nginx-limit-rate", &[NginxAs("limit_rate"), Threaded]),
+    nginx("nginx-auth", &[NginxAs("auth"), Threaded]),
+    nginx("nginx-mirror", &[NginxAs("mirror"), Threaded]),
+    nginx("nginx-subrequest", &[NginxAs("subrequest"), Threaded]),
+    Row { posts: true, ..nginx("nginx-post", &[NginxAs("keepalive"), Threaded]) },
+    Row { posts: true, ..nginx("nginx-post-unbuffered", &[NginxAs("unbuffered"), Threaded]) },
+    tokio("tokio-inline", &[stripped("inline"), Threaded]),
+    Row { timer: 1, ..tokio("tokio-timer", &[stripped("inline"), Threaded]) },
+    tokio("tokio-join", &[stripped("join"), Threaded]),
+    tokio("tokio-spawn", &[stripped("spawn"), Threaded]),
+    tokio("tokio-detached", &[stripped("detached"), Threaded]),
+    tokio("tokio-unordered", &[stripped("unordered"), Threaded]),
+    tokio("tokio-joinset", &[stripped("joinset"), Threaded]),
+    tokio("tokio-select", &[stripped("select"), Threaded]),
+    tokio("tokio-direct", &[stripped("direct"), Threaded]),
+    Row { gives_up: true, ..tokio("tokio-cancel", &[stripped("cancel"), Threaded]) },
+    tokio("tokio-current", &[ONE_THREAD, Threaded]),
+    // Other builds take minutes to make, and differ in where things are only.
+    long(tokio("tokio-symbols", &[with_symbols("inline"), Threaded])),
+    long(tokio("tokio-symbols-spawn", &[with_symbols("spawn"), Threaded])),
+    long(tokio("tokio-symbols-detached", &[with_symbols("detached"), Threaded])),
+    long(tokio("tokio-static", &[fixed("inline"), Threaded])),
+    long(tokio("tokio-static-spawn", &[fixed("spawn"), Threaded])),
+    chain("chain", &[Nginx, Go, UVICORN, stripped("inline"), Threaded]),
+    chain("chain-reverse", &[Threaded, stripped("inline"), UVICORN, Go, Nginx, Clock]),
+];
+
+/// Under uvicorn, calls made by the task that answers.
+const UVICORN: Program =
+    Python { script: "async_service.py", arguments: &["server=uvicorn", "style=inline"] };
+
+const fn nginx(name: &'static str, programs: &'static [Program]) -> Row {
+    Row { warm_up: 20, ..row(name, programs, NGINX) }
+}
+
+const fn tokio(name: &'static str, programs: &'static [Program]) -> Row {
+    Row { warm_up: 200, ..row(name, programs, TOKIO) }
+}
+
+const fn chain(name: &'static str, programs: &'static [Program]) -> Row {
+    Row { warm_up: 200, ..row(name, programs, Claim::NeverWrong) }
+}
+
+const fn long(row: Row) -> Row {
+    Row { long: true, ..row }
+}
+
+const ONE_THREAD: Program = Tokio(Service { style: "inline", build: Build::Stripped, one_thread: true });
+
+const fn with_symbols(style: &'static str) -> Program {
+    Tokio(Service { style, build: Build::Symbols, one_thread: false })
+}
+
+const fn stripped(style: &'static str) -> Program {
+    Tokio(Service { style, build: Build::Stripped, one_thread: false })
+}
+
+const fn fixed(style: &'static str) -> Program {
+    Tokio(Service { style, build: Build::Static, one_thread: false })
+}
