@@ -37,6 +37,8 @@ const TARGETS: &[(&str, Body)] = &[
     ("stream", spandrel::stream::fuzz::fuzz_streams),
     ("terminal_escape", spandrel::export::terminal::fuzz::fuzz_escape),
     ("terminal_events", spandrel::export::terminal::fuzz::fuzz_terminal),
+    ("tokio_code", spandrel::discover::runtimes::tokio::fuzz_code),
+    ("tokio_memory", spandrel::discover::runtimes::tokio::fuzz_memory),
     ("tls_handshake", spandrel::tls::fuzz::fuzz_handshake),
     ("tls_layer", spandrel::tls::fuzz::fuzz_layer),
     ("tls_records", spandrel::tls::fuzz::fuzz_records),

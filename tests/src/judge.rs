@@ -305,6 +305,7 @@ impl<'a> Judge<'a> {
                 *self.verdict.methods.entry(span.method().to_owned()).or_default() += 1;
                 if let Some(cause) = cause
                     && kind == Kind::Server
+                    && !gave_up(cause)
                     && (span.start < cause.start || span.end > cause.end)
                 {
                     self.verdict.acausal += 1;
@@ -347,6 +348,12 @@ impl<'a> Judge<'a> {
     fn names_nothing_seen(&self, span: &SeenSpan) -> bool {
         span.parent.as_deref().is_some_and(|parent| !self.ids.contains(parent))
     }
+}
+
+/// Whether the caller ended before it had the whole answer: then its server may well end after it.
+fn gave_up(client: &SeenSpan) -> bool {
+    client.events.iter().any(|event| event.name == "exchange.cancelled")
+        || !client.attribute("error.type").is_empty()
 }
 
 const EXAMPLES: usize = 8;

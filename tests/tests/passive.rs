@@ -104,8 +104,7 @@ fn no_target_is_ptraced_and_no_memory_is_opened_for_writing() -> Result<()> {
         ensure!(watcher.exited()?.is_none(), "strace ended: {}", watcher.output());
         Ok(watcher.output().contains("attached"))
     })?;
-    let plan =
-        Plan::new(&Shape { delay_ms: 0..=0, ..Shape::default() }, 200, 1);
+    let plan = Plan::new(&Shape { delay_ms: 0..=0, ..Shape::default() }, 200, 1);
     let load = Load { to: at.address()?, concurrency: 4, pause: Duration::ZERO, seed: 1 };
     driver::drive(&load, &plan, &plan.roots)?;
     sockets("plain")?;
@@ -141,11 +140,7 @@ fn an_agent_killed_under_load_leaves_no_program_and_the_targets_run_on() -> Resu
         let agent = Agent::start(&Options::new(&scratch).backend(backend))?;
         let mine: BTreeSet<u64> = programs()?.difference(&before).copied().collect();
         ensure!(!mine.is_empty(), "the agent has no kernel program with the {backend} backend");
-        let plan = Plan::new(
-            &Shape { delay_ms: 0..=2, ..Shape::default() },
-            200_000,
-            1,
-        );
+        let plan = Plan::new(&Shape { delay_ms: 0..=2, ..Shape::default() }, 200_000, 1);
         let load = Load { to: at.address()?, concurrency: 8, pause: Duration::from_millis(1), seed: 1 };
         let progress = Progress::default();
         std::thread::scope(|scope| {

@@ -11,7 +11,10 @@
 //!
 //! Start reading at [`Runtime`] and [`Reader`]; `worker` is the thread, `readers` what the pipeline holds.
 
+mod epoll;
+mod nginx;
 pub mod readers;
+pub mod tokio;
 mod worker;
 
 use std::any::Any;
@@ -27,7 +30,7 @@ use super::memory::ProcessMemory;
 use crate::identity::{Birth, Claim, ConnectionId, Direction, Facts, Monotonic, ProcessKey, ThreadId};
 
 /// All runtimes, in the order in which they are asked. The first that knows a process keeps it.
-pub static RUNTIMES: &[&dyn Runtime] = &[];
+pub static RUNTIMES: &[&dyn Runtime] = &[&nginx::Nginx, &tokio::Tokio];
 
 /// A runtime: how to recognise it, and how to prove where things lie in one of its processes.
 pub trait Runtime: Sync {
