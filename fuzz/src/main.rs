@@ -23,6 +23,7 @@ const TARGETS: &[(&str, Body)] = &[
     ("discover_stat", spandrel::discover::fuzz::fuzz_stat),
     ("discover_table", spandrel::discover::fuzz::fuzz_table),
     ("exchange", spandrel::exchange::fuzz::fuzz_connection),
+    ("exchange_http2", spandrel::exchange::fuzz::fuzz_http2),
     ("export_answer", spandrel::export::fuzz::fuzz_answer),
     ("export_settings", spandrel::export::fuzz::fuzz_settings),
     ("http1_cuts", spandrel::protocol::http1::fuzz::fuzz_cuts),

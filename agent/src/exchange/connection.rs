@@ -225,6 +225,12 @@ impl Connection {
         let expected = http2.role().is_some_and(|role| self.role.is_none_or(|proven| proven == role));
         if expected && let Some(mut http2) = joining.http2.take() {
             http2.reset_ledgers();
+            // What waits of the other direction.
+            let mut held = std::mem::take(&mut joining.held);
+            while let Some(held) = held.pop() {
+                let mut sink = Sink { events, ledger: &mut self.ledger };
+                http2.piece(held.direction, &held.as_piece(), &mut sink);
+            }
             self.phase = Phase::Conversation(Conversation::Http2(http2));
         }
     }

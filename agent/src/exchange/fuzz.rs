@@ -11,12 +11,23 @@ use super::{
 };
 use crate::identity::{ConnectionId, Direction, Moment, Monotonic, ProcessKey, ThreadId};
 use crate::protocol::http1::MAX_HEAD;
+use crate::protocol::http2;
 use crate::stream::{Closed, Content, GapCause, Piece};
 
 /// Plays the bytes as a sequence of operations: the first says whether the connection was seen from birth;
 /// then each operation is one byte (what to do, in which direction) and one that says how much.
 #[doc(hidden)]
 pub fn fuzz_connection(data: &[u8]) {
+    play(data, &TEMPLATES);
+}
+
+/// The same with what HTTP/2 is made of.
+#[doc(hidden)]
+pub fn fuzz_http2(data: &[u8]) {
+    play(data, &HTTP2);
+}
+
+fn play(data: &[u8], templates: &[&[u8]]) {
     let Some((&first, mut rest)) = data.split_first() else { return };
     let id = ConnectionId(u64::from(first));
     let mut connection = Connection::new(id, first & 1 == 0);
@@ -46,8 +57,8 @@ pub fn fuzz_connection(data: &[u8]) {
         let mut out = Output::default();
         let content = match (operation >> 1) & 15 {
             0..=9 => {
-                let template = usize::from(operation >> 1) % TEMPLATES.len();
-                Some(Content::Bytes(TEMPLATES.get(template).copied().unwrap_or_default()))
+                let template = usize::from((operation >> 1) ^ (amount >> 2)) % templates.len();
+                Some(Content::Bytes(templates.get(template).copied().unwrap_or_default()))
             }
             10 | 11 => {
                 let (bytes, after) = rest.split_at(usize::from(*amount).min(rest.len()));
@@ -82,7 +93,7 @@ pub fn fuzz_connection(data: &[u8]) {
             15 => {
                 // One template, torn in two at any place; the rest of it is the next call or the same one.
                 let template =
-                    TEMPLATES.get(usize::from(*amount) % TEMPLATES.len()).copied().unwrap_or_default();
+                    templates.get(usize::from(*amount) % templates.len()).copied().unwrap_or_default();
                 let (one, two) = template.split_at(usize::from(operation >> 5) * template.len() / 8);
                 for (bytes, starts_call) in [(one, true), (two, amount & 1 == 0)] {
                     let piece = Piece {
@@ -135,7 +146,9 @@ fn check_books(connection: &Connection) {
     assert!(parsers.balances(), "the parsers' books do not balance: {parsers:?}");
     assert_eq!(ledger.bytes_parsed, parsers.bytes());
     let held = connection.held_bytes();
-    assert!(held <= MAX_HELD_BYTES + MAX_UNANSWERED_BYTES + 2 * MAX_HEAD, "{held} bytes are held");
+    let http2 = 2 * (http2::MAX_BLOCK + http2::hpack::MAX_TABLE);
+    let most = MAX_HELD_BYTES + MAX_UNANSWERED_BYTES + (2 * MAX_HEAD).max(http2);
+    assert!(held <= most, "{held} bytes are held");
     if connection.protocol() == Classified::Other(Other::Switched) {
         assert_eq!((ledger.open, held), (0, 0));
     }
@@ -232,9 +245,33 @@ const TEMPLATES: [&[u8]; 20] = [
     b"\r\n",
 ];
 
+/// Frames of both directions; HEADERS with literals, so that any order of them is legal.
+const HTTP2: [&[u8]; 20] = [
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+    b"\0\0\x06\x04\0\0\0\0\0\0\x05\0\x40\0\0",
+    b"\0\0\x05\x01\x04\0\0\0\x01\x83\x86\x04\x01/",
+    b"\0\0\x05\x01\x05\0\0\0\x03\x83\x86\x44\x01/",
+    b"\0\0\x03\x01\x05\0\0\0\x05\x83\x86\xbe",
+    b"\0\0\x01\x01\x04\0\0\0\x01\x88",
+    b"\0\0\x01\x01\x05\0\0\0\x03\x88",
+    b"\0\0\x0f\x01\x05\0\0\0\x01\0\x0bgrpc-status\x010",
+    b"\0\0\x02\x01\x05\0\0\0\x01\xbf\xbe",
+    b"\0\0\x07\0\x01\0\0\0\x01\0\0\0\0\x02hi",
+    b"\0\0\x07\0\0\0\0\0\x01\0\0\0\0\x02hi",
+    b"\0\0\x04\0\x09\0\0\0\x03\x01hi\0",
+    b"\0\0\x04\x03\0\0\0\0\x01\0\0\0\x08",
+    b"\0\0\x08\x07\0\0\0\0\0\0\0\0\x01\0\0\0\0",
+    b"\0\0\x08\x06\0\0\0\0\0pingpong",
+    b"\0\0\x04\x08\0\0\0\0\0\0\0\x10\0",
+    b"\0\0\x03\x01\0\0\0\0\x07\x83\x86\x84\0\0\x00\x09\x04\0\0\0\x07",
+    b"\0\x40\0\0\0\0\0\0\x01",
+    b"\0\0\x03\xbe\x55\0\0\0\x01abc",
+    b"\0\0\x01\x01\x05\0\0\0\x05\x88\0\0\x05\x01\x05\0\0\0\x09\x83\x86\x84\x41\0",
+];
+
 #[cfg(test)]
 mod tests {
-    use super::fuzz_connection;
+    use super::{fuzz_connection, fuzz_http2};
 
     /// A generator that needs no state beyond one word (Marsaglia's xorshift).
     fn bytes(mut seed: u64, length: usize) -> Vec<u8> {
@@ -253,6 +290,9 @@ mod tests {
         for seed in 1..=4_000u64 {
             let length = 8 + (seed as usize * 37) % 400;
             fuzz_connection(&bytes(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15), length));
+            if seed % 8 == 0 {
+                fuzz_http2(&bytes(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15), length));
+            }
         }
     }
 
@@ -266,6 +306,11 @@ mod tests {
                 data.extend([pair[0] % 20, 0x42 | (pair[1] & 0x0f)]);
             }
             fuzz_connection(&data);
+            if seed % 8 == 0 {
+                fuzz_http2(&data);
+                // Seen from its preface.
+                fuzz_http2(&[&[0, 1, 0x42, 0x02, 0x46][..], &data[1..]].concat());
+            }
         }
     }
 }

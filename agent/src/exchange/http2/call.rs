@@ -184,7 +184,9 @@ impl Call {
             (None, Some(ended)) => ended.time,
             (None, None) => moved,
         };
-        exchange.incomplete |= exchange.failure.is_none() && (request.doubtful || response.doubtful);
+        // A response without a head was not read, or is none.
+        exchange.incomplete |= exchange.failure.is_none()
+            && (request.doubtful || response.doubtful || exchange.response.is_none());
         exchange.stream = Some(Box::new(facts));
         Some(exchange)
     }

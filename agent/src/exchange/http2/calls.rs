@@ -192,7 +192,8 @@ impl Calls {
     pub fn fail(&mut self, kind: FailureKind, at: Monotonic, sink: &mut Sink<'_>) {
         let requests = self.requests();
         for (_, mut call) in self.take_all() {
-            if call.response.progress != Progress::Ended {
+            // Where frames are missing, the end of the response may be among them.
+            if call.response.progress != Progress::Ended && !call.response.doubtful {
                 let failure = Failure { kind, at, during: call.during(requests) };
                 if let Some(exchange) = &mut call.exchange {
                     exchange.failure = Some(failure);

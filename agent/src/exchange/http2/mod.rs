@@ -48,7 +48,13 @@ struct Way {
     began: Option<(u64, Moment)>,
     /// The offset of the next byte.
     next: Option<u64>,
+    /// Bytes since frames were found last.
+    astray: u64,
 }
+
+/// How many bytes of both directions may come in which no frame is found, before this is taken for something else: as many as
+/// the largest frame that was ever seen.
+const MAX_ASTRAY: u64 = 4 << 20;
 
 /// Says of the requests that a piece has completed whether their call carried only one.
 fn mark_carried(piece: &Piece<'_>, parser: &Parser, events: Option<&mut [Told]>) {
@@ -68,7 +74,7 @@ fn mark_carried(piece: &Piece<'_>, parser: &Parser, events: Option<&mut [Told]>)
 
 impl Way {
     fn new(start: Start) -> Self {
-        Self { parser: None, start, began: None, next: None }
+        Self { parser: None, start, began: None, next: None, astray: 0 }
     }
 
     /// True if what is read of it is certain to be frames.
@@ -148,6 +154,10 @@ impl Http2 {
             }
         }
         mark_carried(piece, parser, if proven { sink.events.get_mut(from..) } else { provisional.latest() });
+        way.astray = match parser.is_aligned() {
+            true => 0,
+            false => way.astray.saturating_add(super::held::length(piece)),
+        };
         way.began = parser.frame_start().map(|start| (start, began(start)));
         if let (Some(length), Some(other)) = (max_frame, &mut other.parser) {
             other.set_max_frame(length);
@@ -216,7 +226,10 @@ impl Http2 {
 
     /// What has become of it.
     pub fn state(&self) -> State {
-        State::Going
+        match self.send.astray > MAX_ASTRAY && self.receive.astray > MAX_ASTRAY {
+            true => State::Unrecognised,
+            false => State::Going,
+        }
     }
 
     /// What the kernel side should send of a direction.

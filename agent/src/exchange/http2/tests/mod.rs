@@ -364,8 +364,8 @@ fn a_gap_over_frames_leaves_the_calls_that_were_open_in_doubt() {
             "Client /a.B/C @2..2",
             "Client /a.B/D @2..2",
             "responding @3",
-            "1 closed @5 200 0x0 0+x0 connection_closed",
-            "3 closed @5 0x0 0+x0 connection_closed",
+            "1 closed @3 200 0x0 0+x0 incomplete",
+            "3 closed @2 0x0 0+x0 incomplete",
         ],
     );
 }

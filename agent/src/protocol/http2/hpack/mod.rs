@@ -260,6 +260,12 @@ impl Decoder {
         let (mut name_scratch, mut value_scratch) =
             (std::mem::take(&mut self.name), std::mem::take(&mut self.value));
         let done = self.literal_in(index, rest, insert, each, &mut name_scratch, &mut value_scratch);
+        // One long string must not keep its room for the life of the connection.
+        for scratch in [&mut name_scratch, &mut value_scratch] {
+            if scratch.capacity() > DEFAULT_TABLE {
+                *scratch = Vec::new();
+            }
+        }
         (self.name, self.value) = (name_scratch, value_scratch);
         done
     }
