@@ -133,15 +133,42 @@ pub fn go(at: &Endpoint, wiring: &Wiring, scratch: &Scratch) -> Result<Service> 
     Service::listening("go-service", &mut command, scratch, at)
 }
 
+/// The Go service in one of its styles; `build` is `plain`, `stripped` or `pie`.
+pub fn go_style(
+    style: &str,
+    build: &str,
+    at: &Endpoint,
+    wiring: &Wiring,
+    scratch: &Scratch,
+) -> Result<Service> {
+    let flags: &[&str] = match build {
+        "stripped" => &["-ldflags=-s -w"],
+        "pie" => &["-ldflags=-s -w", "-buildmode=pie"],
+        _ => &[],
+    };
+    let mut command = Command::new(go_built(&format!("go-service-{build}"), flags)?);
+    command.arg(listen(at)).args(wiring.arguments()).arg(format!("style={style}"));
+    Service::listening("go-service", &mut command, scratch, at)
+}
+
 /// The executable of the Go service, built on first use.
 pub fn go_service() -> Result<PathBuf> {
-    built("go-service", &source("go/main.go"), |target| {
-        let mut command = Command::new(needed("go").unwrap_or_else(|_| "go".into()));
-        command.current_dir(source("go")).env("GOFLAGS", "-buildvcs=false").args([
-            "build",
-            "-trimpath",
-            "-o",
-        ]);
+    go_built("go-service", &[])
+}
+
+/// `SPANDREL_TEST_GO` names another Go compiler; what it builds is kept apart.
+fn go_built(name: &str, flags: &[&str]) -> Result<PathBuf> {
+    let other = std::env::var_os("SPANDREL_TEST_GO").map(PathBuf::from);
+    let version = other.iter().flat_map(|path| path.iter().rev().nth(2)).map(|part| part.to_string_lossy());
+    let name = version.fold(name.to_owned(), |name, version| format!("{name}-{version}"));
+    built(&name, &source("go/main.go"), |target| {
+        let compiler = match &other {
+            Some(path) => path.clone(),
+            None => needed("go").unwrap_or_else(|_| "go".into()),
+        };
+        let mut command = Command::new(compiler);
+        command.current_dir(source("go")).env("GOFLAGS", "-buildvcs=false").env("GOTOOLCHAIN", "local");
+        command.args(["build", "-trimpath"]).args(flags).arg("-o");
         output(command.arg(target).arg(".")).map(drop)
     })
 }

@@ -21,6 +21,7 @@ use crate::plan::{Body, Plan, Shape};
 use crate::process::{Endpoint, PATIENCE, Scratch, Service, until};
 
 mod proxied;
+mod go;
 mod python;
 
 /// What a row must show. In every row nothing is wrong, nothing is missing while every loss counter is 0, and the links
@@ -67,6 +68,8 @@ pub enum Program {
     NodeStyle(&'static str),
     Jvm(&'static str),
     Go,
+    /// The Go service: its style, and how it is built.
+    GoStyle(&'static str, &'static str),
     Clock,
     /// A Python service of `tests/apps` with arguments of its own, in the virtual environment.
     Python {
@@ -139,13 +142,13 @@ const fn row(name: &'static str, programs: &'static [Program], claim: Claim) -> 
 
 use Claim::{Complete, CompleteBelow, NoSpans, OrphansNeverWrong, Timed};
 use Program::{
-    ApachePrefork, ApacheWorker, Asyncio, Clock, Go, Gunicorn, GunicornOf, GunicornOverUnix, Jvm, Nginx,
-    NginxAs, Node, NodeStyle, Poll, Python, Threaded, ThreadedOverUnix, Tokio,
+    ApachePrefork, ApacheWorker, Asyncio, Clock, Go, GoStyle, Gunicorn, GunicornOf, GunicornOverUnix, Jvm,
+    Nginx, NginxAs, Node, NodeStyle, Poll, Python, Threaded, ThreadedOverUnix, Tokio,
 };
 
 /// All rows: these, and those of each runtime.
 pub fn all() -> impl Iterator<Item = &'static Row> {
-    ROWS.iter().chain(python::ROWS).chain(proxied::ROWS)
+    ROWS.iter().chain(python::ROWS).chain(proxied::ROWS).chain(go::ROWS)
 }
 
 /// Issue 3's figure for what threads or forwarded headers can prove.
@@ -177,8 +180,6 @@ const ROWS: &[Row] = &[
     },
     row("node", &[Node, Threaded], OrphansNeverWrong { service: 1 }),
     Row { timer: 1, ..row("node-timer", &[Node, Threaded], OrphansNeverWrong { service: 1 }) },
-    row("go", &[Go, Threaded], OrphansNeverWrong { service: 1 }),
-    Row { timer: 1, ..row("go-timer", &[Go, Threaded], OrphansNeverWrong { service: 1 }) },
     row("asyncio", &[Asyncio, Threaded], OrphansNeverWrong { service: 1 }),
     Row { timer: 1, ..row("asyncio-timer", &[Asyncio, Threaded], OrphansNeverWrong { service: 1 }) },
     row("poll", &[Poll, Threaded], OrphansNeverWrong { service: 1 }),
@@ -495,6 +496,7 @@ fn start(
         NodeStyle(style) => apps::node(style, at, wiring, scratch),
         Jvm(style) => apps::jvm(style, at, wiring, scratch),
         Go => apps::go(at, wiring, scratch),
+        GoStyle(style, build) => apps::go_style(style, build, at, wiring, scratch),
         Clock => apps::clock(at, wiring, scratch),
         Python { script, arguments } => apps::python_style(script, arguments, at, wiring, scratch),
         GunicornOf(class) => apps::gunicorn_of(class, at, wiring, scratch),

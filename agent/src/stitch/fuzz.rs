@@ -334,7 +334,7 @@ mod tests {
 
     /// What is 0 at the end, methods that do not exist yet, and what takes more luck than random bytes
     /// have: those have scenarios of their own.
-    const NEVER: [&str; 10] = [
+    const NEVER: [&str; 11] = [
         "clamps client_end",
         "forgotten births",
         "forgotten values_cut",
@@ -342,6 +342,7 @@ mod tests {
         "held pending",
         "held undecided",
         "links inferred",
+        "links task",
         "orphans cycle",
         "orphans two_calls",
         "thread_rule_lost two_calls",

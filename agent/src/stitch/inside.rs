@@ -97,7 +97,7 @@ impl Stitcher {
             Owner::Silent => None,
         };
         if cause.is_none() && self.claim(node, began, serving) {
-            return self.link_at_once(node, out);
+            return;
         }
         match self.holder(node, began, serving) {
             Ok(holder) => {

@@ -120,6 +120,11 @@ pub enum Input {
         /// Whose child it is.
         birth: Birth,
     },
+    /// Births of tasks of a process are not watched any more: those that are known may be of earlier lives.
+    Unobserved {
+        /// The process.
+        process: ProcessKey,
+    },
     /// Records of some connections were lost in this time, so what a thread did then is not known to
     /// be all that it did. To be given before the [`Stitcher::poll`] that follows the loss.
     RecordsLost {

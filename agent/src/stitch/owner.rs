@@ -90,7 +90,8 @@ impl Ownership {
 }
 
 enum Found {
-    One(NodeId),
+    /// It, and since when.
+    One(NodeId, Monotonic),
     None,
     Shared,
 }
@@ -256,6 +257,19 @@ impl Stitcher {
         }
     }
 
+    /// Births may have been missed: what is known of them may be of earlier lives.
+    pub(super) fn forget_births(&mut self, process: Option<ProcessKey>) {
+        for (of, tasks) in &mut self.owned.tasks {
+            if process.is_none_or(|process| process == *of) {
+                tasks.births.clear();
+                tasks.births_by_age.clear();
+            }
+        }
+        self.owned.tasks.retain(|_, tasks| {
+            !(tasks.owners.is_empty() && tasks.undetermined.is_empty() && tasks.births.is_empty())
+        });
+    }
+
     pub(super) fn forget_tasks(&mut self, process: ProcessKey) {
         self.owned.tasks.remove(&process);
     }
@@ -333,14 +347,6 @@ impl Stitcher {
         }
     }
 
-    /// Decides one call at once, if that is possible.
-    pub(super) fn link_at_once(&mut self, node: NodeId, out: &mut Vec<Output>) {
-        if let Some(choice @ (Choice::Follow(..) | Choice::Past(..))) = self.verdict_of(node) {
-            self.owned.waiting.remove(&node);
-            self.decide(node, choice, out);
-        }
-    }
-
     fn verdict_of(&self, node: NodeId) -> Option<Choice> {
         let Some(client) = self.nodes.get(&node) else { return Some(Choice::Root) };
         if client.wait() != Some(Wait::Owner) {
@@ -355,14 +361,17 @@ impl Stitcher {
                 return None;
             }
             match tasks.map_or(Found::None, |tasks| self.find(tasks, node, client.began, *at, claim)) {
-                Found::One(owner) if allowed(claim.method, self.settings.weakest_link) => {
+                Found::One(_, from) if self.lost_between(from, client.began) => {
+                    cause = Orphan::RecordsLost;
+                }
+                Found::One(owner, _) if allowed(claim.method, self.settings.weakest_link) => {
                     return Some(if self.nodes.contains_key(&owner) {
                         Choice::Follow(owner, claim.method)
                     } else {
                         Choice::Past(owner, claim.method)
                     });
                 }
-                Found::One(_) => cause = Orphan::WeakestLink,
+                Found::One(..) => cause = Orphan::WeakestLink,
                 Found::Shared => {
                     return self.patience_is_over(node).then_some(Choice::Orphan(Orphan::KeyShared));
                 }
@@ -375,6 +384,11 @@ impl Stitcher {
         }
         let serves = tasks.is_some_and(|tasks| !tasks.owners.is_empty());
         Some(if serves || cause != Orphan::NoOwner { Choice::Orphan(cause) } else { Choice::Root })
+    }
+
+    /// Whether records were lost in this time: then a request may have ended, and another begun, unseen.
+    fn lost_between(&self, from: Monotonic, to: Monotonic) -> bool {
+        self.losses.iter().any(|&(since, until)| since <= to && from <= until)
     }
 
     fn patience_is_over(&self, node: NodeId) -> bool {
@@ -393,14 +407,14 @@ impl Stitcher {
             };
             return match owners.filter(made).max_by_key(|owner| (owner.from, owner.node)) {
                 Some(owner) if owner.shared => Found::Shared,
-                Some(owner) => Found::One(owner.node),
+                Some(owner) => Found::One(owner.node, owner.from),
                 None => Found::None,
             };
         }
         let mut then = owners.filter(|o| o.from <= at && o.until.is_none_or(|until| at <= until));
         match (then.next(), then.next()) {
             (Some(_), Some(_)) => Found::Shared,
-            (Some(owner), None) => Found::One(owner.node),
+            (Some(owner), None) => Found::One(owner.node, owner.from),
             (None, _) => Found::None,
         }
     }

@@ -130,7 +130,11 @@ impl Stitcher {
                 self.advance(birth.time);
                 self.born(process, birth);
             }
-            Input::RecordsLost { since, until } => self.records_lost(since, until),
+            Input::Unobserved { process } => self.forget_births(Some(process)),
+            Input::RecordsLost { since, until } => {
+                self.forget_births(None);
+                self.records_lost(since, until);
+            }
         }
         self.enforce_bounds(out);
     }
@@ -261,7 +265,6 @@ impl Stitcher {
             }
             Role::Client => {
                 self.claim_by_answer(node, &at);
-                self.link_at_once(node, out);
             }
         }
     }

@@ -1,6 +1,10 @@
 // A Go service: net/http in and out, the default transport and its pool.
 //
-//	service port=N routes=FILE [next=HOST:PORT] [copy=1] [background=FILE every=MS]
+//	service port=N routes=FILE [next=HOST:PORT] [copy=1] [background=FILE every=MS] [style=STYLE]
+//
+// Styles: inline (the handler calls), fan (a goroutine for each call, waited for), nested (a goroutine of a goroutine),
+// late (the handler answers, a goroutine of its calls afterwards), pool (eight workers and a queue with a backlog, no
+// context passed; the handler waits for the answer).
 package main
 
 import (
@@ -11,6 +15,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -58,12 +63,56 @@ func call(path string, from http.Header) {
 	response.Body.Close()
 }
 
+type job struct {
+	path string
+	from http.Header
+	done chan struct{}
+}
+
+var jobs = make(chan job, 1024)
+
+func work() {
+	for job := range jobs {
+		call(job.path, job.from)
+		job.done <- struct{}{}
+	}
+}
+
 func serve(w http.ResponseWriter, r *http.Request) {
 	todo := table[r.URL.Path]
 	time.Sleep(todo.delay)
+	var all sync.WaitGroup
 	for _, path := range todo.calls {
-		call(path, r.Header)
+		switch settings["style"] {
+		case "fan":
+			all.Add(1)
+			go func() {
+				defer all.Done()
+				call(path, r.Header)
+			}()
+		case "nested":
+			all.Add(1)
+			go func() {
+				go func() {
+					defer all.Done()
+					call(path, r.Header)
+				}()
+			}()
+		case "late":
+			from := r.Header.Clone()
+			go func() {
+				time.Sleep(3 * time.Millisecond)
+				call(path, from)
+			}()
+		case "pool":
+			done := make(chan struct{})
+			jobs <- job{path, r.Header, done}
+			<-done
+		default:
+			call(path, r.Header)
+		}
 	}
+	all.Wait()
 	w.Header().Set("Content-Length", strconv.Itoa(todo.size))
 	w.Write(filler[:todo.size])
 }
@@ -95,5 +144,8 @@ func main() {
 			call(path, http.Header{})
 		}
 	}()
+	for range 8 {
+		go work()
+	}
 	log.Fatal(http.ListenAndServe("127.0.0.1:"+settings["port"], http.HandlerFunc(serve)))
 }

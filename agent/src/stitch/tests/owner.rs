@@ -224,3 +224,36 @@ fn requests_that_are_over_are_forgotten_at_the_bound_and_counted() {
     );
     assert_eq!((ledger.forgotten.owners, ledger.orphans.no_owner), (1, 1));
 }
+
+#[test]
+fn a_loss_while_a_request_is_served_leaves_its_calls_without_a_parent() {
+    // The end of the first request and the second's beginning may be what was lost.
+    let ledger = check(
+        "web.1 reads s1 /a born many owns=1
+         lost
+         web.9 calls c1 /x born many claims=1
+         web.9 gets c1
+         wait 400
+         web.1 answers s1",
+        "
+         server web /a
+         client web /x",
+    );
+    assert_eq!(ledger.orphans.records_lost, 1);
+}
+
+#[test]
+fn a_loss_voids_what_is_known_of_births() {
+    check(
+        "web.1 bears 9 8
+         lost
+         web.1 reads s1 /a born many owns=8
+         web.1 calls c1 /x born many claims=9
+         web.1 gets c1
+         wait 400
+         web.1 answers s1",
+        "
+         server web /a
+         client web /x",
+    );
+}

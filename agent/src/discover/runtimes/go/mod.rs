@@ -1,0 +1,327 @@
+//! Go: goroutines, who waits for an answer, and who made whom.
+//!
+//! ```text
+//!   client   the connection's writer goroutine keeps the channel of the answer at a fixed distance from the base of
+//!            its stack; who waits on that channel made the call (`waiter`), or its maker did (`parentGoid`)
+//!   server   the goroutine of the connection is the owner, from the read of the request on
+//!   birth    a goroutine's number says whether it was made after a request was read (`Gate`)
+//! ```
+//! No probe is needed for any of it. Facts: layouts by version (`layout`), functions by name from the table that every
+//! Go program carries (`table`), the rest is found and proved on the live process. It must never link by a number that
+//! a check in the walk did not confirm.
+
+mod layout;
+pub mod table;
+mod walks;
+
+use std::time::Duration;
+
+use spandrel_proto::walk::MAX_STEPS;
+
+use super::{Outcome, Process, Proved, Reader, Runtime, Seen, Wish, file_name};
+use crate::discover::elf::{self, Elf};
+use crate::discover::maps;
+use crate::discover::memory::ReadMemory;
+use crate::discover::runtime::go_version;
+use crate::identity::{Claim, Direction, Facts, Gate, Key, LinkMethod};
+use layout::Layout;
+use table::Function;
+use walks::{KIND_CALLER, KIND_CLIENT, KIND_SERVER, KIND_UNANSWERED, Places};
+
+/// The runtime.
+pub struct Go;
+
+/// What a program's file says.
+#[derive(Clone, Debug)]
+enum Binary {
+    /// It is no Go program.
+    NotGo,
+    /// It is one that cannot be read, and why.
+    Unknown(String),
+    /// It is one.
+    Known(Box<Known>),
+}
+
+#[derive(Clone, Debug)]
+struct Known {
+    version: String,
+    layout: Layout,
+    writer: Option<u64>,
+    reader: Option<u64>,
+    server: Option<u64>,
+    background: Option<u64>,
+    /// What `runtime.newproc1` adds to: one of them is the count of goroutine numbers.
+    counters: Vec<u64>,
+}
+
+impl Runtime for Go {
+    fn name(&self) -> &'static str {
+        "go"
+    }
+
+    fn prove(&self, process: &Process<'_>) -> Outcome {
+        let Some(mapping) = process.executable else { return Outcome::Not };
+        let Some(file) = mapping.file() else { return Outcome::Not };
+        let binary =
+            process.cache.get(&[b"go ".as_slice(), &file_name(file)].concat(), || {
+                match maps::open(process.key.pid, mapping).map(Elf::open) {
+                    Ok(Ok(elf)) => look(&elf),
+                    _ => Binary::NotGo,
+                }
+            });
+        let known = match &*binary {
+            Binary::NotGo => return Outcome::Not,
+            Binary::Unknown(why) => return Outcome::Refused(why.clone()),
+            Binary::Known(known) => known,
+        };
+        let Ok(Ok(elf)) = maps::open(process.key.pid, mapping).map(Elf::open) else { return Outcome::Not };
+        let Some(bias) = elf::load_bias(&elf, process.maps, file) else {
+            return Outcome::Refused("where the program was loaded is not known".to_owned());
+        };
+        let mut report = vec![format!("Go {}", known.version)];
+        let gate = match gate(process, known, bias, file) {
+            Ok(gate) => {
+                report.push(format!("goroutines are told by number, {} processors", gate.processors.len()));
+                Some(gate)
+            }
+            Err(Missing::Yet) => {
+                return Outcome::Later(Duration::from_millis(200), "the scheduler has not begun".to_owned());
+            }
+            Err(Missing::Because(why)) => {
+                report.push(format!("goroutines made for a request are not linked: {why}"));
+                None
+            }
+        };
+        let place = |address: Option<u64>| address.map(|address| address.wrapping_add(bias));
+        let places = Places {
+            writer: place(known.writer),
+            reader: place(known.reader),
+            server: place(known.server),
+            background: place(known.background),
+            gate,
+        };
+        for (what, place) in [
+            ("client connections", places.writer),
+            ("answers to them", places.reader),
+            ("server connections", places.server),
+        ] {
+            if place.is_none() {
+                report.push(format!("net/http's goroutine for {what} is not in this program"));
+            }
+        }
+        let walks = walks::walks(&known.layout, &places);
+        let longest =
+            [&walks.send, &walks.receive].map(|walk| walk.as_ref().map_or(0, |walk| walk.steps.len()));
+        if longest.iter().any(|steps| *steps > MAX_STEPS) {
+            return Outcome::Refused("its walk is too long".to_owned());
+        }
+        let reader = GoReader { gate: places.gate.is_some() };
+        Outcome::Proved(Box::new(Proved { report, walks, reader: Box::new(reader) }))
+    }
+}
+
+/// The most of a table of functions that is read, in bytes: of a program of a hundred thousand functions, some ten
+/// million.
+const MAX_TABLE: usize = 64 << 20;
+/// The longest function whose code is looked through, in bytes.
+const MAX_CODE: usize = 16 << 10;
+
+fn look(elf: &Elf) -> Binary {
+    let Some(info) = elf.section_bytes(".go.buildinfo", 1 << 20) else { return Binary::NotGo };
+    let Some(version) = go_version(&info) else {
+        return Binary::Unknown("it does not say its version (before 1.18, or damaged)".to_owned());
+    };
+    let Some(layout) = layout::minor(&version).and_then(layout::of_minor) else {
+        return Binary::Unknown(format!("no layout is known for Go {version}"));
+    };
+    let table =
+        [".gopclntab", ".data.rel.ro.gopclntab"].iter().find_map(|name| elf.section_bytes(name, MAX_TABLE));
+    let Some(table) = table else {
+        return Binary::Unknown("its table of functions is not there, or too large".to_owned());
+    };
+    let names = layout.names;
+    let wanted = [names.writer, names.reader, names.server, names.background, "runtime.newproc1"];
+    let text = elf.section(".text").map(|section| section.address);
+    let Some(functions) = table::find(&table, text, &wanted) else {
+        return Binary::Unknown("its table of functions is of another kind".to_owned());
+    };
+    let at = |index: usize| -> Option<Function> {
+        functions.found.get(index).copied().flatten().filter(|function| elf.is_code(function.address))
+    };
+    let counters = at(4)
+        .and_then(|function| {
+            let size = usize::try_from(function.size).unwrap_or(0).min(MAX_CODE);
+            Some(table::counters(&elf.bytes_at(function.address, size)?, function.address))
+        })
+        .unwrap_or_default();
+    let address = |index| at(index).map(|function| function.address);
+    Binary::Known(Box::new(Known {
+        version,
+        layout,
+        writer: address(0),
+        reader: address(1),
+        server: address(2),
+        background: address(3),
+        counters,
+    }))
+}
+
+enum Missing {
+    Yet,
+    Because(String),
+}
+
+/// The most processors whose batches of numbers are read at each request.
+const MAX_PROCESSORS: u64 = 15;
+/// The most that is searched for the list of processors, in bytes.
+const MAX_DATA: u64 = 8 << 20;
+
+/// Finds, on the live process, the count of goroutine numbers and every processor's batch. The list of processors has
+/// no name in a stripped program; it proves itself: its elements are numbered, and their batches lie below the count.
+fn gate(
+    process: &Process<'_>,
+    known: &Known,
+    bias: u64,
+    file: maps::FileKey,
+) -> Result<walks::GatePlaces, Missing> {
+    if known.layout.parent.is_none() {
+        return Err(Missing::Because("this version does not keep a goroutine's maker".to_owned()));
+    }
+    let memory = &process.memory;
+    let count = known.counters.iter().map(|counter| counter.wrapping_add(bias)).find(|&counter| {
+        memory.word(counter).is_some_and(|count| count != 0 && count % BATCH == 0 && count < 1 << 40)
+    });
+    let Some(count) = count else {
+        return Err(if known.counters.is_empty() {
+            Missing::Because("the count of goroutine numbers was not found".to_owned())
+        } else {
+            Missing::Yet
+        });
+    };
+    let mut lists: Vec<(u64, u64, Vec<u64>)> = Vec::new();
+    let mut left = MAX_DATA;
+    let mut before = 0;
+    for mapping in process.maps.iter().filter(|mapping| mapping.read && mapping.write) {
+        let of_program = mapping.file() == Some(file) || (mapping.inode == 0 && mapping.start == before);
+        if !of_program {
+            continue;
+        }
+        before = mapping.end;
+        let mut at = mapping.start;
+        while at < mapping.end && left > 0 {
+            let length = (mapping.end - at).min(64 << 10).min(left);
+            left -= length;
+            if let Some(bytes) = memory.bytes(at, length as usize) {
+                let words: Vec<u64> =
+                    bytes.chunks_exact(8).filter_map(|w| w.try_into().ok().map(u64::from_le_bytes)).collect();
+                for (index, window) in words.windows(3).enumerate() {
+                    let &[list, length, capacity] = window else { continue };
+                    if length == 0 || length > 4096 || capacity < length || capacity > 8192 || list % 8 != 0 {
+                        continue;
+                    }
+                    if let Some(processors) = processors(memory, &known.layout, count, list, length) {
+                        lists.push((at + index as u64 * 8, list, processors));
+                    }
+                }
+            }
+            at += length;
+        }
+    }
+    let mut distinct: Vec<&Vec<u64>> = lists.iter().map(|(_, _, processors)| processors).collect();
+    distinct.dedup();
+    match (lists.first(), distinct.len()) {
+        (None, _) => Err(Missing::Because("the list of processors was not found".to_owned())),
+        (Some((header, list, processors)), 1) => {
+            Ok(walks::GatePlaces { count, header: *header, list: *list, processors: processors.clone() })
+        }
+        _ => Err(Missing::Because("the list of processors is not certain".to_owned())),
+    }
+}
+
+/// Goroutine numbers are handed to processors in batches of so many (`_GoidCacheBatch`, runtime/proc.go).
+const BATCH: u64 = 16;
+
+fn processors(
+    memory: &impl ReadMemory,
+    layout: &Layout,
+    count: u64,
+    list: u64,
+    length: u64,
+) -> Option<Vec<u64>> {
+    if length > MAX_PROCESSORS {
+        return None;
+    }
+    let mut all = Vec::new();
+    for number in 0..length {
+        let processor = memory.word(list.checked_add(number * 8)?)?;
+        if processor % 8 != 0 || u64::from(memory.u32(processor)?) != number {
+            return None;
+        }
+        // `p.status`: idle, running, in a call, stopped, dead.
+        if memory.u32(processor.checked_add(4)?)? > 4 {
+            return None;
+        }
+        let next = memory.word(processor.checked_add(layout.goidcache.0)?)?;
+        let end = memory.word(processor.checked_add(layout.goidcache.1)?)?;
+        if next > end || end - next > BATCH || end > memory.word(count)?.checked_add(BATCH + 1)? {
+            return None;
+        }
+        all.push(processor);
+    }
+    Some(all)
+}
+
+/// Makes facts of words.
+struct GoReader {
+    gate: bool,
+}
+
+/// Goroutines, by number.
+const GOROUTINE: u8 = 0;
+
+fn goroutine(number: u64) -> Key {
+    Key { space: GOROUTINE, value: number }
+}
+
+/// Whose a call is that this goroutine waits for: its own, or that of the one that made it.
+fn claims(number: u64, parent: u64, method: LinkMethod) -> Vec<Claim> {
+    let mut claims = vec![Claim { key: goroutine(number), at: None, born: None, method }];
+    if parent != 0 {
+        claims.push(Claim { key: goroutine(parent), at: None, born: Some(number), method: LinkMethod::Task });
+    }
+    claims
+}
+
+impl Reader for GoReader {
+    fn read(&mut self, seen: &Seen<'_>, _: &mut Vec<Wish>) -> Facts {
+        match *seen.words {
+            // The goroutine of a server's connection, or its reader of one byte: then its maker's number.
+            [KIND_SERVER, number, ref gate @ ..] => Facts {
+                owns: vec![goroutine(number)],
+                gate: match gate {
+                    [last, batches @ ..] if self.gate => Some(Gate {
+                        last: *last,
+                        batches: batches
+                            .chunks_exact(2)
+                            .filter_map(|pair| Some((*pair.first()?, *pair.last()?)))
+                            .collect(),
+                    }),
+                    _ => None,
+                },
+                ..Facts::default()
+            },
+            [KIND_CLIENT, number, parent] => {
+                Facts { claims: claims(number, parent, LinkMethod::Waiter), ..Facts::default() }
+            }
+            // Nobody waits yet: the answer's read will tell.
+            [KIND_UNANSWERED] => Facts { later: seen.direction == Direction::Send, ..Facts::default() },
+            // Whoever calls by himself.
+            [KIND_CALLER, number, parent] => Facts {
+                owns: vec![goroutine(number)],
+                claims: claims(number, parent, LinkMethod::Task),
+                ..Facts::default()
+            },
+            _ => Facts::default(),
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! Go: calls by the handler, by goroutines below it, by a pool, and after the answer.
+
+use super::Claim::{Complete, OrphansNeverWrong};
+use super::Program::{Go, GoStyle, Threaded};
+use super::{Claim, Row, row};
+
+/// What the goroutine that waits, or the one that made it, proves without a probe.
+const PROVED: Claim = Complete(99.99);
+/// Nothing that is read without a probe says whose these are.
+const ORPHANS: Claim = OrphansNeverWrong { service: 1 };
+
+/// The agent says so once it reads the process.
+const fn read(row: Row) -> Row {
+    Row { warm_up: 50, attached: "go of process", environment: &[("SPANDREL_LOG", "info")], ..row }
+}
+
+/// All rows.
+pub(super) const ROWS: &[Row] = &[
+    read(row("go", &[Go, Threaded], PROVED)),
+    Row { timer: 1, ..read(row("go-timer", &[Go, Threaded], PROVED)) },
+    Row { timer: 1, ..read(row("go-fan", &[GoStyle("fan", "plain"), Threaded], PROVED)) },
+    read(row("go-late", &[GoStyle("late", "plain"), Threaded], ORPHANS)),
+    Row { long: true, ..read(row("go-nested", &[GoStyle("nested", "plain"), Threaded], ORPHANS)) },
+    Row { timer: 1, ..read(row("go-pool", &[GoStyle("pool", "plain"), Threaded], ORPHANS)) },
+    Row { long: true, ..read(row("go-stripped", &[GoStyle("fan", "stripped"), Threaded], PROVED)) },
+    Row { long: true, ..read(row("go-pie", &[GoStyle("fan", "pie"), Threaded], PROVED)) },
+];
