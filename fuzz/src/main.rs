@@ -26,6 +26,7 @@ const TARGETS: &[(&str, Body)] = &[
     ("exchange_http2", spandrel::exchange::fuzz::fuzz_http2),
     ("export_answer", spandrel::export::fuzz::fuzz_answer),
     ("export_settings", spandrel::export::fuzz::fuzz_settings),
+    ("go_functions", spandrel::discover::runtimes::go::table::fuzz_functions),
     ("http1_cuts", spandrel::protocol::http1::fuzz::fuzz_cuts),
     ("http1_parser", spandrel::protocol::http1::fuzz::fuzz_parser),
     ("http2_cuts", spandrel::protocol::http2::fuzz::fuzz_cuts),

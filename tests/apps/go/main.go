@@ -83,6 +83,7 @@ func serve(w http.ResponseWriter, r *http.Request) {
 	time.Sleep(todo.delay)
 	var all sync.WaitGroup
 	for _, path := range todo.calls {
+		path := path
 		switch settings["style"] {
 		case "fan":
 			all.Add(1)
@@ -144,7 +145,7 @@ func main() {
 			call(path, http.Header{})
 		}
 	}()
-	for range 8 {
+	for worker := 0; worker < 8; worker++ {
 		go work()
 	}
 	log.Fatal(http.ListenAndServe("127.0.0.1:"+settings["port"], http.HandlerFunc(serve)))

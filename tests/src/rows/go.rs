@@ -18,10 +18,10 @@ const fn read(row: Row) -> Row {
 pub(super) const ROWS: &[Row] = &[
     read(row("go", &[Go, Threaded], PROVED)),
     Row { timer: 1, ..read(row("go-timer", &[Go, Threaded], PROVED)) },
-    Row { timer: 1, ..read(row("go-fan", &[GoStyle("fan", "plain"), Threaded], PROVED)) },
+    Row { timer: 1, ..read(row("go-fan", &[GoStyle("fan", "plain"), Threaded], ORPHANS)) },
     read(row("go-late", &[GoStyle("late", "plain"), Threaded], ORPHANS)),
     Row { long: true, ..read(row("go-nested", &[GoStyle("nested", "plain"), Threaded], ORPHANS)) },
     Row { timer: 1, ..read(row("go-pool", &[GoStyle("pool", "plain"), Threaded], ORPHANS)) },
-    Row { long: true, ..read(row("go-stripped", &[GoStyle("fan", "stripped"), Threaded], PROVED)) },
-    Row { long: true, ..read(row("go-pie", &[GoStyle("fan", "pie"), Threaded], PROVED)) },
+    Row { long: true, ..read(row("go-stripped", &[GoStyle("fan", "stripped"), Threaded], ORPHANS)) },
+    Row { long: true, ..read(row("go-pie", &[GoStyle("fan", "pie"), Threaded], ORPHANS)) },
 ];
