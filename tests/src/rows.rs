@@ -20,8 +20,8 @@ use crate::otlp::{Kind, SeenSpan};
 use crate::plan::{Body, Plan, Shape};
 use crate::process::{Endpoint, PATIENCE, Scratch, Service, until};
 
-mod proxied;
 mod go;
+mod proxied;
 mod python;
 
 /// What a row must show. In every row nothing is wrong, nothing is missing while every loss counter is 0, and the links

@@ -12,8 +12,8 @@
 //! Start reading at [`Runtime`] and [`Reader`]; `worker` is the thread, `readers` what the pipeline holds.
 
 mod epoll;
-mod nginx;
 pub mod go;
+mod nginx;
 pub mod readers;
 pub mod tokio;
 mod worker;
