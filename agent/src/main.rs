@@ -8,6 +8,11 @@ use std::process::ExitCode;
 use spandrel::config::{self, Command, Invocation, Sources};
 use spandrel::{log, run};
 
+/// A span is some thirty small allocations, made by one thread and freed by another. What the system's allocator took for
+/// them was a fifth of the agent's time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let (command, settings) = match config::load(std::env::args_os(), &Sources::real()) {
         Ok(Invocation::Print(text)) => {

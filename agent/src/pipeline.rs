@@ -8,10 +8,10 @@
 //! One thread does all of this; exporting has its own. Nothing here may wait for anything but the next
 //! record: a slow backend or terminal must never hold up the ring.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::{HashMap, HashMapExt as _};
 use spandrel_proto::counter::Counter as KernelCounter;
 use spandrel_proto::record::{self, Data, FLAG_FIRST, FLAG_SEND, Record};
 

@@ -11,6 +11,7 @@
 //! rows     the truth table: one program, one claim a row
 //! grpc     HTTP/2 and gRPC: five peers as client and server, their table
 //! load     what bench and soak share
+//! sdk      the same service under an SDK: what bench compares with
 //! checks   what several tests ask of spans            collector   a real OpenTelemetry Collector
 //! ```
 //! Everything asserts on what came out of the agent. Nothing here may share code with it: a mistake in its types
@@ -29,3 +30,4 @@ pub mod otlp;
 pub mod plan;
 pub mod process;
 pub mod rows;
+pub mod sdk;

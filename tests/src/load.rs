@@ -1,4 +1,5 @@
-//! What bench and soak share: a web server to load, what a process has taken, and a backend that costs next to nothing.
+//! What bench and soak share: a web server and what loads it, what a process has taken, and a backend that costs next to
+//! nothing.
 //!
 //! It must never judge a figure, and never look at the agent but from outside, through `/proc`.
 
@@ -11,9 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 
-use crate::process::{Endpoint, Scratch, Service, needed};
+use crate::process::{Endpoint, Scratch, Service, needed, output};
 
 /// nginx with `/file` (1 KiB, from a file) and `/ok/…` (two bytes, whatever the path). It has half the machine's cores;
 /// the others are for the load.
@@ -123,6 +124,58 @@ fn kernel_maps(process: &Path) -> Result<(f64, f64)> {
     Ok((maps, ring))
 }
 
+/// One run of wrk.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    /// How many were answered.
+    pub requests: u64,
+    /// A second.
+    pub rate: f64,
+    /// Microseconds.
+    pub p50: f64,
+    /// Microseconds.
+    pub p99: f64,
+}
+
+/// wrk on so many keep-alive connections, as fast as it can, for so many seconds.
+pub fn saturate(at: &Endpoint, path: &str, threads: usize, connections: usize, seconds: u64) -> Result<Load> {
+    let text = output(
+        Command::new(needed("wrk")?)
+            .args(["--latency", "--threads", &threads.to_string()])
+            .args(["--connections", &connections.to_string()])
+            .args(["--duration", &format!("{seconds}s")])
+            .arg(format!("http://{}{path}", at.target())),
+    )?;
+    ensure!(!text.contains("Socket errors") && !text.contains("Non-2xx"), "wrk met errors:\n{text}");
+    parse_wrk(&text).with_context(|| format!("reading what wrk said:\n{text}"))
+}
+
+/// `50%    1.23ms`, `Requests/sec:  12345.67` and `123456 requests in 5.00s, 1MB read`.
+fn parse_wrk(text: &str) -> Result<Load> {
+    let after = |start: &str| {
+        let found = text.lines().find_map(|line| line.trim().strip_prefix(start));
+        found.map(str::trim).with_context(|| format!("no line {start}"))
+    };
+    let requests =
+        text.lines().find_map(|line| line.trim().split_once(" requests in ")).context("no count")?.0;
+    Ok(Load {
+        requests: requests.parse().context("the count is no number")?,
+        rate: after("Requests/sec:")?.parse().context("the rate is no number")?,
+        p50: microseconds(after("50%")?)?,
+        p99: microseconds(after("99%")?)?,
+    })
+}
+
+fn microseconds(text: &str) -> Result<f64> {
+    let units = [("us", 1.0), ("ms", 1e3), ("s", 1e6)];
+    for (unit, factor) in units {
+        if let Some(number) = text.strip_suffix(unit) {
+            return Ok(number.parse::<f64>().with_context(|| format!("no duration: {text}"))? * factor);
+        }
+    }
+    bail!("no duration: {text}")
+}
+
 /// Takes OTLP over HTTP and throws it away: a backend that costs next to nothing.
 #[derive(Debug)]
 pub struct Sink {
@@ -180,6 +233,15 @@ fn take(mut stream: TcpStream, count: &AtomicU64) -> Option<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_wrk_prints_is_read_in_microseconds() {
+        let text = "  Latency Distribution\n     50%    1.50ms\n     90%  700.00us\n     99%    1.20s \n\
+            \x20 61234 requests in 5.00s, 75.1MB read\nRequests/sec:  12246.80\nTransfer/sec:     15.02MB\n";
+        let load = parse_wrk(text).unwrap();
+        assert_eq!((load.requests, load.p50, load.p99), (61_234, 1_500.0, 1_200_000.0));
+        assert!((load.rate - 12_246.8).abs() < 1e-6);
+    }
 
     #[test]
     fn the_agents_cpu_time_is_read_behind_a_name_with_blanks() {

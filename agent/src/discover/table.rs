@@ -15,8 +15,10 @@
 //! [`proc::same_start`]. The exec count of a key is in no file of `/proc`, so a program that replaced another
 //! within one process is told by the records' order and by its arguments.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, OnceLock};
+
+use foldhash::{HashMap, HashMapExt as _};
 
 use super::Resource;
 use super::cgroup::Membership;

@@ -358,7 +358,7 @@ enum Overlap {
 }
 
 /// A process of which nothing need be known is forgotten.
-fn tidy(processes: &mut std::collections::HashMap<ProcessKey, Process>, key: ProcessKey) {
+fn tidy(processes: &mut foldhash::HashMap<ProcessKey, Process>, key: ProcessKey) {
     if processes.get(&key).is_some_and(|p| p.unanswered == 0 && p.threads.is_empty() && p.contexts.is_empty())
     {
         processes.remove(&key);

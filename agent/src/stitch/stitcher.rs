@@ -3,9 +3,10 @@
 //! The rules are in `across` (connections) and `inside` (processes), what a decision does in `graph`,
 //! and what bounds it all in `bounds`. An input must never leave a node undecided that has no deadline.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use foldhash::{HashMap, HashMapExt as _, HashSet, HashSetExt as _};
 use rand::RngCore;
 
 use super::intake::{Intake, is_intake};

@@ -3,9 +3,10 @@
 //! Start with [`Streams::data`]. It must never place a byte by arrival, or join two ends by anything but
 //! what `names` proves.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use foldhash::{HashMap, HashMapExt as _};
 use spandrel_proto::position::{End, RCV_SHUTDOWN, SEND_SHUTDOWN, Tcp, extend};
 use spandrel_proto::record::{
     self, Addresses, Data, FLAG_ACTIVE, FLAG_FIRST, FLAG_IN_EPOLL, FLAG_LAST, FLAG_LATE, FLAG_NONBLOCKING,
@@ -82,7 +83,7 @@ pub struct Streams {
     /// Ends that closed a moment ago.
     pub(super) gone: Gone,
     /// Ends with pieces behind a hole, or a close that waits.
-    pub(super) waiting: HashSet<ConnectionId>,
+    pub(super) waiting: foldhash::HashSet<ConnectionId>,
     /// Unix ends, by the process that used them last.
     pub(super) unix_of: HashMap<ProcessKey, HashSet<ConnectionId>>,
     pub(super) swept: Monotonic,
@@ -99,7 +100,7 @@ impl Streams {
             old_sockets,
             exits: Exits::default(),
             gone: Gone::default(),
-            waiting: HashSet::new(),
+            waiting: foldhash::HashSet::default(),
             unix_of: HashMap::new(),
             swept: Monotonic::default(),
             ledger: Ledger::default(),

@@ -10,11 +10,12 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use clap::Parser;
 use spandrel_tests::agent::{Agent, Options};
-use spandrel_tests::load::{Nginx, Sink, Usage, only};
-use spandrel_tests::process::{Scratch, needed, output};
+use spandrel_tests::load::{Load, Nginx, Sink, Usage, only, saturate};
+use spandrel_tests::process::{Scratch, output};
+use spandrel_tests::sdk;
 
 /// Measures what the agent (`SPANDREL_BIN`, or target/release/spandrel) costs the traced program.
 #[derive(Debug, Parser)]
@@ -34,6 +35,13 @@ struct Arguments {
     /// Only the bare system calls.
     #[arg(long)]
     calls_only: bool,
+    /// Export nothing: what the kernel side and the agent's own work cost without a backend on the same machine.
+    #[arg(long)]
+    no_export: bool,
+    /// Instead: services under Spandrel beside the same services under an SDK's auto-instrumentation, which is installed
+    /// under target/ first.
+    #[arg(long)]
+    sdk: bool,
 }
 
 fn main() -> ExitCode {
@@ -51,6 +59,9 @@ fn bench(arguments: &Arguments) -> Result<()> {
         std::iter::once(None).chain(arguments.backend.iter().map(|backend| Some(backend.clone()))).collect();
     let scratch = Scratch::new("bench")?;
     println!("{}", machine()?);
+    if arguments.sdk {
+        return beside_sdks(arguments, &scratch);
+    }
 
     println!(
         "\nbare system calls, ns (the smallest of {CALL_REPEATS} × {CALLS}, median of {} rounds)",
@@ -83,6 +94,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
     }
 
     let sink = Sink::start()?;
+    let port = (!arguments.no_export).then_some(sink.port);
     let nginx = Nginx::start(&scratch)?;
     let mut web = Samples::new(&modes);
     let mut costs: Vec<Vec<Cost>> = modes.iter().map(|_| Vec::new()).collect();
@@ -94,10 +106,9 @@ fn bench(arguments: &Arguments) -> Result<()> {
     for round in 0..arguments.rounds {
         for mode in turned(modes.len(), round) {
             let Some(name) = modes.get(mode) else { continue };
-            let agent =
-                name.as_deref().map(|backend| start(&scratch, backend, Some(sink.port))).transpose()?;
+            let agent = name.as_deref().map(|backend| start(&scratch, backend, port)).transpose()?;
             let before = agent.as_ref().map(|agent| Usage::of(agent.pid())).transpose()?;
-            let load = saturate(&nginx, arguments)?;
+            let load = saturate(&nginx.at, "/file", nginx.threads, arguments.connections, arguments.seconds)?;
             println!(
                 "{:<5} {:<10} {:>12.0} {:>10.0} {:>10.0}",
                 round + 1,
@@ -148,6 +159,21 @@ fn bench(arguments: &Arguments) -> Result<()> {
             println!("  lost: {line}");
         }
     }
+    Ok(())
+}
+
+/// What the same service loses to Spandrel and to its SDK.
+fn beside_sdks(arguments: &Arguments, scratch: &Scratch) -> Result<()> {
+    println!("\n1 KiB, keep-alive, {} s a measurement, the service's side traced", arguments.seconds);
+    for subject in sdk::SUBJECTS {
+        let lost = sdk::compare(subject, arguments.rounds, arguments.seconds, scratch)?;
+        let (spandrel, sdk) = (median(lost.spandrel), median(lost.sdk));
+        println!(
+            "{}: throughput lost to Spandrel {spandrel:.1} %, to the SDK {sdk:.1} %, median of {} rounds",
+            subject.name, arguments.rounds
+        );
+    }
+    println!("budget: a twentieth of the SDK's");
     Ok(())
 }
 
@@ -287,55 +313,6 @@ fn smallest(calls: u32, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
     Ok(smallest)
 }
 
-/// One run of wrk.
-struct Load {
-    requests: u64,
-    /// A second.
-    rate: f64,
-    /// Microseconds.
-    p50: f64,
-    p99: f64,
-}
-
-/// wrk on keep-alive connections, as fast as it can.
-fn saturate(nginx: &Nginx, arguments: &Arguments) -> Result<Load> {
-    let text = output(
-        Command::new(needed("wrk")?)
-            .args(["--latency", "--threads", &nginx.threads.to_string()])
-            .args(["--connections", &arguments.connections.to_string()])
-            .args(["--duration", &format!("{}s", arguments.seconds)])
-            .arg(format!("http://{}/file", nginx.at.target())),
-    )?;
-    ensure!(!text.contains("Socket errors") && !text.contains("Non-2xx"), "wrk met errors:\n{text}");
-    parse_wrk(&text).with_context(|| format!("reading what wrk said:\n{text}"))
-}
-
-/// `50%    1.23ms`, `Requests/sec:  12345.67` and `123456 requests in 5.00s, 1MB read`.
-fn parse_wrk(text: &str) -> Result<Load> {
-    let after = |start: &str| {
-        let found = text.lines().find_map(|line| line.trim().strip_prefix(start));
-        found.map(str::trim).with_context(|| format!("no line {start}"))
-    };
-    let requests =
-        text.lines().find_map(|line| line.trim().split_once(" requests in ")).context("no count")?.0;
-    Ok(Load {
-        requests: requests.parse().context("the count is no number")?,
-        rate: after("Requests/sec:")?.parse().context("the rate is no number")?,
-        p50: microseconds(after("50%")?)?,
-        p99: microseconds(after("99%")?)?,
-    })
-}
-
-fn microseconds(text: &str) -> Result<f64> {
-    let units = [("us", 1.0), ("ms", 1e3), ("s", 1e6)];
-    for (unit, factor) in units {
-        if let Some(number) = text.strip_suffix(unit) {
-            return Ok(number.parse::<f64>().with_context(|| format!("no duration: {text}"))? * factor);
-        }
-    }
-    bail!("no duration: {text}")
-}
-
 /// What the agent took for one load.
 struct Cost {
     /// Microseconds of CPU a request.
@@ -387,15 +364,6 @@ fn machine() -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_wrk_prints_is_read_in_microseconds() {
-        let text = "  Latency Distribution\n     50%    1.50ms\n     90%  700.00us\n     99%    1.20s \n\
-            \x20 61234 requests in 5.00s, 75.1MB read\nRequests/sec:  12246.80\nTransfer/sec:     15.02MB\n";
-        let load = parse_wrk(text).unwrap();
-        assert_eq!((load.requests, load.p50, load.p99), (61_234, 1_500.0, 1_200_000.0));
-        assert!((load.rate - 12_246.8).abs() < 1e-6);
-    }
 
     #[test]
     fn each_mode_is_measured_once_a_round_and_first_in_turn() {
