@@ -184,7 +184,7 @@ const ROWS: &[Row] = &[
     Row { timer: 1, ..row("asyncio-timer", &[Asyncio, Threaded], OrphansNeverWrong { service: 1 }) },
     row("poll", &[Poll, Threaded], OrphansNeverWrong { service: 1 }),
     Row { timer: 1, ..row("poll-timer", &[Poll, Threaded], OrphansNeverWrong { service: 1 }) },
-    Row { warm_up: 60, ..row("nginx", &[Nginx, Threaded], Complete(99.0)) },
+    Row { warm_up: 200, ..row("nginx", &[Nginx, Threaded], Complete(99.0)) },
     row("clock", &[Clock, Clock], Timed),
     row("node-callback", &[NodeStyle("callback"), Threaded], NODE),
     row("node-fresh", &[NodeStyle("fresh"), Threaded], NODE),
@@ -313,10 +313,14 @@ pub fn run(row: &Row, how: &Run) -> Result<Report> {
     let (warm, roots) = stage.plan.roots.split_at(row.warm_up.min(stage.plan.roots.len()));
     if !warm.is_empty() {
         let pause = Duration::from_millis(u64::from(*how.delay_ms.end())) / 2;
-        let load = Load { to: stage.front.address()?, concurrency: 3, pause, seed: how.seed };
-        let sent = driver::drive(&load, &stage.plan, warm)
-            .with_context(|| format!("warming row {} up", row.name))?;
-        places.extend(sent.places);
+        // First what few connections show, then so many that each worker of a service has seen traffic.
+        let (few, many) = warm.split_at(warm.len() / 2);
+        for (concurrency, roots) in [(3, few), (30, many)] {
+            let load = Load { to: stage.front.address()?, concurrency, pause, seed: how.seed };
+            let sent = driver::drive(&load, &stage.plan, roots)
+                .with_context(|| format!("warming row {} up", row.name))?;
+            places.extend(sent.places);
+        }
         if let (Some(agent), false) = (&agent, row.attached.is_empty()) {
             // A row whose probes are never attached is judged as it is.
             let _ = until("its probes are attached", Duration::from_secs(5), || {

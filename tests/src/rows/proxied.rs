@@ -47,7 +47,7 @@ const UVICORN: Program =
     Python { script: "async_service.py", arguments: &["server=uvicorn", "style=inline"] };
 
 const fn nginx(name: &'static str, programs: &'static [Program]) -> Row {
-    Row { warm_up: 60, ..row(name, programs, PROVED) }
+    Row { warm_up: 200, ..row(name, programs, PROVED) }
 }
 
 const fn tokio(name: &'static str, programs: &'static [Program]) -> Row {
