@@ -184,7 +184,7 @@ const ROWS: &[Row] = &[
     Row { timer: 1, ..row("asyncio-timer", &[Asyncio, Threaded], OrphansNeverWrong { service: 1 }) },
     row("poll", &[Poll, Threaded], OrphansNeverWrong { service: 1 }),
     Row { timer: 1, ..row("poll-timer", &[Poll, Threaded], OrphansNeverWrong { service: 1 }) },
-    Row { warm_up: 200, ..row("nginx", &[Nginx, Threaded], Complete(99.0)) },
+    Row { warm_up: 200, ..row("nginx", &[Nginx, Threaded], Complete(95.0)) },
     row("clock", &[Clock, Clock], Timed),
     row("node-callback", &[NodeStyle("callback"), Threaded], NODE),
     row("node-fresh", &[NodeStyle("fresh"), Threaded], NODE),
