@@ -190,6 +190,13 @@ pub fn clock(at: &Endpoint, wiring: &Wiring, scratch: &Scratch) -> Result<Servic
     Service::listening("clock", &mut command, scratch, at)
 }
 
+/// The C service with a queue and workers.
+pub fn pool(arguments: &[&str], at: &Endpoint, wiring: &Wiring, scratch: &Scratch) -> Result<Service> {
+    let mut command = Command::new(c_program("pool")?);
+    command.args(arguments).arg(listen(at)).args(wiring.arguments());
+    Service::listening("pool", &mut command, scratch, at)
+}
+
 /// Gunicorn with sync workers: a process per request at a time.
 pub fn gunicorn(at: &Endpoint, wiring: &Wiring, scratch: &Scratch) -> Result<Service> {
     gunicorn_of("sync", at, wiring, scratch)

@@ -21,6 +21,7 @@ use crate::plan::{Body, Plan, Shape};
 use crate::process::{Endpoint, PATIENCE, Scratch, Service, until};
 
 mod go;
+mod pool;
 mod proxied;
 mod python;
 
@@ -81,6 +82,8 @@ pub enum Program {
     /// nginx in one of its ways of forwarding.
     NginxAs(&'static str),
     Tokio(apps::tokio::Service),
+    /// The C service with a queue and workers.
+    Pool(&'static [&'static str]),
 }
 
 impl Program {
@@ -143,12 +146,12 @@ const fn row(name: &'static str, programs: &'static [Program], claim: Claim) -> 
 use Claim::{Complete, CompleteBelow, NoSpans, OrphansNeverWrong, Timed};
 use Program::{
     ApachePrefork, ApacheWorker, Asyncio, Clock, Go, GoStyle, Gunicorn, GunicornOf, GunicornOverUnix, Jvm,
-    Nginx, NginxAs, Node, NodeStyle, Poll, Python, Threaded, ThreadedOverUnix, Tokio,
+    Nginx, NginxAs, Node, NodeStyle, Poll, Pool, Python, Threaded, ThreadedOverUnix, Tokio,
 };
 
 /// All rows: these, and those of each runtime.
 pub fn all() -> impl Iterator<Item = &'static Row> {
-    ROWS.iter().chain(python::ROWS).chain(proxied::ROWS).chain(go::ROWS)
+    ROWS.iter().chain(python::ROWS).chain(proxied::ROWS).chain(go::ROWS).chain(pool::ROWS)
 }
 
 /// Issue 3's figure for what threads or forwarded headers can prove.
@@ -458,7 +461,7 @@ impl Stage {
                 next: next.clone(),
                 log: (!matches!(
                     program,
-                    Node | NodeStyle(_) | Jvm(_) | Go | Asyncio | Poll | Python { .. } | Tokio(_)
+                    Node | NodeStyle(_) | Jvm(_) | Go | Asyncio | Poll | Pool(_) | Python { .. } | Tokio(_)
                 ))
                 .then(|| scratch.join(&format!("calls-{edge}.log"))),
                 copy: row.copies == edge,
@@ -503,6 +506,7 @@ fn start(
         GoStyle(style, build) => apps::go_style(style, build, at, wiring, scratch),
         Clock => apps::clock(at, wiring, scratch),
         Python { script, arguments } => apps::python_style(script, arguments, at, wiring, scratch),
+        Pool(arguments) => apps::pool(arguments, at, wiring, scratch),
         GunicornOf(class) => apps::gunicorn_of(class, at, wiring, scratch),
         // The second call is the one that goes on; the first is made on the way.
         NginxAs(mode @ ("auth" | "mirror" | "subrequest")) => {

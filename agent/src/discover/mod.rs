@@ -13,6 +13,7 @@
 //! two variables are kept; nothing leaves here that could move a terminal. Ledger: [`table::Ledger`].
 
 pub mod cgroup;
+pub mod code;
 pub mod command;
 pub mod containers;
 pub mod elf;

@@ -13,12 +13,12 @@ const fn asyncio(arguments: &'static [&'static str]) -> Program {
 
 const ORPHANS: super::Claim = OrphansNeverWrong { service: 1 };
 
-/// The call is made by the task that answers.
+/// The call is made by the task that answers. The first requests meet a process that is not known yet.
 const fn inline(name: &'static str, programs: &'static [Program]) -> Row {
-    row(name, programs, ORPHANS)
+    Row { warm_up: 30, attached: "python of process", ..row(name, programs, super::PROVED) }
 }
 
-/// The call is made by a task, or in a thread, that the answering one made.
+/// The call is made by a task, or in a thread, that the answering one made. Its maker is not watched yet.
 const fn below(name: &'static str, programs: &'static [Program]) -> Row {
     row(name, programs, ORPHANS)
 }

@@ -14,6 +14,7 @@
 mod epoll;
 pub mod go;
 mod nginx;
+pub mod python;
 pub mod readers;
 pub mod tokio;
 mod worker;
@@ -31,7 +32,7 @@ use super::memory::ProcessMemory;
 use crate::identity::{Birth, Claim, ConnectionId, Direction, Facts, Monotonic, ProcessKey, ThreadId};
 
 /// All runtimes, in the order in which they are asked. The first that knows a process keeps it.
-pub static RUNTIMES: &[&dyn Runtime] = &[&nginx::Nginx, &tokio::Tokio, &go::Go];
+pub static RUNTIMES: &[&dyn Runtime] = &[&nginx::Nginx, &python::Python, &tokio::Tokio, &go::Go];
 
 /// A runtime: how to recognise it, and how to prove where things lie in one of its processes.
 pub trait Runtime: Sync {
