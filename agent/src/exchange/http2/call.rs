@@ -23,8 +23,9 @@ pub struct StreamFacts {
     pub response_messages: Messages,
     /// It was reset.
     pub reset: Option<Reset>,
-    /// It is a gRPC call although nothing says so: its messages, and those of another call of this connection, are framed so.
-    pub framed: bool,
+    /// It is a gRPC call although it does not say so: its content type is hidden by a late join, and something else
+    /// proves it (see `calls`).
+    pub grpc: bool,
     /// Some of the request's header block is not known: its table entries were inserted before we came.
     pub request_unknown: bool,
     /// Some of the response's header block or trailers is not known.
@@ -55,6 +56,10 @@ pub(super) struct Call {
     /// The final response's head, and the call that moved its first byte, before the request is there.
     pub early: Option<(Box<ResponseHead>, Moment)>,
     pub facts: StreamFacts,
+    /// A number in the trailers that is `grpc-status` if this is a gRPC call.
+    number: Option<Box<[u8]>>,
+    /// If the request's content type is not known: the table entries of which one must be it, in order.
+    pub hidden: Vec<i64>,
     /// When a byte of it was moved last.
     pub moved: Monotonic,
     /// Memory for its heads.
@@ -104,6 +109,8 @@ impl Call {
             response: Half::default(),
             early: None,
             facts: StreamFacts { stream, ..StreamFacts::default() },
+            number: None,
+            hidden: Vec::new(),
             moved: at.time,
             bytes: size_of::<Self>(),
         }
@@ -121,7 +128,14 @@ impl Call {
         let Section { method, path, status: _, fields, kind: _, unknown } = section;
         self.facts.request_unknown = !unknown.is_nothing();
         if path.is_none() {
-            self.facts.path_entry = unknown.only;
+            self.facts.path_entry = match unknown.entries[..] {
+                [only] if unknown.lines == 1 => Some(only),
+                _ => None,
+            };
+        }
+        if unknown.names == 0 && fields.first(FieldName::ContentType).is_none() {
+            self.hidden = unknown.entries;
+            self.hidden.sort_unstable();
         }
         let request = Box::new(RequestHead {
             method: method.unwrap_or_default(),
@@ -153,14 +167,12 @@ impl Call {
 
     /// A section of the response's direction that is not the final head.
     pub fn trailers(&mut self, section: Section) {
-        let Section { method: _, path: _, status: _, mut fields, kind: _, unknown } = section;
+        let Section { method: _, path: _, status: _, fields, kind: _, unknown } = section;
         self.facts.response_unknown |= !unknown.is_nothing();
-        // Of a gRPC call's trailers one must be `grpc-status`: if only one name is unknown, it is that of this field.
-        if let (Some(number), None, 1, 0) =
-            (unknown.number, fields.first(FieldName::GrpcStatus), unknown.names, unknown.lines)
-        {
-            fields.0.push((FieldName::GrpcStatus, number));
-        }
+        // If only one name is unknown, it may be `grpc-status`: in a gRPC call it must be.
+        self.number = unknown.number.filter(|_| {
+            (unknown.names, unknown.lines) == (1, 0) && fields.first(FieldName::GrpcStatus).is_none()
+        });
         self.bytes += fields.0.iter().map(|(_, value)| value.len()).sum::<usize>();
         self.facts.trailers = Some(fields);
     }
@@ -173,8 +185,24 @@ impl Call {
 
     /// The exchange with all that is known of it; none if its request was not seen.
     pub fn into_exchange(self) -> Option<Box<Exchange>> {
-        let Self { stream: _, exchange, request, response, early: _, mut facts, moved, bytes: _ } = self;
+        let Self {
+            stream: _,
+            exchange,
+            request,
+            response,
+            early: _,
+            mut facts,
+            number,
+            hidden: _,
+            moved,
+            bytes: _,
+        } = self;
         let mut exchange = exchange?;
+        if let (Some(number), Some(trailers)) = (number, &mut facts.trailers)
+            && (facts.grpc || says_grpc(&exchange))
+        {
+            trailers.0.push((FieldName::GrpcStatus, number));
+        }
         facts.request_messages = messages(&request);
         facts.response_messages = messages(&response);
         exchange.request_ended = request.ended;
@@ -203,6 +231,14 @@ impl Call {
 /// What a reset with this code says of an exchange that was not over.
 pub(super) fn reset_kind(code: Option<u32>) -> FailureKind {
     FailureKind::Reset(code.unwrap_or(u32::MAX))
+}
+
+/// Whether the content type of the request or the response says that this is gRPC.
+fn says_grpc(exchange: &Exchange) -> bool {
+    let response = exchange.response.as_ref().map(|head| &head.fields);
+    let fields = [Some(&exchange.request.fields), response];
+    let mut kinds = fields.into_iter().flatten().filter_map(|fields| fields.first(FieldName::ContentType));
+    kinds.next().is_some_and(|kind| kind.starts_with(b"application/grpc"))
 }
 
 fn messages(half: &Half) -> Messages {

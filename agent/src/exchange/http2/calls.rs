@@ -15,7 +15,7 @@ use crate::exchange::pending::{Progress, Sink, request_direction};
 use crate::exchange::{Carried, Event, Exchange, ExchangeId, Failure, FailureKind, MAX_UNANSWERED_BYTES};
 use crate::identity::{ConnectionId, Direction, Moment, Monotonic, Role};
 use crate::protocol::http2::{self, Ends, Kind, Section};
-use crate::protocol::{ResponseHead, Version};
+use crate::protocol::{FieldName, Fields, ResponseHead, Version};
 
 /// How many calls may be under way on one connection. Servers allow 100 to 250, some set no limit; beyond it a call is
 /// not followed (`requests_refused`).
@@ -30,6 +30,9 @@ const DOUBT: u64 = 5_000_000_000;
 
 /// Calls in which the framing of gRPC was exact before that alone makes a call one of gRPC.
 const FRAMED: u8 = 2;
+
+/// How many sets of table entries are kept that prove gRPC: a program has a handful of kinds of calls.
+const MAX_PROOFS: usize = 64;
 
 /// The calls of one connection.
 #[derive(Debug)]
@@ -50,6 +53,8 @@ pub(super) struct Calls {
     doubt: Option<Monotonic>,
     /// Calls that were exactly framed as gRPC's.
     framed: u8,
+    /// Sets of table entries of which one is gRPC's content type.
+    grpc: Vec<Vec<i64>>,
 }
 
 impl Calls {
@@ -70,6 +75,7 @@ impl Calls {
             lost,
             doubt: None,
             framed: 0,
+            grpc: Vec::new(),
         }
     }
 
@@ -449,7 +455,9 @@ impl Calls {
         if exact && call.request.ended.is_some() && call.response.ended.is_some() {
             self.framed = self.framed.saturating_add(1);
         }
-        call.facts.framed = exact && self.framed >= FRAMED;
+        if !call.hidden.is_empty() {
+            call.facts.grpc = self.prove_grpc(&call, exact && self.framed >= FRAMED);
+        }
         let Some(mut exchange) = call.into_exchange() else { return };
         if exchange.ended < exchange.began.time {
             exchange.ended = exchange.began.time;
@@ -457,6 +465,26 @@ impl Calls {
         }
         sink.ledger.close(&exchange);
         sink.events.push(Event::Closed(exchange));
+    }
+
+    /// Whether a call whose content type is hidden is one of gRPC. Its own framing may show it, or a field that only gRPC has.
+    /// Then its content type, which it must have, is among its unknown table entries; and so is that of any
+    /// other call that names all of these.
+    fn prove_grpc(&mut self, call: &Call, framed: bool) -> bool {
+        let said = |fields: &Fields, name| fields.first(name).is_some();
+        let shown = call.exchange.as_ref().is_some_and(|exchange| {
+            said(&exchange.request.fields, FieldName::GrpcTimeout)
+                || exchange.response.as_ref().is_some_and(|head| said(&head.fields, FieldName::GrpcStatus))
+        });
+        let status = call.facts.trailers.as_ref().is_some_and(|fields| said(fields, FieldName::GrpcStatus));
+        if framed || shown || status {
+            if self.grpc.len() < MAX_PROOFS && !self.grpc.contains(&call.hidden) {
+                self.grpc.push(call.hidden.clone());
+            }
+            return true;
+        }
+        let names = |entries: &Vec<i64>| entries.iter().all(|entry| call.hidden.binary_search(entry).is_ok());
+        self.grpc.iter().any(names)
     }
 
     fn put(&mut self, call: Call) {

@@ -44,8 +44,8 @@ pub struct Unknown {
     pub lines: u16,
     /// Lines of which only the value is known.
     pub names: u16,
-    /// The only unknown line's number, if there is one.
-    pub only: Option<i64>,
+    /// The numbers of those lines, at most [`MAX_ENTRIES`].
+    pub entries: Vec<i64>,
     /// The value of the only line whose name is unknown, if it is a number of at most two digits: in the trailers of a
     /// gRPC call, which must have a `grpc-status`, it is that.
     pub number: Option<Box<[u8]>>,
@@ -59,6 +59,9 @@ impl Unknown {
         (self.lines, self.names, self.dropped) == (0, 0, 0)
     }
 }
+
+/// How many unknown lines of a section are told apart; real ones have a handful.
+const MAX_ENTRIES: usize = 32;
 
 /// A section in the making.
 #[derive(Debug, Default)]
@@ -74,7 +77,9 @@ impl Builder {
         let unknown = &mut self.section.unknown;
         match (line.field, line.value) {
             (Field::Old(entry), Text::Old(_)) => {
-                unknown.only = (unknown.lines == 0).then_some(entry);
+                if unknown.entries.len() < MAX_ENTRIES {
+                    unknown.entries.push(entry);
+                }
                 unknown.lines = unknown.lines.saturating_add(1);
             }
             (Field::Old(_), Text::Known(value)) => {

@@ -48,8 +48,8 @@ pub(super) fn system(subject: &Subject<'_>) -> Option<System> {
     }
     // The request's content type is not known, or it has none.
     let stream = subject.stream?;
-    let says_status = status_field(subject).is_some();
-    (says_status || (stream.framed && stream.request_unknown)).then_some(System::Grpc)
+    let says_so = status_field(subject).is_some() || request.first(FieldName::GrpcTimeout).is_some();
+    (says_so || stream.grpc).then_some(System::Grpc)
 }
 
 /// `application/grpc`, `application/grpc+proto`, `application/grpc-web-text`, ... ("gRPC over HTTP2", "Requests").

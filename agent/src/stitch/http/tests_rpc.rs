@@ -160,7 +160,7 @@ fn what_a_late_join_hides_is_said_to_be_unknown() {
     let mut call = Call::new(Role::Client);
     (call.path, call.trailers, call.fields) = ("", Some(Vec::new()), Vec::new());
     call.response = Some((200, Vec::new()));
-    (call.facts.request_unknown, call.facts.response_unknown, call.facts.framed) = (true, true, true);
+    (call.facts.request_unknown, call.facts.response_unknown, call.facts.grpc) = (true, true, true);
     check(call, "grpc - -");
 }
 
@@ -169,7 +169,6 @@ fn what_is_not_said_to_be_grpc_is_http() {
     let mut call = Call::new(Role::Client);
     (call.path, call.trailers, call.fields) = ("/a", None, vec![(FieldName::Host, "h")]);
     call.response = Some((200, Vec::new()));
-    call.facts.framed = true;
     let described = call.describe();
     assert_eq!(described.name, "POST");
     assert_eq!(attribute(&described, "network.protocol.version"), Some(&Value::Text("2".into())));

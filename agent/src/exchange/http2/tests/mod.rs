@@ -337,6 +337,68 @@ fn an_interim_response_is_not_the_response() {
     check(&steps, &["Client /a @2..2", "responding @4", "1 closed @4 404 0x0 0x0"]);
 }
 
+/// One block was lost in each direction, so what was inserted before is unknown.
+fn forgotten(peers: &mut Peers, steps: &mut Vec<Step>) {
+    let request = [peers.request(1, 0, "/a.B/C"), data(1, 1, &message(1))].concat();
+    let (head, trailers) = (peers.head(1), peers.trailers(1, "5"));
+    // The kernel side cut both inside the header block, and knows the rest.
+    steps.push(Client(request[..15].to_vec()));
+    let block = usize::from(request[2]) + 9;
+    steps.push(Step::ClientGap(block as u64 - 15));
+    steps.push(Client(request[block..].to_vec()));
+    for cut in [head, trailers] {
+        steps.push(Server(cut[..10].to_vec()));
+        steps.push(Step::ServerGap(cut.len() as u64 - 10));
+    }
+}
+
+#[test]
+fn a_call_whose_content_type_is_hidden_is_proven_by_one_that_names_the_same_entries() {
+    let mut peers = Peers::new();
+    let mut steps = begin();
+    forgotten(&mut peers, &mut steps);
+    for stream in [3, 5] {
+        steps.push(Client([peers.request(stream, 0, "/a.B/C"), data(stream, 1, &message(2))].concat()));
+        steps.push(Server(
+            [peers.head(stream), data(stream, 0, &message(3)), peers.trailers(stream, "0")].concat(),
+        ));
+    }
+    // Cancelled: nothing but its request was seen.
+    steps.push(Client([peers.request(7, 0, "/a.B/C"), frame(3, 0, 7, &[0, 0, 0, 8])].concat()));
+    let whole: Vec<(usize, Step, bool)> =
+        steps.iter().enumerate().map(|(number, step)| (number, step.clone(), true)).collect();
+    let (_, events) = play(true, &whole);
+    let proven: Vec<(u32, bool)> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Closed(exchange) => exchange.stream.as_ref().map(|stream| (stream.stream, stream.grpc)),
+            Event::Opened { .. } | Event::Responding { .. } => None,
+        })
+        .collect();
+    // Exact framing has to be seen twice.
+    assert_eq!(proven, [(3, false), (5, true), (7, true)]);
+}
+
+#[test]
+fn a_number_under_an_unknown_name_is_a_status_only_in_a_call_of_grpc() {
+    for grpc in [true, false] {
+        let mut peers = Peers::new();
+        let mut steps = begin();
+        forgotten(&mut peers, &mut steps);
+        let kind = if grpc { "application/grpc+proto" } else { "text/plain" };
+        let fields = [(":method", "POST"), (":scheme", "http"), (":path", "/a.B/D"), ("content-type", kind)];
+        let request = frame(1, 5, 3, &peers.client.block(&fields));
+        steps.push(Client(request));
+        // The name is that of an entry from before, the value is new.
+        steps.push(Server([peers.head(3), peers.trailers(3, "7")].concat()));
+        let whole: Vec<(usize, Step, bool)> =
+            steps.iter().enumerate().map(|(number, step)| (number, step.clone(), true)).collect();
+        let (_, events) = run(true, &whole);
+        let want = if grpc { "3 closed @10 200 status 7 0x0 0x0" } else { "3 closed @10 200 0x0 0x0" };
+        assert_eq!(events.last().unwrap(), want);
+    }
+}
+
 #[test]
 fn a_gap_inside_data_costs_nothing_but_bytes() {
     let mut peers = Peers::new();
