@@ -15,6 +15,7 @@
 // `off!` and `run!` bring their own `unsafe`, also where there is one around them.
 #![allow(unused_unsafe)]
 
+mod frames;
 mod gather;
 mod maps;
 mod memory;

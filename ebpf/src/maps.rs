@@ -60,6 +60,10 @@ pub struct SocketState {
     pub lost: u32,
     /// 1 once its *opened* record was written.
     pub announced: u32,
+    /// 1 if it was there from its first byte on.
+    pub born: u32,
+    /// 1 once its frames are followed, or were.
+    pub follows: u32,
     /// What a walk remembers of it.
     pub note: u64,
 }
@@ -187,6 +191,10 @@ pub struct Progress {
     pub family: u32,
     /// Why nothing follows the next record: a `REST_` constant.
     pub piece_rest: u32,
+    /// Bytes directly before the next record that were left out.
+    pub before: u32,
+    /// What is done with the call: a constant of `frames`.
+    pub how: u32,
 }
 
 /// Puts a value into a map and takes it out again: the verifier forgets how it came about.

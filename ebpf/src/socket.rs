@@ -130,8 +130,17 @@ pub unsafe fn state<M: Memory>(sk: *const u8, create: bool) -> Option<*mut Socke
         } else if !create {
             return None;
         }
-        let fresh =
-            SocketState { id: maps::number(), sent: 0, received: 0, inode, lost: 0, announced: 0, note: 0 };
+        let fresh = SocketState {
+            id: maps::number(),
+            sent: 0,
+            received: 0,
+            inode,
+            lost: 0,
+            announced: 0,
+            born: 0,
+            follows: 0,
+            note: 0,
+        };
         if SOCKETS_BY_ADDRESS.insert(key, fresh, 0).is_err() {
             return None;
         }

@@ -5,7 +5,7 @@
 //! count every byte it leaves out, by cause.
 
 use core::ffi::c_void;
-use core::ptr::{addr_of_mut, read_unaligned};
+use core::ptr::{addr_of, addr_of_mut, read_unaligned};
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
@@ -22,6 +22,7 @@ use spandrel_proto::record::{
 
 use spandrel_proto::walk::WORDS_ROOM;
 
+use crate::frames;
 use crate::gather::{gather, locate};
 use crate::maps::{self, GATHERED, LOSSES, count, count_unseen, off, run, through};
 use crate::memory::{Helped, Memory, Registers, current_task, kernel, of_task};
@@ -104,7 +105,20 @@ pub unsafe fn transferred<M: Memory>(transfer: &Transfer) {
         addr_of_mut!((*progress).sk).write_volatile(sk as u64);
         let transport = through(addr_of_mut!((*data).socket.transport), transport);
         let position = through(addr_of_mut!((*progress).position), position);
-        let policy = Policy::decode(maps::policy_word(connection, !receives));
+        let word = maps::policy_word(connection, !receives);
+        let policy = Policy::decode(word);
+        let marks = receives as u32 | ((moved == total as u64) as u32) << 1;
+        let mut how = frames::PLAIN;
+        if total > 0 && ((*state).follows != 0 || matches!(policy, Policy::Frames(_))) {
+            (*state).follows = 1;
+            how = frames::frames_begin(index, total, word, marks);
+            if how == frames::SILENT {
+                count(Counter::CallsSilent, 1);
+                return count(Counter::BytesSilent, total as u64);
+            }
+        }
+        addr_of_mut!((*progress).how).write_volatile(how);
+        addr_of_mut!((*progress).before).write_volatile(0);
         let Decision::Record { skip, take, until_empty_line } =
             decide(policy, position, total, run!(capture_limit))
         else {
@@ -147,7 +161,16 @@ pub unsafe fn transferred<M: Memory>(transfer: &Transfer) {
         addr_of_mut!((*data).walk).write(evidence as u16);
         addr_of_mut!((*data).words).write((evidence >> 16) as u16);
         locate(progress, registers, number);
+        if (*progress).how == frames::FOLLOWED {
+            (*state).lost = frames::frames_follow(index);
+            return;
+        }
         (*state).lost = record(index);
+        if addr_of!((*progress).how).read_volatile() == frames::TRACKED {
+            frames::frames_track(index);
+        } else if (*state).born != 0 && (*state).follows == 0 && moved == total as u64 && word == 0 {
+            (*state).follows = frames::frames_meet(index, total, marks);
+        }
     }
 }
 
@@ -211,7 +234,7 @@ pub extern "C" fn record(index: u32) -> u32 {
 
 /// Counts what follows the last piece of a call.
 #[inline(always)]
-fn leave(data: &Data, end: u32, rest: u32) {
+pub fn leave(data: &Data, end: u32, rest: u32) {
     let left = data.total.saturating_sub(end) as u64;
     match rest {
         REST_UNSEEN => {
@@ -252,7 +275,9 @@ pub extern "C" fn emit(index: u32, at: u32, skip: u32, length: u32, marks: u32) 
         addr_of_mut!((*data).header.length).write(fixed + length);
         addr_of_mut!((*data).skip).write(skip);
         addr_of_mut!((*data).captured).write(length);
-        addr_of_mut!((*data).rest).write(marks >> 16);
+        let before = addr_of!((*scratch).progress.before).read_volatile();
+        addr_of_mut!((*scratch).progress.before).write_volatile(0);
+        addr_of_mut!((*data).rest).write(marks >> 16 | before << 8);
         // The head of the record stands directly before its bytes: in the room before the first block,
         // later on the end of the block before, which is already written.
         // Added to the foremost place that it may have: the verifier follows no subtraction.
@@ -420,6 +445,7 @@ pub unsafe fn state_changed<M: Memory>(sk: *const u8, from: u32, to: u32) {
         };
         // On the stack: this runs in a softirq, perhaps in the middle of a call of this CPU.
         if opens {
+            (*state).born = 1;
             let flags = if from == tcp_state::SYN_SENT { FLAG_ACTIVE } else { 0 };
             let mut opened =
                 Opened { header: header(TAG_OPENED, flags, size_of::<Opened>()), ..Opened::default() };

@@ -48,11 +48,13 @@ pub enum Counter {
     WalksFailed,
     /// Hits of probed instructions that a walk is for.
     Hits,
+    /// Times that a direction was no longer followed, because a call had too many frames or could not be read.
+    FramesLost,
 }
 
 impl Counter {
     /// How many there are.
-    pub const COUNT: usize = 21;
+    pub const COUNT: usize = 22;
 
     /// All, with the metric and the cause under which they are exported.
     pub const ALL: [(Self, &'static str, Option<&'static str>); Self::COUNT] = [
@@ -77,6 +79,7 @@ impl Counter {
         (Self::Walks, "spandrel_kernel_walks_total", Some("evidence")),
         (Self::WalksFailed, "spandrel_kernel_walks_total", Some("failed")),
         (Self::Hits, "spandrel_kernel_probe_hits_total", None),
+        (Self::FramesLost, "spandrel_kernel_frames_lost_total", None),
     ];
 }
 

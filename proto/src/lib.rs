@@ -10,6 +10,7 @@
 
 pub mod call;
 pub mod counter;
+pub mod frames;
 pub mod head;
 pub mod layout;
 pub mod policy;

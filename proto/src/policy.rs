@@ -41,6 +41,9 @@ pub enum Policy {
     From(u32),
     /// No record at all.
     Nothing,
+    /// HTTP/2: frame headers, whole frames but DATA, and of DATA the first bytes ([`crate::frames`]). A frame header begins
+    /// at this position; one that is behind tells nothing. Where frames are not followed, as [`Policy::Everything`].
+    Frames(u32),
 }
 
 impl Policy {
@@ -52,6 +55,7 @@ impl Policy {
             Self::Everything => 2,
             Self::From(position) => 3 | (position as u64) << 32,
             Self::Nothing => 4,
+            Self::Frames(position) => 5 | (position as u64) << 32,
         }
     }
 
@@ -62,6 +66,7 @@ impl Policy {
             2 => Self::Everything,
             3 => Self::From((word >> 32) as u32),
             4 => Self::Nothing,
+            5 => Self::Frames((word >> 32) as u32),
             _ => Self::Heads,
         }
     }
@@ -91,7 +96,7 @@ pub const fn decide(policy: Policy, position: u32, total: u32, limit: u32) -> De
         Policy::FirstBlock => {
             Decision::Record { skip: 0, take: least(least(total, BLOCK), limit), until_empty_line: false }
         }
-        Policy::Everything => {
+        Policy::Everything | Policy::Frames(_) => {
             Decision::Record { skip: 0, take: least(total, limit), until_empty_line: false }
         }
         Policy::Heads => Decision::Record { skip: 0, take: least(total, limit), until_empty_line: true },
@@ -126,6 +131,8 @@ mod tests {
             Policy::From(0),
             Policy::From(u32::MAX),
             Policy::Nothing,
+            Policy::Frames(0),
+            Policy::Frames(u32::MAX),
         ] {
             assert_eq!(Policy::decode(policy.encode()), policy);
         }

@@ -108,6 +108,13 @@ pub struct Unix {
     pub drained: bool,
 }
 
+impl Data {
+    /// Why what follows is not here, and how many bytes directly before were left out.
+    pub const fn rest(&self) -> (u32, u32) {
+        (self.rest & 0xff, self.rest >> 8)
+    }
+}
+
 impl Socket {
     /// Puts TCP positions in.
     #[inline(always)]
@@ -158,7 +165,9 @@ pub struct Data {
     pub captured: u32,
     /// The number of the system call.
     pub call: u32,
-    /// Why what follows this piece in its call is not here, if it is the last: a `REST_` constant.
+    /// Lowest byte: why what follows this piece in its call is not here, if it is the last: a `REST_` constant. The
+    /// others: how many bytes directly before this piece were left out, of this call and of whole calls before it
+    /// ([`crate::frames`]).
     pub rest: u32,
     /// The walk that found the evidence; 0 for none.
     pub walk: u16,
@@ -174,6 +183,10 @@ pub const REST_UNSEEN: u32 = 1;
 pub const REST_UNREADABLE: u32 = 2;
 /// The vector has more pieces than are looked at.
 pub const REST_VECTOR: u32 = 3;
+/// What follows is payload that a policy leaves out.
+pub const REST_SILENT: u32 = 4;
+/// More frames than are looked at in one call.
+pub const REST_FRAMES: u32 = 5;
 
 /// [`TAG_OPENED`]: a connection, its ends and addresses. A unix stream's path follows, if it has one.
 #[repr(C)]

@@ -25,6 +25,10 @@ pub const DOCUMENTED: &[(&str, &str)] = &[
     ),
     ("spandrel_kernel_records_total", "Records written into the ring"),
     (
+        "spandrel_kernel_frames_lost_total",
+        "Times that an HTTP/2 direction could not be followed on: too many frames in one call, unreadable bytes, another position",
+    ),
+    (
         "spandrel_kernel_silent_calls_total",
         "Calls that moved only bytes that nobody wants, and made no record",
     ),

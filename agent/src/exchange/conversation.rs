@@ -123,7 +123,7 @@ impl Conversation {
     pub fn policy(&self, direction: Direction, wishes: &Wishes) -> Policy {
         match self {
             Self::Http1(http1) => http1.policy(direction, wishes),
-            Self::Http2(http2) => http2.policy(direction),
+            Self::Http2(http2) => http2.policy(direction, wishes.last(direction)),
         }
     }
 

@@ -85,6 +85,13 @@ pub enum Policy {
     },
     /// Nothing, for good.
     Nothing,
+    /// HTTP/2: all of a frame but the payload of DATA, of which the first 16 bytes. A frame header begins at this stream
+    /// offset; one that is behind says nothing new. Where the kernel side does not know where a frame begins, as
+    /// [`Policy::Everything`].
+    Frames {
+        /// The offset.
+        offset: u64,
+    },
 }
 
 /// What a connection speaks.

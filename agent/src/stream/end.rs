@@ -26,6 +26,8 @@ pub(super) struct Way {
     pub was_silent_until: u64,
     /// A record of this socket was lost, and no hole has explained where.
     pub lost: bool,
+    /// The kernel was asked to leave out the payload of frames.
+    pub followed: bool,
 }
 
 impl Way {
@@ -160,7 +162,7 @@ impl ConnectionEnd {
         }
         let cause = if way.step.overlapped() {
             GapCause::Uncertain
-        } else if until <= way.silent_until.max(way.was_silent_until) {
+        } else if way.followed || until <= way.silent_until.max(way.was_silent_until) {
             GapCause::Silent
         } else {
             GapCause::Lost

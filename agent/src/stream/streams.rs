@@ -10,7 +10,8 @@ use foldhash::{HashMap, HashMapExt as _};
 use spandrel_proto::position::{End, RCV_SHUTDOWN, SEND_SHUTDOWN, Tcp, extend};
 use spandrel_proto::record::{
     self, Addresses, Data, FLAG_ACTIVE, FLAG_FIRST, FLAG_IN_EPOLL, FLAG_LAST, FLAG_LATE, FLAG_NONBLOCKING,
-    FLAG_SEND, Header, Loss, Place, REST_NOTHING, REST_UNSEEN, TRANSPORT_UNIX, Unix,
+    FLAG_SEND, Header, Loss, Place, REST_FRAMES, REST_NOTHING, REST_SILENT, REST_UNSEEN, TRANSPORT_UNIX,
+    Unix,
 };
 
 use super::closing::{Exits, Gone};
@@ -321,16 +322,23 @@ impl Streams {
         let starts = first == First::Yes;
         let ends = data.header.flags & FLAG_LAST != 0;
         let rest = total.saturating_sub(skip + bytes.len() as u64);
-        if starts && skip > 0 {
+        let (reason, before) = data.rest();
+        let before = u64::from(before).min(offset + skip);
+        if before > 0 {
+            // Payload that the policy left out, of this call and of calls before it that were nothing else.
+            let gap = Content::Gap { length: before, cause: GapCause::Silent };
+            put(offset + skip - before, gap, starts && skip > 0, false);
+        } else if starts && skip > 0 {
             put(offset, Content::Gap { length: skip, cause: GapCause::Silent }, true, false);
         }
         if !bytes.is_empty() {
             put(offset + skip, Content::Bytes(bytes), starts && skip == 0, ends && rest == 0);
         }
         if ends && rest > 0 {
-            let cause = match data.rest {
-                REST_NOTHING => GapCause::Limit,
+            let cause = match reason {
+                REST_NOTHING | REST_FRAMES => GapCause::Limit,
                 REST_UNSEEN => GapCause::Unseen,
+                REST_SILENT => GapCause::Silent,
                 _ => GapCause::Lost,
             };
             let starts_call = starts && skip == 0 && bytes.is_empty();
@@ -400,7 +408,9 @@ impl Streams {
                 let offset = offset.min(next.saturating_add(u64::from(MAX_SILENCE)));
                 (offset, Word::From(base.wrapping_add(offset as u32)))
             }
+            Policy::Frames { offset } => (0, Word::Frames(base.wrapping_add(offset as u32))),
         };
+        way.followed |= matches!(policy, Policy::Frames { .. });
         way.silence(until);
         Some(word)
     }

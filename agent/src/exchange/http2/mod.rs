@@ -27,7 +27,7 @@ use super::pending::{Sink, failure_kind};
 use super::{Carried, Event as Told, FailureKind, Policy};
 use crate::identity::{ConnectionId, Direction, Moment, Monotonic, Role};
 use crate::protocol::http2::{self, Event, Parser, Start};
-use crate::stream::{Closed, Content, Piece};
+use crate::stream::{Closed, Content, GapCause, Piece};
 
 /// Both directions of a connection that speaks HTTP/2.
 #[derive(Debug)]
@@ -50,6 +50,8 @@ struct Way {
     next: Option<u64>,
     /// Bytes since frames were found last.
     astray: u64,
+    /// Pieces since the last that the kernel side did not leave out on purpose and did not send.
+    pieces: u32,
 }
 
 /// How many bytes of both directions may come in which no frame is found, before this is taken for something else: as many as
@@ -72,9 +74,15 @@ fn mark_carried(piece: &Piece<'_>, parser: &Parser, events: Option<&mut [Told]>)
     }
 }
 
+/// So many pieces the kernel side is told where a frame begins after each, which costs a word in shared memory: it compares
+/// with where it assumed one meanwhile (`ebpf/src/frames.rs`).
+const TELL: u32 = 1024;
+/// After so many it is told again, in case it lost its place.
+const TELL_AGAIN: u32 = 16 * 1024;
+
 impl Way {
     fn new(start: Start) -> Self {
-        Self { parser: None, start, began: None, next: None, astray: 0 }
+        Self { parser: None, start, began: None, next: None, astray: 0, pieces: 0 }
     }
 
     /// True if what is read of it is certain to be frames.
@@ -126,6 +134,9 @@ impl Http2 {
             _ => *at,
         };
         let mut max_frame = None;
+        let silent =
+            matches!(piece.content, Content::Bytes(_) | Content::Gap { cause: GapCause::Silent, .. });
+        way.pieces = if silent { way.pieces.wrapping_add(1) } else { 0 };
         // What a proven place shows is told at once, even if it is the piece that breaks it.
         let proven = parser.is_proven() && other.is_proven() && provisional.is_empty();
         let from = sink.events.len();
@@ -233,8 +244,29 @@ impl Http2 {
     }
 
     /// What the kernel side should send of a direction.
-    pub fn policy(&self, _direction: Direction) -> Policy {
-        Policy::Everything
+    pub fn policy(&self, direction: Direction, last: Policy) -> Policy {
+        let way = match direction {
+            Direction::Send => &self.send,
+            Direction::Receive => &self.receive,
+        };
+        let Some(parser) = &way.parser else { return last };
+        let Some(offset) = parser.boundary().filter(|_| parser.is_proven()) else {
+            // In the middle of a header; or lost, and a frame is searched for in all that comes.
+            return match last {
+                Policy::Frames { .. } if parser.is_proven() => last,
+                _ => Policy::Everything,
+            };
+        };
+        match last {
+            // The kernel side is told again until it has had time to find its place, and then so that an old offset is
+            // never taken for one ahead (positions compare modulo 2³²).
+            Policy::Frames { offset: told }
+                if way.pieces % TELL_AGAIN >= TELL && offset.saturating_sub(told) < 1 << 30 =>
+            {
+                last
+            }
+            _ => Policy::Frames { offset },
+        }
     }
 
     /// What both parsers say of their bytes.

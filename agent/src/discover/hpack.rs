@@ -1,0 +1,339 @@
+//! HPACK tables in the memory of one end of a connection: what a decoder that joined late cannot know otherwise.
+//!
+//! Every implementation keeps a table's size beside its entries, so a shape found by search is *proved* or dropped: the size
+//! that is stored must be the sum of 32 + name + value over all entries (RFC 7541, section 4.1), within a stored limit. A
+//! text that merely looks like a header proves nothing. This reads another program's memory on a large scale: it is done only
+//! where a setting allows it, for connections that were warm when they were met, and it writes nothing and stops nobody.
+//!
+//! Known shapes: `golang.org/x/net/http2/hpack` (grpc-go, net/http) and nghttp2 (Node, curl).
+
+use super::maps::Maps;
+use super::memory::{MAX_READ, ReadMemory};
+
+/// Bytes of memory that are searched of one process.
+const MAX_SEARCHED: u64 = 512 << 20;
+/// Tables that are returned of one process; two for each connection.
+const MAX_TABLES: usize = 256;
+/// Entries of a table: 64 KiB of the smallest.
+const MAX_ENTRIES: u64 = 2048;
+/// The largest table that is believed.
+const MAX_TABLE: u64 = 65_536;
+/// What RFC 7541 adds to each entry's size.
+const OVERHEAD: u64 = 32;
+
+/// Whose table it is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Library {
+    /// `golang.org/x/net/http2/hpack`.
+    XNet,
+    /// nghttp2.
+    Nghttp2,
+}
+
+/// A proved table.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Table {
+    /// Whose.
+    pub library: Library,
+    /// Where it is.
+    pub address: u64,
+    /// How many entries were ever inserted: it changes with each.
+    pub inserted: u64,
+    /// Names and values, the newest first.
+    pub entries: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// What a search came to.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// The proved tables.
+    pub tables: Vec<Table>,
+    /// Places that had the shape.
+    pub candidates: u64,
+    /// Bytes that were searched.
+    pub searched: u64,
+}
+
+/// All tables in the writable anonymous memory of a process.
+pub fn find(memory: &dyn ReadMemory, maps: &Maps) -> Found {
+    let mut found = Found::default();
+    for mapping in maps.iter() {
+        // Go gives its heap a name since 5.17 (`[anon: Go: heap]`); a file's pages hold no heap.
+        if !mapping.read || !mapping.write || mapping.file().is_some() {
+            continue;
+        }
+        let mut at = mapping.start;
+        while at < mapping.end && found.searched < MAX_SEARCHED && found.tables.len() < MAX_TABLES {
+            let length = usize::try_from(mapping.end - at).unwrap_or(MAX_READ).min(MAX_READ);
+            // Pages that were never touched are not there; what is behind them may be.
+            if let Some(bytes) = memory.bytes(at, length) {
+                found.searched += bytes.len() as u64;
+                search(memory, at, &bytes, &mut found);
+            }
+            // Shapes that lie across two pieces are seen from the second.
+            at += if length > SHAPE { (length - SHAPE) as u64 } else { length as u64 }.max(8);
+            if length <= SHAPE {
+                break;
+            }
+        }
+    }
+    found.tables.dedup_by_key(|table| table.address);
+    found
+}
+
+/// Bytes of the longest shape.
+const SHAPE: usize = 64;
+
+fn search(memory: &dyn ReadMemory, base: u64, bytes: &[u8], found: &mut Found) {
+    for (at, shape) in bytes.windows(SHAPE).enumerate().step_by(8) {
+        let mut words = [0u64; SHAPE / 8];
+        for (word, eight) in words.iter_mut().zip(shape.chunks_exact(8)) {
+            *word = eight.try_into().map_or(0, u64::from_le_bytes);
+        }
+        let Some(table) = looks(&words) else { continue };
+        found.candidates += 1;
+        let address = base + at as u64;
+        let proved = match table {
+            Library::XNet => x_net(memory, address, &words),
+            Library::Nghttp2 => nghttp2(memory, address, &words),
+        };
+        if let Some(table) = proved
+            && found.tables.len() < MAX_TABLES
+            && !found.tables.iter().any(|known| known.address == address)
+        {
+            found.tables.push(table);
+        }
+    }
+}
+
+/// A pointer into a program's own memory, aligned as an allocator gives them.
+fn pointer(word: u64) -> bool {
+    word.is_multiple_of(8) && (0x1_0000..1 << 47).contains(&word)
+}
+
+/// Whose shape the words have, by what costs nothing to check.
+fn looks(words: &[u64; SHAPE / 8]) -> Option<Library> {
+    let [first, second, third, fourth, fifth, sixth, seventh, _] = *words;
+    if !pointer(first) {
+        return None;
+    }
+    // headerFieldTable{ents []HeaderField, evictCount, byName, byNameValue}, then size and maxSize, both uint32
+    // (x/net http2/hpack/tables.go and encode.go; 40 bytes an entry).
+    let (size, most) = (seventh & 0xffff_ffff, seventh >> 32);
+    if (1..=MAX_ENTRIES).contains(&second)
+        && (second..=2 * MAX_ENTRIES).contains(&third)
+        && pointer(fifth)
+        && pointer(sixth)
+        && fits(second, size, most)
+    {
+        return Some(Library::XNet);
+    }
+    // nghttp2_hd_context: ring {buffer, mask, first, len}, mem, hd_table_bufsize, hd_table_bufsize_max (lib/nghttp2_hd.h).
+    if second > 0
+        && (second + 1).is_power_of_two()
+        && second < 2 * MAX_ENTRIES
+        && (1..=second + 1).contains(&fourth)
+        && pointer(fifth)
+        && fits(fourth, sixth, seventh)
+    {
+        return Some(Library::Nghttp2);
+    }
+    None
+}
+
+/// Whether so many entries can have this size under this limit.
+fn fits(entries: u64, size: u64, most: u64) -> bool {
+    most <= MAX_TABLE && size <= most && entries * OVERHEAD <= size && entries <= MAX_ENTRIES
+}
+
+/// The proof: reads entries, the newest first, and compares their sum with the size.
+struct Sum<'a> {
+    memory: &'a dyn ReadMemory,
+    size: u64,
+    sum: u64,
+    entries: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl<'a> Sum<'a> {
+    fn of(memory: &'a dyn ReadMemory, size: u64) -> Self {
+        Self { memory, size, sum: 0, entries: Vec::new() }
+    }
+
+    fn add(&mut self, name: (u64, u64), value: (u64, u64)) -> Option<()> {
+        self.sum = self.sum.checked_add(OVERHEAD)?.checked_add(name.1)?.checked_add(value.1)?;
+        if self.sum > self.size {
+            return None;
+        }
+        let text = |(at, length): (u64, u64)| {
+            if length == 0 {
+                return Some(Vec::new());
+            }
+            self.memory.bytes(at, usize::try_from(length).ok()?)
+        };
+        let (name, value) = (text(name)?, text(value)?);
+        // RFC 9113, section 8.2.1: no upper case, no spaces; what is else in a table is not one of HTTP/2.
+        let named =
+            !name.is_empty() && name.iter().all(|byte| byte.is_ascii_graphic() && !byte.is_ascii_uppercase());
+        named.then(|| self.entries.push((name, value)))
+    }
+
+    fn proved(self, library: Library, address: u64, inserted: u64) -> Option<Table> {
+        let Self { size, sum, entries, .. } = self;
+        (sum == size && !entries.is_empty()).then_some(Table { library, address, inserted, entries })
+    }
+}
+
+fn x_net(memory: &dyn ReadMemory, address: u64, words: &[u64; SHAPE / 8]) -> Option<Table> {
+    const ENTRY: u64 = 40;
+    let [entries, count, _, evicted, _, _, sizes, _] = *words;
+    let mut sum = Sum::of(memory, sizes & 0xffff_ffff);
+    // The oldest stands first.
+    for index in (0..count).rev() {
+        let at = entries.checked_add(index * ENTRY)?;
+        let word = |offset: u64| memory.word(at.checked_add(offset)?);
+        sum.add((word(0)?, word(8)?), (word(16)?, word(24)?))?;
+    }
+    sum.proved(Library::XNet, address, evicted.checked_add(count)?)
+}
+
+fn nghttp2(memory: &dyn ReadMemory, address: u64, words: &[u64; SHAPE / 8]) -> Option<Table> {
+    let [ring, mask, first, count, _, size, _, next] = *words;
+    let mut sum = Sum::of(memory, size);
+    for index in 0..count {
+        let slot = first.wrapping_add(index) & mask;
+        let entry = memory.word(ring.checked_add(slot * 8)?)?;
+        let buffer = |at: u64| {
+            // nghttp2_rcbuf: mem_user_data, free, base, len.
+            let rcbuf = memory.word(at).filter(|&rcbuf| pointer(rcbuf))?;
+            Some((memory.word(rcbuf + 16)?, memory.word(rcbuf + 24)?))
+        };
+        if !pointer(entry) {
+            return None;
+        }
+        sum.add(buffer(entry)?, buffer(entry + 8)?)?;
+    }
+    sum.proved(Library::Nghttp2, address, next & 0xffff_ffff)
+}
+
+/// Fuzz body: whatever memory holds, the search ends, and a proved table adds up.
+pub fn fuzz_tables(data: &[u8]) {
+    const AT: u64 = 0x7000_0000_0000;
+    let mut image = super::memory::Image::default();
+    image.put(AT, data);
+    let line = format!(
+        "{AT:x}-{:x} rw-p 00000000 00:00 0 \n",
+        AT + (data.len() as u64).next_multiple_of(4096).max(4096)
+    );
+    image.put(AT, [data, &vec![0; data.len().next_multiple_of(4096).max(4096) - data.len()]].concat());
+    let found = find(&image, &Maps::parse(line.as_bytes()));
+    assert!(found.tables.len() <= MAX_TABLES);
+    for table in &found.tables {
+        let sum: u64 = table.entries.iter().map(|(n, v)| OVERHEAD + (n.len() + v.len()) as u64).sum();
+        assert!(sum <= MAX_TABLE, "a table of {sum} bytes");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::memory::Image;
+    use super::*;
+
+    const HEAP: u64 = 0x7000_0000_0000;
+
+    /// A heap of 64 KiB with these words at places, and texts.
+    fn heap(words: &[(u64, u64)], texts: &[(u64, &str)]) -> (Image, Maps) {
+        let mut bytes = vec![0u8; 65_536];
+        for &(at, word) in words {
+            let at = at as usize;
+            bytes[at..at + 8].copy_from_slice(&word.to_le_bytes());
+        }
+        for &(at, text) in texts {
+            bytes[at as usize..at as usize + text.len()].copy_from_slice(text.as_bytes());
+        }
+        let mut image = Image::default();
+        image.put(HEAP, bytes);
+        (image, Maps::parse(format!("{HEAP:x}-{:x} rw-p 00000000 00:00 0 \n", HEAP + 65_536).as_bytes()))
+    }
+
+    fn go(size: u64) -> Found {
+        let words = [
+            (0x100, HEAP + 0x1000),
+            (0x108, 2),
+            (0x110, 4),
+            (0x118, 7),
+            (0x120, HEAP + 0x2000),
+            (0x128, HEAP + 0x2100),
+            (0x130, size | 4096 << 32),
+            (0x1000, HEAP + 0x3000),
+            (0x1008, 5),
+            (0x1010, HEAP + 0x3010),
+            (0x1018, 4),
+            (0x1028, HEAP + 0x3020),
+            (0x1030, 11),
+            (0x1038, HEAP + 0x3030),
+            (0x1040, 1),
+        ];
+        let texts = [(0x3000, ":path"), (0x3010, "/a/B"), (0x3020, "grpc-status"), (0x3030, "0")];
+        let (image, maps) = heap(&words, &texts);
+        find(&image, &maps)
+    }
+
+    #[test]
+    fn a_go_table_is_found_and_its_newest_entry_stands_first() {
+        let found = go(32 + 9 + 32 + 12);
+        let [table] = &found.tables[..] else { panic!("{found:?}") };
+        assert_eq!((table.library, table.inserted), (Library::XNet, 9));
+        assert_eq!(table.entries[0], (b"grpc-status".to_vec(), b"0".to_vec()));
+        assert_eq!(table.entries[1], (b":path".to_vec(), b"/a/B".to_vec()));
+    }
+
+    #[test]
+    fn a_table_whose_size_is_not_the_sum_of_its_entries_is_none() {
+        for size in [84, 86, 100] {
+            assert!(go(size).tables.is_empty(), "{size}");
+        }
+    }
+
+    #[test]
+    fn a_table_of_nghttp2_is_read_around_its_ring() {
+        let words = [
+            (0x200, HEAP + 0x1000),
+            (0x208, 3),
+            (0x210, 3),
+            (0x218, 2),
+            (0x220, HEAP + 0x2000),
+            (0x228, 32 + 9 + 32 + 12),
+            (0x230, 4096),
+            (0x238, 42),
+            // Slots 3 and 0.
+            (0x1018, HEAP + 0x1100),
+            (0x1000, HEAP + 0x1200),
+            (0x1100, HEAP + 0x1300),
+            (0x1108, HEAP + 0x1340),
+            (0x1200, HEAP + 0x1380),
+            (0x1208, HEAP + 0x13c0),
+            (0x1310, HEAP + 0x3000),
+            (0x1318, 5),
+            (0x1350, HEAP + 0x3010),
+            (0x1358, 4),
+            (0x1390, HEAP + 0x3020),
+            (0x1398, 11),
+            (0x13d0, HEAP + 0x3030),
+            (0x13d8, 1),
+        ];
+        let texts = [(0x3000, ":path"), (0x3010, "/a/B"), (0x3020, "grpc-status"), (0x3030, "0")];
+        let (image, maps) = heap(&words, &texts);
+        let found = find(&image, &maps);
+        let [table] = &found.tables[..] else { panic!("{found:?}") };
+        assert_eq!((table.library, table.inserted), (Library::Nghttp2, 42));
+        assert_eq!(table.entries[0].1, b"/a/B");
+        assert_eq!(table.entries[1].0, b"grpc-status");
+    }
+
+    #[test]
+    fn whatever_memory_holds_the_search_ends() {
+        fuzz_tables(&[]);
+        fuzz_tables(&[0xff; 300]);
+        fuzz_tables(&(0..9000u32).flat_map(u32::to_le_bytes).collect::<Vec<_>>());
+    }
+}
