@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Parser;
+use spandrel_tests::grpc::calls::{Call, Kind};
 use spandrel_tests::grpc::judge::Verdict;
 use spandrel_tests::grpc::others;
 use spandrel_tests::grpc::peers::{PEERS, Peer};
@@ -14,7 +15,8 @@ use spandrel_tests::grpc::rows::{self, How, Report, Row};
 #[derive(Parser, Debug)]
 struct Arguments {
     /// Tables: kinds (every kind of call), load (many calls over one connection), late (joined a warm connection), others
-    /// (curl, nghttp, h2load, nginx). All of them if none is named.
+    /// (curl, nghttp, h2load, nginx), bulk (1 GiB of DATA), long (a stream of 30 seconds). All but the last two if none is
+    /// named.
     table: Vec<String>,
     /// 10,000 calls a pair in `load`, and all pairs everywhere.
     #[arg(long)]
@@ -81,7 +83,9 @@ fn run(arguments: &Arguments) -> Result<bool> {
             "load" => load(arguments, &how)?,
             "late" => late(arguments, &how)?,
             "others" => other_programs(&how),
-            other => bail!("no table is called {other:?}: kinds, load, late, others"),
+            "bulk" => bulk(arguments, &how)?,
+            "long" => long(arguments, &how)?,
+            other => bail!("no table is called {other:?}: kinds, load, late, others, bulk, long"),
         };
     }
     Ok(good)
@@ -163,6 +167,55 @@ fn late(arguments: &Arguments, how: &How) -> Result<bool> {
             };
             good &= print(arguments, &row, rows::run(&row, how), |v| v.wrong() == 0);
         }
+    }
+    Ok(good)
+}
+
+/// A stream of 1 GiB in messages of 64 KiB: what is copied of it, and what the agent needs.
+fn bulk(arguments: &Arguments, how: &How) -> Result<bool> {
+    const MESSAGES: u64 = 16_384;
+    println!("one server stream of 1 GiB:");
+    header();
+    let mut good = true;
+    for (client, server) in pairs(arguments)? {
+        let body = format!("n={MESSAGES} z=65536");
+        let calls = vec![Call::streaming("ServerBulk", Kind::Server, &body, "")];
+        let row = Row { client, server, calls, concurrency: 1, connections: 1, late: None };
+        let report = rows::run(&row, how);
+        let figures = report.as_ref().ok().and_then(|report| {
+            let counters = &report.outcome.as_ref()?.counters;
+            let sum = |names: &[&str]| counters.sum(names);
+            // No frame of these peers is longer than 16,384 bytes but C core's of a message and its prefix.
+            let most = if server == Peer::Python { 65_541 } else { 16_384 };
+            let frames = 2 * (MESSAGES * 65_541).div_ceil(most);
+            Some(format!(
+                "        copied {} bytes of {} moved, {:.1} per DATA frame at most; {} records; agent CPU {:?}; wall {:.1?}; lost {}",
+                sum(&["kernel_captured_bytes"]),
+                sum(&["kernel_moved_bytes"]),
+                sum(&["kernel_captured_bytes"]) as f64 / frames as f64,
+                sum(&["kernel_records_total"]),
+                report.cpu,
+                report.elapsed,
+                sum(&["frames_lost"]),
+            ))
+        });
+        good &= print(arguments, &row, report, |v| v.wrong() == 0 && v.named == v.ends);
+        println!("{}", figures.unwrap_or_default());
+    }
+    Ok(good)
+}
+
+/// A server stream of 30 seconds: one span of it.
+fn long(arguments: &Arguments, how: &How) -> Result<bool> {
+    println!("one server stream of 30 seconds, 60 messages:");
+    header();
+    let mut good = true;
+    for (client, server) in pairs(arguments)? {
+        let calls = vec![Call::streaming("ServerLong", Kind::Server, "n=60 i=500", "")];
+        let row = Row { client, server, calls, concurrency: 1, connections: 1, late: None };
+        good &= print(arguments, &row, rows::run(&row, how), |v| {
+            v.wrong() == 0 && v.named == v.ends && v.duration == v.ends
+        });
     }
     Ok(good)
 }

@@ -1,0 +1,60 @@
+//! HTTP/2 and gRPC with real peers: a short selection of what `cargo xtask grpc` shows in full. Claims that a loaded machine
+//! cannot break: nothing wrong, every call seen at both ends with its name and status, both ends joined.
+
+use anyhow::{Result, ensure};
+use spandrel_tests::checks::machine;
+use spandrel_tests::grpc::peers::Peer;
+use spandrel_tests::grpc::rows::{self, How, Row};
+
+fn pair(
+    client: Peer,
+    server: Peer,
+    calls: Vec<spandrel_tests::grpc::calls::Call>,
+    concurrency: usize,
+) -> Row {
+    Row { client, server, calls, concurrency, connections: 1, late: None }
+}
+
+#[test]
+fn every_kind_of_call_between_five_implementations_has_its_spans() -> Result<()> {
+    let _machine = machine();
+    let ring = [
+        (Peer::Go, Peer::Python),
+        (Peer::Python, Peer::Node),
+        (Peer::Node, Peer::Java),
+        (Peer::Java, Peer::Tonic),
+        (Peer::Tonic, Peer::Go),
+    ];
+    for (client, server) in ring {
+        let row = pair(client, server, rows::every_kind(2), 3);
+        let verdict = rows::run(&row, &How::default())?.verdict;
+        let good = verdict.wrong() == 0 && verdict.named == verdict.ends && verdict.status == verdict.ends;
+        ensure!(good, "{} calls {}: {verdict}", client.name(), server.name());
+        ensure!(verdict.joined == verdict.calls(), "{} calls {}: {verdict}", client.name(), server.name());
+    }
+    Ok(())
+}
+
+#[test]
+fn fifty_calls_at_once_over_one_connection_are_joined_each_with_its_own() -> Result<()> {
+    let _machine = machine();
+    for (client, server) in [(Peer::Go, Peer::Tonic), (Peer::Python, Peer::Go)] {
+        let row = pair(client, server, rows::unary(1_000, true), 50);
+        let verdict = rows::run(&row, &How::default())?.verdict;
+        let good = verdict.wrong() == 0 && verdict.joined == verdict.calls();
+        ensure!(good, "{} calls {}: {verdict}", client.name(), server.name());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_warm_connection_gives_no_wrong_name() -> Result<()> {
+    let _machine = machine();
+    for client in [Peer::Go, Peer::Node] {
+        let mut row = pair(client, Peer::Go, rows::repeated(700, 50), 1);
+        row.late = Some(500);
+        let verdict = rows::run(&row, &How::default())?.verdict;
+        ensure!(verdict.wrong() == 0, "{}: {verdict}", client.name());
+    }
+    Ok(())
+}
