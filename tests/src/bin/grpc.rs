@@ -259,7 +259,7 @@ fn other_programs(how: &How) -> bool {
 
 fn header() {
     println!(
-        "{:<8}{:<8}{:>7}{:>9}{:>8}{:>8}{:>9}{:>9}{:>9}{:>8}{:>8}",
+        "{:<8}{:<8}{:>7}{:>9}{:>8}{:>8}{:>9}{:>9}{:>9}{:>9}{:>8}{:>8}",
         "client",
         "server",
         "calls",
@@ -269,6 +269,7 @@ fn header() {
         "duration",
         "joined",
         "messages",
+        "at least",
         "wrong",
         "agent"
     );
@@ -290,7 +291,7 @@ fn print(arguments: &Arguments, row: &Row, report: Result<Report>, claim: impl F
     };
     let v = &report.verdict;
     println!(
-        "{head}{:>7}{:>9.3}{:>8.2}{:>8.2}{:>9.2}{:>9.3}{:>9}{:>8}{:>7}ms",
+        "{head}{:>7}{:>9.3}{:>8.2}{:>8.2}{:>9.2}{:>9.3}{:>9}{:>9}{:>8}{:>7}ms",
         v.calls(),
         v.percent(v.seen),
         v.percent(v.named),
@@ -298,6 +299,7 @@ fn print(arguments: &Arguments, row: &Row, report: Result<Report>, claim: impl F
         v.percent(v.duration),
         v.joined_percent(),
         v.messages,
+        v.at_least,
         v.wrong(),
         report.cpu.as_millis()
     );
