@@ -172,7 +172,17 @@ impl Report for pipeline::Ledger {
 
 impl Report for readers::Ledger {
     fn counters(&self, out: &mut Vec<Counter>) {
-        let Self { proved, refused, unasked, walks_refused } = *self;
+        let Self { proved, refused, unasked, walks_refused, probes } = *self;
+        let crate::intake::UprobeLedger { attached, failed, over_budget, unwanted, ended } = probes;
+        for (cause, count) in [
+            ("attached", attached),
+            ("failed", failed),
+            ("off_over_budget", over_budget),
+            ("off_unwanted", unwanted),
+            ("off_process_ended", ended),
+        ] {
+            out.push(Counter::by("spandrel_runtime_probe_sets_total", cause, count));
+        }
         out.push(Counter::by("spandrel_runtime_processes_total", "proved", proved));
         out.push(Counter::by("spandrel_runtime_processes_total", "refused", refused));
         out.push(Counter::new("spandrel_runtime_unasked_looks_total", unasked));

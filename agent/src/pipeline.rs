@@ -72,12 +72,15 @@ pub struct Processes {
     pub readers: Readers,
     /// Which are traced.
     pub selection: Selection,
+    /// Hits a second above which a set of probes comes off, instead of the set's own bound; 0 for none.
+    pub probe_hits: Option<u64>,
 }
 
 /// Everything between the ring and the sinks.
 pub struct Pipeline {
     kernel: Kernel,
     readers: Readers,
+    probe_hits: Option<u64>,
     words: Vec<u64>,
     streams: Streams,
     behind: Behind,
@@ -140,12 +143,13 @@ impl Pipeline {
         sinks: Sinks,
         drop_one_in: Option<u64>,
     ) -> Self {
-        let Processes { table, readers, selection } = processes;
+        let Processes { table, readers, selection, probe_hits } = processes;
         Self {
             looked: (clock::monotonic(), kernel.counter(KernelCounter::RecordsRingFull)),
             losing: false,
             kernel,
             readers,
+            probe_hits,
             words: Vec::new(),
             streams,
             stitcher,
@@ -296,6 +300,13 @@ impl Pipeline {
                 self.behind.inputs.push(Input::ProcessExited { process, time });
             }
         }
+        for (process, name, hits) in self.kernel.enforce_budgets(now) {
+            log::warn(format_args!(
+                "process {}: {name} is not watched any more: {hits} hits a second; --probe-hits says how many may be",
+                process.pid
+            ));
+            self.readers.unobserved(process, name);
+        }
         self.behind.table.expire(now);
         self.carry_out();
         for input in self.behind.inputs.drain(..) {
@@ -310,12 +321,42 @@ impl Pipeline {
             self.readers.orphaned(process, &claims);
         }
         self.readers.collect();
+        let (mut attached, mut failed) = (Vec::new(), Vec::new());
         for order in self.readers.orders() {
             match order {
                 Order::Walk(process, walks) => self.kernel.walks().walk(process, &walks),
-                Order::Stop(process) => self.kernel.walks().stop(process.pid),
-                Order::Observe(..) | Order::Unobserve(..) => {}
+                Order::Stop(process) => self.kernel.forget(process),
+                Order::Observe(process, mut set) => {
+                    if let Some(budget) = self.probe_hits {
+                        set.budget = budget;
+                    }
+                    match self.kernel.observe(process, &set) {
+                        Ok(()) => {
+                            attached.push((process, set.name, clock::monotonic()));
+                            log::info(format_args!(
+                                "process {}: {} is watched, {} probes attached",
+                                process.pid,
+                                set.name,
+                                set.points.len()
+                            ));
+                        }
+                        Err(error) => {
+                            log::warn(format_args!(
+                                "process {}: {} cannot be watched: {error:#}",
+                                process.pid, set.name
+                            ));
+                            failed.push((process, set.name));
+                        }
+                    }
+                }
+                Order::Unobserve(process, name) => self.kernel.unobserve(process, name),
             }
+        }
+        for (process, name, at) in attached {
+            self.readers.attached(process, name, at);
+        }
+        for (process, name) in failed {
+            self.readers.unobserved(process, name);
         }
         for (connection, Want { direction, policy }) in self.behind.wishes.drain(..) {
             if let Some(policy) = self.streams.policy(connection, direction, policy) {
@@ -375,7 +416,11 @@ impl Pipeline {
             exchange,
             stitch: self.stitcher.ledger(),
             discover: self.behind.table.ledger(),
-            runtimes: readers::Ledger { walks_refused: self.kernel.refused_walks(), ..self.readers.ledger() },
+            runtimes: readers::Ledger {
+                walks_refused: self.kernel.refused_walks(),
+                probes: self.kernel.uprobes(),
+                ..self.readers.ledger()
+            },
             terminal: self.sinks.screen.as_ref().map(Screen::ledger),
             export: None,
         }

@@ -3,7 +3,7 @@
 //     node service.js port=N routes=FILE [next=HOST:PORT] [style=STYLE] [copy=1] [background=FILE every=MS]
 //
 //   await     async/await around http.get (the default)   callback  callbacks and timers
-//   fresh     the same, a connection per call             phases    setImmediate, nextTick, queueMicrotask, callbacks
+//   fresh     the same, a connection per call             phases    setImmediate, nextTick, queueMicrotask by turns
 //   files     fs.readFile and dns.lookup, callbacks       fetch     async/await and fetch (undici)
 //   all       Promise.all of fetches                      then      .then chains, fetch and http.get by turns
 //   limited   await, an agent with 5 sockets
@@ -42,8 +42,9 @@ const fetched = async (path, headers) => (await fetch(`http://${host}:${port}${p
 // Calls one path after the other, with `between` before each, in callbacks.
 function each(paths, headers, between, done) {
   if (!paths.length) return done();
-  between(() => get(paths[0], headers, () => each(paths.slice(1), headers, between, done)));
+  between(() => get(paths[0], headers, () => each(paths.slice(1), headers, between, done)), turn++);
 }
+let turn = 0;
 
 const STYLES = {
   async await(route, headers) {
@@ -67,7 +68,7 @@ const STYLES = {
 STYLES.limited = STYLES.await;
 const CALLBACKS = {
   callback: (route) => (go) => setTimeout(go, route.delay),
-  phases: () => (go) => setImmediate(() => process.nextTick(() => queueMicrotask(() => setImmediate(go)))),
+  phases: () => (go, n) => [setImmediate, process.nextTick, queueMicrotask][n % 3](go),
   files: () => (go) => fs.readFile(__filename, () => dns.lookup('localhost', go)),
 };
 CALLBACKS.fresh = CALLBACKS.callback;

@@ -181,24 +181,24 @@ const ROWS: &[Row] = &[
         environment: &[("OTEL_TRACES_SAMPLER", "always_on")],
         ..row("unsampled-always-on", &[Nginx, Threaded], PROVED)
     },
-    row("node", &[Node, Threaded], OrphansNeverWrong { service: 1 }),
-    Row { timer: 1, ..row("node-timer", &[Node, Threaded], OrphansNeverWrong { service: 1 }) },
+    node("node", &[Node, Threaded], NODE_PROMISES),
+    Row { timer: 1, ..node("node-timer", &[Node, Threaded], NODE_PROMISES) },
     row("asyncio", &[Asyncio, Threaded], OrphansNeverWrong { service: 1 }),
     Row { timer: 1, ..row("asyncio-timer", &[Asyncio, Threaded], OrphansNeverWrong { service: 1 }) },
     row("poll", &[Poll, Threaded], OrphansNeverWrong { service: 1 }),
     Row { timer: 1, ..row("poll-timer", &[Poll, Threaded], OrphansNeverWrong { service: 1 }) },
     Row { warm_up: 200, ..row("nginx", &[Nginx, Threaded], Complete(95.0)) },
     row("clock", &[Clock, Clock], Timed),
-    row("node-callback", &[NodeStyle("callback"), Threaded], NODE),
-    row("node-fresh", &[NodeStyle("fresh"), Threaded], NODE),
-    row("node-phases", &[NodeStyle("phases"), Threaded], NODE),
-    row("node-files", &[NodeStyle("files"), Threaded], NODE),
-    row("node-fetch", &[NodeStyle("fetch"), Threaded], NODE),
-    row("node-all", &[NodeStyle("all"), Threaded], NODE),
-    row("node-then", &[NodeStyle("then"), Threaded], NODE),
-    row("node-limited", &[NodeStyle("limited"), Threaded], NODE),
+    node("node-callback", &[NodeStyle("callback"), Threaded], NODE_TURNS),
+    node("node-fresh", &[NodeStyle("fresh"), Threaded], NODE_TURNS),
+    node("node-phases", &[NodeStyle("phases"), Threaded], NODE_TURNS),
+    node("node-files", &[NodeStyle("files"), Threaded], NODE_TURNS),
+    node("node-fetch", &[NodeStyle("fetch"), Threaded], NODE_PROMISES),
+    node("node-all", &[NodeStyle("all"), Threaded], NODE_PROMISES),
+    node("node-then", &[NodeStyle("then"), Threaded], NODE_PROMISES),
+    node("node-limited", &[NodeStyle("limited"), Threaded], NODE_PROMISES),
     row("jvm-thread", &[Jvm("thread"), Threaded], JVM),
-    row("jvm-virtual", &[Jvm("virtual"), Threaded], JVM),
+    Row { warm_up: 100, ..row("jvm-virtual", &[Jvm("virtual"), Threaded], JVM) },
     jvm_pool("jvm-submit", &[Jvm("submit"), Threaded]),
     jvm_pool("jvm-get", &[Jvm("get"), Threaded]),
     jvm_pool("jvm-stages", &[Jvm("stages"), Threaded]),
@@ -209,11 +209,18 @@ const ROWS: &[Row] = &[
 
 /// What is proved of Node and the JVM so far.
 const NODE: Claim = OrphansNeverWrong { service: 1 };
+const NODE_TURNS: &str = "node event loop is watched";
+const NODE_PROMISES: &str = "node promises is watched";
 const JVM: Claim = OrphansNeverWrong { service: 1 };
+
+/// A row of Node, judged once what it needs is attached, with no bound on hits.
+const fn node(name: &'static str, programs: &'static [Program], attached: &'static str) -> Row {
+    Row { warm_up: 100, attached, environment: &[("SPANDREL_PROBE_HITS", "0")], ..row(name, programs, NODE) }
+}
 
 /// A row of the JVM whose work is handed over: what links it is a habit, which has to be allowed.
 const fn jvm_pool(name: &'static str, programs: &'static [Program]) -> Row {
-    Row { environment: &[("SPANDREL_WEAKEST_LINK", "inferred")], ..row(name, programs, JVM) }
+    Row { warm_up: 200, environment: &[("SPANDREL_WEAKEST_LINK", "inferred")], ..row(name, programs, JVM) }
 }
 
 /// The row with this name.

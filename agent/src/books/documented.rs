@@ -183,6 +183,7 @@ pub const DOCUMENTED: &[(&str, &str)] = &[
         "Processes of a runtime that is read from inside, by what came of it",
     ),
     ("spandrel_runtime_unasked_looks_total", "Looks at processes that were not made: too many were waiting"),
+    ("spandrel_runtime_probe_sets_total", "Sets of probed instructions, by what became of them"),
     ("spandrel_runtime_refused_walks_total", "Walks for which the kernel side has no room"),
     ("spandrel_terminal_ended_spans_total", "Spans that came to the terminal"),
     (

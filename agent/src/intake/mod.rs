@@ -9,6 +9,7 @@
 
 mod policies;
 pub mod sockets;
+mod uprobes;
 mod walks;
 
 use std::thread::JoinHandle;
@@ -20,10 +21,13 @@ use spandrel_proto::counter::{CALL_NUMBERS, Counter};
 use spandrel_proto::policy::Policy;
 use spandrel_proto::record::{Loss, Record, decode};
 
-use crate::identity::{ConnectionId, Direction, Monotonic};
+use crate::discover::runtimes::ProbeSet;
+use crate::identity::{ConnectionId, Direction, Monotonic, ProcessKey};
 use crate::probe::attach::Attached;
 use crate::probe::pod::PodLoss;
 use policies::Policies;
+pub use uprobes::Ledger as UprobeLedger;
+use uprobes::Uprobes;
 pub use walks::WalkMaps;
 
 /// The station's books: records = those handed on + early + undecodable.
@@ -52,6 +56,7 @@ pub struct Kernel {
     ignored: HashMap<MapData, u32, u64>,
     policies: Policies,
     walks: WalkMaps,
+    uprobes: Uprobes,
     complete: Monotonic,
     ledger: Ledger,
     /// Keeps the programs attached.
@@ -71,6 +76,7 @@ impl Kernel {
             ignored: HashMap::try_from(take(&mut ebpf, "IGNORED")?).context("opening the map IGNORED")?,
             policies: Policies::map(take(&mut ebpf, "POLICIES")?)?,
             walks: WalkMaps::new(&mut ebpf).context("opening the maps of walks")?,
+            uprobes: Uprobes::default(),
             complete: attached.complete,
             ledger: Ledger::default(),
             attached: Some(ebpf),
@@ -115,6 +121,40 @@ impl Kernel {
     /// The maps of walks.
     pub fn walks(&mut self) -> &mut WalkMaps {
         &mut self.walks
+    }
+
+    /// Watches instructions of a process.
+    pub fn observe(&mut self, process: ProcessKey, set: &ProbeSet) -> anyhow::Result<()> {
+        let ebpf = self.attached.as_mut().context("everything is detached")?;
+        self.uprobes.observe(ebpf, &mut self.walks, process, set)
+    }
+
+    /// Watches a set of a process no more.
+    pub fn unobserve(&mut self, process: ProcessKey, name: &'static str) {
+        if let Some(ebpf) = &mut self.attached {
+            self.uprobes.unobserve(ebpf, &mut self.walks, process, name);
+        }
+    }
+
+    /// Walks nothing and watches nothing of a process that is gone.
+    pub fn forget(&mut self, process: ProcessKey) {
+        self.walks.stop(process.pid);
+        if let Some(ebpf) = &mut self.attached {
+            self.uprobes.ended(ebpf, &mut self.walks, process);
+        }
+    }
+
+    /// Takes off what is hit more often than it may be: the process, the set, hits a second.
+    pub fn enforce_budgets(&mut self, now: Monotonic) -> Vec<(ProcessKey, &'static str, u64)> {
+        match &mut self.attached {
+            Some(ebpf) => self.uprobes.enforce(ebpf, &mut self.walks, now),
+            None => Vec::new(),
+        }
+    }
+
+    /// The books of watched instructions.
+    pub fn uprobes(&self) -> UprobeLedger {
+        self.uprobes.ledger()
     }
 
     /// Walks for which there was no room.

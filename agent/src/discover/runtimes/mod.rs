@@ -13,9 +13,12 @@
 
 mod epoll;
 pub mod go;
+mod jvm;
 mod nginx;
+pub mod node;
 pub mod python;
 pub mod readers;
+mod starts;
 pub mod tokio;
 mod worker;
 
@@ -32,7 +35,7 @@ use super::memory::ProcessMemory;
 use crate::identity::{Birth, Claim, ConnectionId, Direction, Facts, Monotonic, ProcessKey, ThreadId};
 
 /// All runtimes, in the order in which they are asked. The first that knows a process keeps it.
-pub static RUNTIMES: &[&dyn Runtime] = &[&nginx::Nginx, &python::Python, &tokio::Tokio, &go::Go];
+pub static RUNTIMES: &[&dyn Runtime] = &[&nginx::Nginx, &python::Python, &jvm::Jvm, &tokio::Tokio, &go::Go];
 
 /// A runtime: how to recognise it, and how to prove where things lie in one of its processes.
 pub trait Runtime: Sync {
@@ -152,6 +155,12 @@ pub trait Reader: Send {
     fn observed(&mut self, _hit: &Hit<'_>, _wishes: &mut Vec<Wish>) -> Vec<Birth> {
         Vec::new()
     }
+
+    /// All probes of a set have been there since this time.
+    fn attached(&mut self, _set: &str, _at: Monotonic) {}
+
+    /// A set of probes came off: it was hit too often, or could not be attached.
+    fn unobserved(&mut self, _set: &str) {}
 
     /// A call went out without a parent although something was claimed for it (what, is given).
     fn orphaned(&mut self, _claims: &[Claim], _wishes: &mut Vec<Wish>) {}

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::worker::{Finding, Job, Worker};
 use super::{Hit, ProbeSet, Proved, Reader, Seen, Walks, Wish};
-use crate::identity::{Birth, Claim, Facts, ProcessKey};
+use crate::identity::{Birth, Claim, Facts, Monotonic, ProcessKey};
 use crate::log;
 
 /// What is to be done to the kernel side.
@@ -36,6 +36,8 @@ pub struct Ledger {
     pub unasked: u64,
     /// Walks for which the kernel side had no room.
     pub walks_refused: u64,
+    /// Sets of probes: attached, failed, and come off again, by cause.
+    pub probes: crate::intake::UprobeLedger,
 }
 
 /// All readers.
@@ -114,6 +116,20 @@ impl Readers {
         let births = reader.observed(hit, &mut self.wishes);
         self.carry_out(process);
         births
+    }
+
+    /// All probes of a set of a process have been there since this time.
+    pub fn attached(&mut self, process: ProcessKey, set: &str, at: Monotonic) {
+        if let Some(Known::Read { reader, .. }) = self.known.get_mut(&process) {
+            reader.attached(set, at);
+        }
+    }
+
+    /// A set of probes of a process came off.
+    pub fn unobserved(&mut self, process: ProcessKey, set: &str) {
+        if let Some(Known::Read { reader, .. }) = self.known.get_mut(&process) {
+            reader.unobserved(set);
+        }
     }
 
     /// A call went out without a parent.

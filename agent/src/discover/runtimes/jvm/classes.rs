@@ -1,0 +1,134 @@
+//! What class an object is of, and whether that is the class of a task: something that is handed over to be run.
+//!
+//! A task implements Runnable or Callable, or extends ForkJoinTask, and is not part of the machinery that runs tasks.
+//! Classes are read once between two collections, since a class that is unloaded leaves its number to another. It
+//! must never take a class for a task's that it could not read to the end.
+
+use std::collections::HashMap;
+
+use super::structs::Structs;
+use crate::discover::memory::ReadMemory;
+
+/// Where classes are, and what in them.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ClassLayout {
+    base: u64,
+    shift: u32,
+    name: u64,
+    superclass: u64,
+    secondary: u64,
+    symbol_length: u64,
+    symbol_body: u64,
+    array_length: u64,
+    array_data: u64,
+}
+
+/// What a class is to whoever looks for a task.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// A task's.
+    Task,
+    /// Part of a ForkJoinPool, whose workers keep slots of earlier tasks on their stacks.
+    ForkJoin,
+    /// Neither.
+    Other,
+}
+
+impl ClassLayout {
+    /// From HotSpot's table.
+    pub fn of(structs: &Structs, memory: &dyn ReadMemory) -> Option<Self> {
+        let pointer = |member| {
+            structs
+                .address("CompressedKlassPointers", member)
+                .or_else(|| structs.address("CompressedKlassPointers", &format!("_narrow_klass.{member}")))
+                .or_else(|| structs.address("Universe", &format!("_narrow_klass.{member}")))
+        };
+        let base = memory.word(pointer("_base")?)?;
+        let shift = memory.u32(pointer("_shift")?).filter(|&shift| shift < 32)?;
+        let klass = |member| structs.offset(&["Klass"], member);
+        Some(Self {
+            base,
+            shift,
+            name: klass("_name")?,
+            superclass: klass("_super")?,
+            secondary: klass("_secondary_supers")?,
+            symbol_length: structs.offset(&["Symbol"], "_length")?,
+            symbol_body: structs.offset(&["Symbol"], "_body")?,
+            array_length: structs.offset(&["Array<Klass*>", "Array<int>"], "_length")?,
+            array_data: structs.offset(&["Array<Klass*>"], "_data[0]").unwrap_or(8),
+        })
+    }
+
+    fn name(&self, klass: u64, memory: &dyn ReadMemory) -> Option<Vec<u8>> {
+        let symbol = memory.word(klass.checked_add(self.name)?)?;
+        let mut length = [0; 2];
+        if !memory.read(symbol.checked_add(self.symbol_length)?, &mut length) {
+            return None;
+        }
+        memory.bytes(symbol.checked_add(self.symbol_body)?, u16::from_le_bytes(length).into())
+    }
+
+    fn kind(&self, number: u32, memory: &dyn ReadMemory) -> Option<Kind> {
+        let klass = self.base.checked_add(u64::from(number) << self.shift)?;
+        let mut task = false;
+        let mut at = klass;
+        for _ in 0..MAX_DEPTH {
+            if at == 0 {
+                break;
+            }
+            let name = self.name(at, memory)?;
+            if name.starts_with(b"java/util/concurrent/ForkJoinPool")
+                || name.starts_with(b"java/util/concurrent/ForkJoinWorkerThread")
+            {
+                return Some(Kind::ForkJoin);
+            }
+            if MACHINERY.contains(&name.as_slice()) {
+                return Some(Kind::Other);
+            }
+            task |= name == b"java/util/concurrent/ForkJoinTask";
+            at = memory.word(at.checked_add(self.superclass)?)?;
+        }
+        let array = memory.word(klass.checked_add(self.secondary)?)?;
+        if array != 0 {
+            let length = u64::from(memory.u32(array.checked_add(self.array_length)?)?.min(MAX_INTERFACES));
+            for number in 0..length {
+                let interface = memory.word(array.checked_add(self.array_data + 8 * number)?)?;
+                let name = self.name(interface, memory)?;
+                task |= name == b"java/lang/Runnable" || name == b"java/util/concurrent/Callable";
+            }
+        }
+        Some(if task { Kind::Task } else { Kind::Other })
+    }
+}
+
+/// The classes met since the last collection.
+#[derive(Debug, Default)]
+pub struct Classes {
+    known: HashMap<u32, Kind>,
+    epoch: u64,
+}
+
+impl Classes {
+    /// What the class with this number is.
+    pub fn kind(&mut self, number: u32, epoch: u64, layout: &ClassLayout, memory: &dyn ReadMemory) -> Kind {
+        if self.epoch != epoch || self.known.len() >= MAX_CLASSES {
+            self.known.clear();
+            self.epoch = epoch;
+        }
+        if let Some(kind) = self.known.get(&number) {
+            return *kind;
+        }
+        let kind = layout.kind(number, memory).unwrap_or(Kind::Other);
+        self.known.insert(number, kind);
+        kind
+    }
+}
+
+/// What runs tasks and is runnable itself.
+const MACHINERY: &[&[u8]] = &[b"java/lang/Thread", b"java/util/concurrent/ThreadPoolExecutor$Worker"];
+/// The longest line of ancestors.
+const MAX_DEPTH: usize = 64;
+/// Interfaces looked at.
+const MAX_INTERFACES: u32 = 256;
+/// Classes remembered.
+const MAX_CLASSES: usize = 16_384;

@@ -1,0 +1,213 @@
+//! The JVM's reader: what virtual thread calls, and which task a worker runs.
+//!
+//! A virtual thread that reads a request is that request's. For the threads of pools: the task is looked for on the
+//! stack, from its base inwards, by class, in the process's memory; once, since the frames of a pool's loop never
+//! return, so the walk reads that word from then on ([`Depths`]). The word's class is checked at each call.
+
+use std::collections::HashMap;
+
+use super::super::{Reader, Seen, Wish};
+use super::classes::{Classes, Kind};
+use super::layout::Layout;
+use super::tlab::{Act, Buffer, Owner, Provenance};
+use super::{SLOTS, walks};
+use crate::discover::memory::{ProcessMemory, ReadMemory};
+use crate::identity::{Claim, Direction, Facts, Key, LinkMethod, Monotonic, ThreadId};
+
+/// One process's.
+pub struct JvmReader {
+    layout: Layout,
+    /// libjvm's addresses, for the walks.
+    code: (u64, u64),
+    memory: Box<dyn ReadMemory + Send>,
+    heap: Provenance,
+    classes: Classes,
+    roles: HashMap<u64, Role>,
+    depths: Vec<u64>,
+    threads: HashMap<ThreadId, Slot>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Role {
+    Server,
+    Client,
+}
+
+/// Where on a thread's stack its task is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    depth: Option<u64>,
+    looks: u32,
+}
+
+/// Kinds of keys: the connection that delivered a request, and the Java thread that read it.
+const CONNECTION: u8 = 1;
+const JAVA_THREAD: u8 = 2;
+
+/// The words of a walk, see [`walks`].
+struct Words {
+    thread: u64,
+    java: u64,
+    is_virtual: bool,
+    object: u64,
+    buffer: Buffer,
+    stack: u64,
+    slots: Vec<(u64, u64)>,
+}
+
+impl Words {
+    fn of(words: &[u64]) -> Option<Self> {
+        let [thread, java, is_virtual, object, start, top, end, epoch, stack, slots @ ..] = words else {
+            return None;
+        };
+        Some(Self {
+            thread: *thread,
+            java: *java,
+            is_virtual: *is_virtual == 1,
+            object: *object,
+            buffer: Buffer { java: *java, start: *start, top: *top, end: *end, epoch: *epoch },
+            stack: *stack,
+            slots: slots.chunks_exact(2).filter_map(|pair| Some((*pair.first()?, *pair.get(1)?))).collect(),
+        })
+    }
+}
+
+impl JvmReader {
+    /// A reader for a process whose libjvm has its code there.
+    pub fn new(layout: Layout, code: (u64, u64), memory: ProcessMemory) -> Self {
+        Self {
+            layout,
+            code,
+            memory: Box::new(memory),
+            heap: Provenance::default(),
+            classes: Classes::default(),
+            roles: HashMap::new(),
+            depths: Vec::new(),
+            threads: HashMap::new(),
+        }
+    }
+
+    fn role(&mut self, connection: u64, role: Option<Role>) -> Option<Role> {
+        if let Some(role) = role {
+            if self.roles.len() >= MAX_CONNECTIONS {
+                self.roles.clear();
+            }
+            self.roles.insert(connection, role);
+        }
+        self.roles.get(&connection).copied()
+    }
+
+    /// The address of the task that this thread runs, by the word at the depth where it was found before.
+    fn task(&mut self, thread: ThreadId, words: &Words, wishes: &mut Vec<Wish>) -> Option<u64> {
+        let layout = self.layout.classes.clone()?;
+        let slot = self.threads.get(&thread).copied().unwrap_or_default();
+        if let Some(place) = slot.depth.and_then(|depth| self.depths.iter().position(|&known| known == depth))
+            && let Some(&(object, class)) = words.slots.get(place)
+            && object != 0
+            && let Ok(class) = u32::try_from(class)
+            && self.classes.kind(class, words.buffer.epoch, &layout, self.memory.as_ref()) == Kind::Task
+        {
+            return Some(object);
+        }
+        if slot.looks >= MAX_LOOKS || self.threads.len() >= MAX_THREADS {
+            return None;
+        }
+        let depth = self.look(words, &layout);
+        self.threads.insert(thread, Slot { depth, looks: slot.looks + 1 });
+        if let Some(depth) = depth
+            && !self.depths.contains(&depth)
+            && self.depths.len() < SLOTS
+        {
+            self.depths.push(depth);
+            wishes.push(Wish::Walks(walks(&self.layout, self.code, &self.depths)));
+        }
+        None
+    }
+
+    /// Looks for the outermost task on a stack; how far below the stack's base it lies. None on a ForkJoinPool's
+    /// threads.
+    fn look(&mut self, words: &Words, layout: &super::classes::ClassLayout) -> Option<u64> {
+        let base = self.memory.word(words.thread.checked_add(self.layout.stack_base)?)?;
+        let from = base.checked_sub(MAX_STACK)?.max(words.stack) & !7;
+        let length = usize::try_from(base.checked_sub(from)?).ok()?;
+        let stack = self.memory.bytes(from, length)?;
+        let (start, end) = self.layout.heap;
+        for (number, word) in stack.chunks_exact(8).enumerate().rev() {
+            let object = u64::from_le_bytes(word.try_into().unwrap_or_default());
+            if object & 7 != 0 || object < start || object >= end {
+                continue;
+            }
+            let Some(class) = self.memory.u32(object + 8) else { continue };
+            match self.classes.kind(class, words.buffer.epoch, layout, self.memory.as_ref()) {
+                Kind::Task => return base.checked_sub(from + number as u64 * 8),
+                Kind::ForkJoin => return None,
+                Kind::Other => {}
+            }
+        }
+        None
+    }
+}
+
+impl Reader for JvmReader {
+    fn read(&mut self, seen: &Seen<'_>, wishes: &mut Vec<Wish>) -> Facts {
+        let mut facts = Facts::default();
+        let Some(words) = Words::of(seen.words) else { return facts };
+        let connection = seen.connection.0;
+        let starts = Starts::of(seen.bytes);
+        let said = match (seen.direction, starts) {
+            (Direction::Receive, Starts::Request) | (Direction::Send, Starts::Response) => Some(Role::Server),
+            (Direction::Receive, Starts::Response) | (Direction::Send, Starts::Request) => Some(Role::Client),
+            _ => None,
+        };
+        let role = self.role(connection, said);
+        if seen.direction == Direction::Receive {
+            facts.owns.push(Key { space: CONNECTION, value: connection });
+            if words.is_virtual {
+                facts.owns.push(Key { space: JAVA_THREAD, value: words.java });
+            }
+        }
+        let asks = seen.direction == Direction::Send && starts == Starts::Request;
+        if asks && words.is_virtual {
+            facts.claims.push(Claim {
+                key: Key { space: JAVA_THREAD, value: words.java },
+                at: None,
+                born: None,
+                method: LinkMethod::Task,
+            });
+        }
+        if !self.layout.stands_still() {
+            return facts;
+        }
+        let act = match (seen.direction, role) {
+            (Direction::Receive, Some(Role::Server)) => Act::ReadsRequest,
+            (Direction::Receive, Some(Role::Client)) => Act::ReadsAnswer,
+            (Direction::Send, Some(Role::Server)) => Act::Answers,
+            _ if asks && words.is_virtual => Act::Asks(Some(words.object)),
+            _ if asks => Act::Asks(self.task(seen.thread, &words, wishes)),
+            _ => Act::Other,
+        };
+        let owner = self.heap.call(seen.thread, words.buffer, connection, act, seen.time.0);
+        facts.claims.extend(owner.map(inferred));
+        facts
+    }
+}
+
+fn inferred(owner: Owner) -> Claim {
+    Claim {
+        key: Key { space: CONNECTION, value: owner.connection },
+        at: Some(Monotonic(owner.at)),
+        born: None,
+        method: LinkMethod::Inferred,
+    }
+}
+
+use super::super::starts::Starts;
+
+/// Connections whose role is remembered; beyond, all are forgotten.
+const MAX_CONNECTIONS: usize = 65_536;
+/// Threads that are looked at.
+const MAX_THREADS: usize = 16_384;
+/// How often a thread's stack is looked through in its life.
+const MAX_LOOKS: u32 = 32;
+/// How much of a stack is looked through, from its base: the loop of a pool lies within.
+const MAX_STACK: u64 = 8192;

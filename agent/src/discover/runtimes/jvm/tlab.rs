@@ -1,0 +1,311 @@
+//! Which request a Java object was allocated for, by its address; pure.
+//!
+//! ```text
+//!   thread T reads a request:  top = a ──▶ T's next call: top = b     [a, b) was allocated for that request
+//!   a worker sends:  the task on its stack lies in [a, b) ──▶ it works for that request, however long the task waited
+//! ```
+//! A Java thread allocates from a buffer of its own by moving its top. A collection moves objects, so each one makes
+//! everything that is known void. A worker's own allocations count only between a call and its answer: from one task
+//! to the next it need not make a call. It must never answer for an address that two requests can have allocated, or
+//! for a request that was answered.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::identity::ThreadId;
+
+/// A request: the connection that delivered it, and when it was read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Owner {
+    /// The connection.
+    pub connection: u64,
+    /// The end of the call that read, nanoseconds.
+    pub at: u64,
+}
+
+/// A thread's state at a call.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Buffer {
+    /// The Java thread that is mounted.
+    pub java: u64,
+    /// The allocation buffer's start.
+    pub start: u64,
+    /// Where the next object goes.
+    pub top: u64,
+    /// The buffer's end.
+    pub end: u64,
+    /// Collections so far.
+    pub epoch: u64,
+}
+
+/// What a call does.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Act {
+    /// Reads on a connection that serves.
+    ReadsRequest,
+    /// Reads on a connection on which this process is the client.
+    ReadsAnswer,
+    /// Writes an answer.
+    Answers,
+    /// Writes a request, while the outermost task on the stack lies at this address, or none does.
+    Asks(Option<u64>),
+    /// Anything else.
+    Other,
+}
+
+/// All that is known of a process's heap.
+#[derive(Debug, Default)]
+pub struct Provenance {
+    epoch: Option<u64>,
+    /// By first address: the end, and for whom.
+    allocated: BTreeMap<u64, (u64, Owner)>,
+    threads: HashMap<ThreadId, Last>,
+    connections: HashMap<u64, Connection>,
+    /// Intervals that were forgotten to make room.
+    pub forgotten: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    buffer: Buffer,
+    works: Works,
+}
+
+/// For whom a thread works until its next call.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Works {
+    Unknown,
+    /// It read this request.
+    Serves(Owner),
+    /// It waits for an answer on this connection.
+    Waits(Owner, u64),
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Connection {
+    asked_for: Option<Owner>,
+    answered: u64,
+}
+
+impl Provenance {
+    /// Takes a call. For one that asks: the request whose task it runs, if that is known.
+    pub fn call(
+        &mut self,
+        thread: ThreadId,
+        buffer: Buffer,
+        connection: u64,
+        act: Act,
+        time: u64,
+    ) -> Option<Owner> {
+        if self.epoch != Some(buffer.epoch) {
+            self.epoch = Some(buffer.epoch);
+            self.allocated.clear();
+            self.threads.clear();
+        }
+        let by_task = match act {
+            Act::Asks(Some(task)) => self.owner(task),
+            _ => None,
+        };
+        let last = self.threads.get(&thread).copied();
+        let before = last.map_or(Works::Unknown, |last| last.works);
+        let counts = match (before, act) {
+            (Works::Serves(owner), Act::Asks(_)) => by_task.is_none_or(|other| other == owner),
+            (Works::Serves(_), _) => true,
+            (Works::Waits(_, on), Act::ReadsAnswer) => on == connection,
+            _ => false,
+        };
+        if let (true, Works::Serves(owner) | Works::Waits(owner, _), Some(last)) = (counts, before, last) {
+            self.allocate(last.buffer, buffer, owner);
+        }
+        let works = self.next(before, act, by_task, connection, time);
+        if self.threads.len() >= MAX_THREADS && !self.threads.contains_key(&thread) {
+            self.threads.clear();
+        }
+        self.threads.insert(thread, Last { buffer, works });
+        // A thread that runs a task of the request that it read itself is for the thread's rule.
+        by_task.filter(|owner| before != Works::Serves(*owner))
+    }
+
+    /// The owner of the object at this address, if its request is not answered yet.
+    pub fn owner(&self, address: u64) -> Option<Owner> {
+        let closed = self.allocated.range(..=address).next_back().filter(|(_, (end, _))| address < *end);
+        let owner = match closed {
+            Some((_, &(_, owner))) => owner,
+            None => self.serving_now(address)?,
+        };
+        let answered = self.connections.get(&owner.connection).map_or(0, |known| known.answered);
+        (answered < owner.at).then_some(owner)
+    }
+
+    /// The request of the thread in whose buffer, behind what it held at its last call, this address lies: it
+    /// allocated the object since then, and has been working for that request since then.
+    fn serving_now(&self, address: u64) -> Option<Owner> {
+        let mut found = None;
+        for Last { buffer, works } in self.threads.values() {
+            if let Works::Serves(owner) = *works
+                && (buffer.top..buffer.end).contains(&address)
+                && found.replace(owner).is_some()
+            {
+                return None;
+            }
+        }
+        found
+    }
+
+    fn next(&mut self, before: Works, act: Act, by_task: Option<Owner>, on: u64, time: u64) -> Works {
+        if self.connections.len() >= MAX_CONNECTIONS && !self.connections.contains_key(&on) {
+            // What was answered is forgotten with them, so what was allocated must be too.
+            self.connections.clear();
+            self.allocated.clear();
+        }
+        let known = self.connections.entry(on).or_default();
+        match act {
+            Act::ReadsRequest => Works::Serves(Owner { connection: on, at: time }),
+            Act::Answers => {
+                known.answered = time;
+                Works::Unknown
+            }
+            Act::Asks(_) => {
+                let owner = match (by_task, before) {
+                    (Some(owner), Works::Serves(own)) if owner == own => return before,
+                    (Some(owner), _) => owner,
+                    (None, Works::Serves(own)) => {
+                        known.asked_for = Some(own);
+                        return before;
+                    }
+                    (None, _) => {
+                        known.asked_for = None;
+                        return Works::Unknown;
+                    }
+                };
+                known.asked_for = Some(owner);
+                Works::Waits(owner, on)
+            }
+            Act::ReadsAnswer => match before {
+                Works::Serves(owner) if known.asked_for == Some(owner) => before,
+                _ => Works::Unknown,
+            },
+            Act::Other => match before {
+                Works::Serves(_) => before,
+                _ => Works::Unknown,
+            },
+        }
+    }
+
+    fn allocate(&mut self, before: Buffer, now: Buffer, owner: Owner) {
+        if before.java != now.java {
+            return;
+        }
+        if before.start == now.start {
+            self.note(before.top, now.top, owner);
+        } else {
+            self.note(before.top, before.end, owner);
+            self.note(now.start, now.top, owner);
+        }
+    }
+
+    fn note(&mut self, from: u64, to: u64, owner: Owner) {
+        if from == 0 || from >= to || to - from > MAX_BUFFER {
+            return;
+        }
+        // Addresses are given out once between two collections; what overlaps was torn, and is nobody's.
+        let overlaps: Vec<u64> = self
+            .allocated
+            .range(..to)
+            .rev()
+            .take_while(|(_, (end, _))| *end > from)
+            .map(|(&start, _)| start)
+            .collect();
+        if !overlaps.is_empty() {
+            for start in overlaps {
+                self.allocated.remove(&start);
+            }
+            return;
+        }
+        if self.allocated.len() >= MAX_ALLOCATED {
+            self.allocated.clear();
+            self.forgotten += 1;
+        }
+        self.allocated.insert(from, (to, owner));
+    }
+}
+
+/// Threads remembered; beyond, all are forgotten.
+const MAX_THREADS: usize = 65_536;
+/// Connections remembered; beyond, all are forgotten.
+const MAX_CONNECTIONS: usize = 65_536;
+/// Intervals remembered, about 4 MiB; a collection clears them. Beyond, all are forgotten.
+const MAX_ALLOCATED: usize = 65_536;
+/// The largest piece that a thread is believed to have allocated between two calls.
+const MAX_BUFFER: u64 = 64 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn buffer(top: u64) -> Buffer {
+        Buffer { java: 1, start: 0x1000, top, end: 0x9000, epoch: 1 }
+    }
+
+    const SERVER: ThreadId = ThreadId(1);
+    const WORKER: ThreadId = ThreadId(2);
+
+    /// The server reads a request on connection 7 at time 10, allocates up to 0x2000, and reads another on 8.
+    fn handed_over() -> Provenance {
+        let mut heap = Provenance::default();
+        heap.call(SERVER, buffer(0x1100), 7, Act::ReadsRequest, 10);
+        heap.call(SERVER, buffer(0x2000), 8, Act::ReadsRequest, 20);
+        heap
+    }
+
+    #[test]
+    fn a_task_belongs_to_the_request_whose_thread_allocated_it() {
+        let mut heap = handed_over();
+        let found = heap.call(WORKER, buffer(0x5000), 50, Act::Asks(Some(0x1800)), 30);
+        assert_eq!(found, Some(Owner { connection: 7, at: 10 }));
+        assert_eq!(heap.owner(0x10f0), None);
+        assert_eq!(heap.owner(0x2000), Some(Owner { connection: 8, at: 20 }));
+    }
+
+    #[test]
+    fn a_task_that_runs_before_its_maker_calls_again_is_found_too() {
+        let mut heap = Provenance::default();
+        heap.call(SERVER, buffer(0x1100), 7, Act::ReadsRequest, 10);
+        let worker = Buffer { start: 0x10_000, end: 0x20_000, ..buffer(0x11_000) };
+        let found = heap.call(WORKER, worker, 50, Act::Asks(Some(0x1800)), 30);
+        assert_eq!(found, Some(Owner { connection: 7, at: 10 }));
+        assert_eq!(heap.owner(0x10f0), None);
+    }
+
+    #[test]
+    fn a_collection_makes_all_addresses_void() {
+        let mut heap = handed_over();
+        let later = Buffer { epoch: 2, ..buffer(0x5000) };
+        assert_eq!(heap.call(WORKER, later, 50, Act::Asks(Some(0x1800)), 30), None);
+    }
+
+    #[test]
+    fn what_was_answered_owns_nothing() {
+        let mut heap = handed_over();
+        heap.call(WORKER, buffer(0x5000), 7, Act::Answers, 25);
+        assert_eq!(heap.owner(0x1800), None);
+    }
+
+    #[test]
+    fn a_worker_allocates_for_a_request_only_while_it_waits_for_an_answer() {
+        let mut heap = handed_over();
+        let worker = |top| Buffer { start: 0x10_000, end: 0x20_000, ..buffer(top) };
+        heap.call(WORKER, worker(0x11_000), 50, Act::Asks(Some(0x1800)), 30);
+        heap.call(WORKER, worker(0x12_000), 50, Act::ReadsAnswer, 31);
+        heap.call(WORKER, worker(0x13_000), 51, Act::Asks(None), 32);
+        assert_eq!(heap.owner(0x11_800), Some(Owner { connection: 7, at: 10 }));
+        assert_eq!(heap.owner(0x12_800), None);
+    }
+
+    #[test]
+    fn another_java_thread_on_the_same_carrier_ends_an_interval() {
+        let mut heap = Provenance::default();
+        heap.call(SERVER, buffer(0x1100), 7, Act::ReadsRequest, 10);
+        heap.call(SERVER, Buffer { java: 2, ..buffer(0x2000) }, 8, Act::ReadsRequest, 20);
+        assert_eq!(heap.owner(0x1800), None);
+    }
+}

@@ -1,0 +1,178 @@
+//! Where the instructions are, in a `node` binary, at which its event loop and its promises can be watched.
+//!
+//! Found by symbol: official builds, npm's and most distributions' keep them. Builds of a distribution that are
+//! stripped keep `node::` symbols and lose V8's builtins: then promises are not watched. A builtin is watched at its
+//! entry and at its `ret` instructions, never by its return address, since V8 walks its stack by return addresses.
+
+use super::super::super::elf::{Elf, Symbol};
+
+/// An instruction of the file.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Place {
+    /// Its address in the file.
+    pub address: u64,
+    /// What it means to come by.
+    pub mark: Mark,
+    /// The bytes there.
+    pub bytes: Vec<u8>,
+}
+
+/// What it means that an instruction was reached. The number is its walk's tag.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u16)]
+#[allow(missing_docs)]
+pub enum Mark {
+    Call = 1,
+    Made = 2,
+    Boundary = 3,
+    Immediates = 4,
+    Register = 5,
+    Derived = 6,
+    Job = 7,
+    JobOfNobody = 8,
+    Moved = 9,
+}
+
+impl Mark {
+    /// The mark with this tag.
+    pub fn of(tag: u16) -> Option<Self> {
+        use Mark::{Boundary, Call, Derived, Immediates, Job, JobOfNobody, Made, Moved, Register};
+        [Call, Made, Boundary, Immediates, Register, Derived, Job, JobOfNobody, Moved]
+            .into_iter()
+            .find(|&mark| mark as u16 == tag)
+    }
+}
+
+/// A binary's places.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Places {
+    /// Of the event loop.
+    pub turns: Vec<Place>,
+    /// Of promises; none if one of them is missing.
+    pub promises: Vec<Place>,
+    /// What is missing.
+    pub missing: Vec<&'static str>,
+}
+
+/// Symbols of the event loop; all must be there but those that are marked. `AsyncReset` has a third argument up to 20.
+const TURNS: &[(&str, Mark, bool)] = &[
+    ("_ZN4node9AsyncWrap10AsyncResetEN2v85LocalINS1_6ObjectEEEd", Mark::Made, false),
+    ("_ZN4node9AsyncWrap10AsyncResetEN2v85LocalINS1_6ObjectEEEdb", Mark::Made, false),
+    ("_ZN4node11Environment9RunTimersEP10uv_timer_s", Mark::Boundary, true),
+    ("_ZN4node11Environment14CheckImmediateEP10uv_check_s", Mark::Immediates, true),
+    ("_ZN4node14ConnectionWrapINS_7TCPWrapE8uv_tcp_sE12AfterConnectEP12uv_connect_si", Mark::Boundary, true),
+    (
+        "_ZN4node14ConnectionWrapINS_8PipeWrapE9uv_pipe_sE12AfterConnectEP12uv_connect_si",
+        Mark::Boundary,
+        true,
+    ),
+    ("uv__async_io", Mark::Boundary, true),
+    ("uv__server_io", Mark::Boundary, true),
+    ("uv__poll_io", Mark::Boundary, false),
+    ("uv__udp_io", Mark::Boundary, false),
+    ("uv__signal_event", Mark::Boundary, false),
+    ("uv__inotify_read", Mark::Boundary, false),
+];
+
+/// Symbols of promises and of the collectors; all must be there.
+const PROMISES: &[(&str, Mark)] = &[
+    ("Builtins_PerformPromiseThen", Mark::Register),
+    (THEN, Mark::Derived),
+    ("Builtins_PromiseFulfillReactionJob", Mark::Job),
+    ("Builtins_PromiseRejectReactionJob", Mark::Job),
+    ("Builtins_PromiseResolveThenableJob", Mark::JobOfNobody),
+    ("_ZN2v88internal13GlobalHandles22UpdateListOfYoungNodesEv", Mark::Moved),
+    ("_ZN2v88internal20MarkCompactCollector29UpdatePointersAfterEvacuationEv", Mark::Moved),
+];
+
+/// What they begin with: a binary has more than 100,000 others.
+const PREFIXES: &[&[u8]] = &[
+    b"uv__",
+    b"Builtins_P",
+    b"_ZN4node9AsyncWrap10AsyncReset",
+    b"_ZN4node11Environment",
+    b"_ZN4node14ConnectionWrap",
+    b"_ZN2v88internal13GlobalHandles",
+    b"_ZN2v88internal20MarkCompactCollector",
+];
+
+/// Watched at its returns.
+const THEN: &str = "Builtins_PromisePrototypeThen";
+
+/// The places of a binary; none if it is not Node.
+pub fn places(elf: &Elf) -> Option<Places> {
+    let mut turns: Vec<Option<Symbol>> = vec![None; TURNS.len()];
+    let mut promises: Vec<Option<Symbol>> = vec![None; PROMISES.len()];
+    elf.symbols(&mut |name, symbol| {
+        if !PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
+            return true;
+        }
+        for (slot, (wanted, ..)) in turns.iter_mut().zip(TURNS) {
+            if wanted.as_bytes() == name {
+                *slot = Some(*symbol);
+            }
+        }
+        for (slot, (wanted, _)) in promises.iter_mut().zip(PROMISES) {
+            if wanted.as_bytes() == name {
+                *slot = Some(*symbol);
+            }
+        }
+        true
+    });
+    let mut all = Places::default();
+    for (symbol, &(name, mark, needed)) in turns.iter().zip(TURNS) {
+        match symbol.as_ref().and_then(|symbol| place(elf, symbol.address, mark)) {
+            Some(place) => all.turns.push(place),
+            None if needed => all.missing.push(name),
+            None => {}
+        }
+    }
+    if !all.turns.iter().any(|place| place.mark == Mark::Made) {
+        all.missing.push("node::AsyncWrap::AsyncReset");
+    }
+    for (symbol, &(name, mark)) in promises.iter().zip(PROMISES) {
+        let found = match symbol {
+            None => Vec::new(),
+            Some(symbol) if name == THEN => returns(elf, symbol),
+            Some(symbol) => place(elf, symbol.address, mark).into_iter().collect(),
+        };
+        if found.is_empty() {
+            all.promises.clear();
+            all.missing.push(name);
+            break;
+        }
+        all.promises.extend(found);
+    }
+    (!all.turns.is_empty()).then_some(all)
+}
+
+fn place(elf: &Elf, address: u64, mark: Mark) -> Option<Place> {
+    let bytes = elf.bytes_at(address, PROOF)?;
+    Some(Place { address, mark, bytes })
+}
+
+/// The returns of a builtin that takes a varying number of arguments (V8's `CodeGenerator::AssembleReturn`, x64): if
+/// there are no more than declared, `ret imm16` behind a `jg` over it, else `push r10; ret`.
+fn returns(elf: &Elf, symbol: &Symbol) -> Vec<Place> {
+    let length = usize::try_from(symbol.size).unwrap_or(0);
+    let length = if length == 0 { MAX_BUILTIN } else { length.min(MAX_BUILTIN) };
+    let Some(code) = elf.bytes_at(symbol.address, length) else { return Vec::new() };
+    let mut found = Vec::new();
+    for (at, window) in code.windows(8).enumerate() {
+        let here = match window {
+            [0x7f, 0x03, 0xc2, _, 0, 0x41, 0x5a, _] => at + 2,
+            [0x41, 0x52, 0xc3, ..] => at + 2,
+            _ => continue,
+        };
+        found.extend(place(elf, symbol.address + here as u64, Mark::Derived));
+        if symbol.size == 0 && found.len() == 2 {
+            break;
+        }
+    }
+    if found.len() % 2 == 0 { found } else { Vec::new() }
+}
+
+/// Bytes compared before a place is watched.
+const PROOF: usize = 8;
+/// The longest builtin that is looked through.
+const MAX_BUILTIN: usize = 4096;

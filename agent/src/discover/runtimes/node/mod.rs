@@ -1,0 +1,194 @@
+//! Node.js: the request on whose behalf its one thread runs, by its async ids and promises.
+//!
+//! ```text
+//!   binary    symbols ─▶ instructions to watch          (cached by build)
+//!   here      where this process keeps its async ids, walks, probes
+//!   reader    records and hits ─▶ machine ─▶ claims      (machine, ids, promises: pure)
+//! ```
+//! The words are four doubles outside of V8's heap: current id, its trigger, the last id given out, and a default.
+//! They are found by what they look like, in the heap of the C library: a default of -1 behind three whole numbers
+//! of which the last is the largest. Only the main thread is followed: what a worker thread sends is an orphan.
+//!
+//! Not in `RUNTIMES` yet: it has to show on real programs that it makes no wrong parent.
+
+mod binary;
+mod ids;
+mod machine;
+mod promises;
+mod reader;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use spandrel_proto::walk::{Step, saved};
+
+use super::{Outcome, ProbePoint, ProbeSet, Process, Proved, Runtime, Walk, Walks};
+use crate::clock;
+use crate::discover::elf::{Elf, load_bias};
+use crate::discover::maps::{self, Maps};
+use crate::discover::memory::{MAX_READ, ReadMemory};
+use crate::identity::ThreadId;
+use binary::{Mark, Place, Places};
+use reader::NodeReader;
+
+/// The runtime.
+pub struct Node;
+
+impl Runtime for Node {
+    fn name(&self) -> &'static str {
+        "node"
+    }
+
+    fn prove(&self, process: &Process<'_>) -> Outcome {
+        let program = process.maps.programs().find(|(_, mapping)| is_node(&mapping.path));
+        let Some((file, mapping)) = program else { return Outcome::Not };
+        let elf = match maps::open(process.key.pid, mapping).map(Elf::open) {
+            Ok(Ok(elf)) => elf,
+            Ok(Err(error)) => return Outcome::Refused(format!("its program cannot be read: {error}")),
+            Err(error) => return Outcome::Refused(format!("its program cannot be opened: {error}")),
+        };
+        let name = elf.build_id().unwrap_or_else(|| super::file_name(file));
+        let places = process.cache.get::<Option<Places>>(&name, || binary::places(&elf));
+        let Some(places) = places.as_ref() else { return Outcome::Not };
+        if places
+            .missing
+            .iter()
+            .any(|missing| !missing.starts_with("Builtins_") && !missing.contains("v88internal"))
+        {
+            return Outcome::Refused(format!("its program lacks symbols: {}", places.missing.join(", ")));
+        }
+        let Some(bias) = load_bias(&elf, process.maps, file) else {
+            return Outcome::Refused("its program is mapped in an unusual way".into());
+        };
+        let ids = match async_ids(process.maps, &process.memory) {
+            Ok(address) => address,
+            Err(why) => return Outcome::Later(RETRY, why.into()),
+        };
+        let point = |place: &Place| {
+            Some(ProbePoint {
+                file: mapping.clone(),
+                file_offset: elf.file_offset(place.address)?,
+                address: place.address.wrapping_add(bias),
+                bytes: place.bytes.clone(),
+                walk: walk(place.mark, ids, process.key.pid),
+            })
+        };
+        let set = |name, places: &[Place], budget| ProbeSet {
+            name,
+            points: places.iter().filter_map(point).collect(),
+            budget,
+        };
+        let turns = set(reader::TURNS, &places.turns, TURNS_BUDGET);
+        let promises =
+            (!places.promises.is_empty()).then(|| set(reader::PROMISES, &places.promises, PROMISES_BUDGET));
+        let mut report = vec![
+            format!("async ids at {ids:#x}"),
+            format!("event loop: {} probes, always", turns.points.len()),
+        ];
+        report.push(match &promises {
+            Some(set) => format!(
+                "promises: {} probes, from the first call that needs them, up to {} hits a second",
+                set.points.len(),
+                set.budget
+            ),
+            None => format!("promises: not watched, its program lacks {}", places.missing.join(", ")),
+        });
+        let main = ThreadId(process.key.pid);
+        let reader = NodeReader::new(main, process.memory, clock::monotonic, turns, promises);
+        let calls = walk(Mark::Call, ids, process.key.pid);
+        Outcome::Proved(Box::new(Proved {
+            report,
+            walks: Walks { send: Some(calls.clone()), receive: Some(calls), parameters: [0; 4] },
+            reader: Box::new(reader),
+        }))
+    }
+}
+
+/// `node`, `nodejs`, or a program that has Node as a library.
+fn is_node(path: &[u8]) -> bool {
+    let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);
+    let name = name.strip_suffix(b" (deleted)").unwrap_or(name);
+    name == b"node" || name == b"nodejs" || name.starts_with(b"libnode.so")
+}
+
+/// What is read at a mark: the three words of the main thread, and the registers that it means. Builtins take their
+/// parameters in rax, rbx, rcx, rdx (V8's stub calls, x64).
+fn walk(mark: Mark, ids: u64, main: u32) -> Walk {
+    let mut steps = vec![
+        Step::thread(4),
+        Step::equal(4, main.into()),
+        Step::set(4, ids),
+        Step::block(4, 0, 24),
+        Step::field8(5, 0),
+        Step::keep(5),
+        Step::field8(5, 8),
+        Step::keep(5),
+        Step::field8(5, 16),
+        Step::keep(5),
+    ];
+    let registers: &[u32] = match mark {
+        Mark::Register => &[saved::DX, saved::BX, saved::CX],
+        Mark::Derived => &[saved::AX],
+        Mark::Job => &[saved::CX, saved::BX],
+        _ => &[],
+    };
+    for &register in registers {
+        steps.extend([Step::register(6, register), Step::keep(6)]);
+    }
+    steps.push(Step::end());
+    Walk { tag: mark as u16, steps }
+}
+
+/// Where the words are: the one place in the C library's heap that looks like them.
+fn async_ids(maps: &Maps, memory: &dyn ReadMemory) -> Result<u64, &'static str> {
+    let mut found = None;
+    let heap = maps.iter().filter(|mapping| mapping.path == b"[heap]" && mapping.write);
+    for mapping in heap {
+        let mut at = mapping.start;
+        let end = mapping.end.min(mapping.start.saturating_add(MAX_HEAP));
+        while at < end {
+            let length = usize::try_from(end - at).unwrap_or(0).min(MAX_READ);
+            let Some(bytes) = memory.bytes(at, length) else { break };
+            for (place, words) in bytes.windows(32).enumerate().step_by(8) {
+                if looks_like_ids(words) && found.replace(at + place as u64).is_some() {
+                    return Err("more than one place looks like its async ids");
+                }
+            }
+            if length < MAX_READ {
+                break;
+            }
+            at += (length - 32) as u64 + 8;
+        }
+    }
+    found.ok_or("no place looks like its async ids")
+}
+
+fn looks_like_ids(words: &[u8]) -> bool {
+    let Some((words, [])) = words.split_at_checked(32) else { return false };
+    let mut numbers = words.chunks_exact(8).map(|word| {
+        let word: [u8; 8] = word.try_into().unwrap_or_default();
+        u64::from_le_bytes(word)
+    });
+    let (Some(id), Some(trigger), Some(counter), Some(default)) =
+        (numbers.next(), numbers.next(), numbers.next(), numbers.next())
+    else {
+        return false;
+    };
+    default == (-1.0f64).to_bits()
+        && machine::Words::of([id, trigger, counter])
+            .is_some_and(|words| (LEAST_IDS..MOST_IDS).contains(&words.counter))
+}
+
+/// Ids that Node has given out by the time it runs a program.
+const LEAST_IDS: u64 = 3;
+/// More than Node gives out: three times in nanoseconds look the same but for this.
+const MOST_IDS: u64 = 1 << 32;
+/// How much of the heap is looked through.
+const MAX_HEAP: u64 = 256 << 20;
+/// How soon to look again.
+const RETRY: Duration = Duration::from_millis(500);
+/// Hits a second of the event loop's probes: some six a request.
+const TURNS_BUDGET: u64 = 100_000;
+/// Hits a second of promises' probes: 2 % of a processor at 3 µs each.
+const PROMISES_BUDGET: u64 = 6_667;

@@ -1,0 +1,215 @@
+//! Probed instructions: attaching them to one process, counting how often they are reached, taking them off.
+//!
+//! Part of the boundary to the kernel. A set of probes goes on whole or not at all, never where other bytes stand than
+//! were meant, and comes off when its hits exceed its budget, since each costs the program microseconds. Links die with
+//! the agent. Only entries and single instructions: a return probe would change the program's stack.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::num::NonZeroU32;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, anyhow, ensure};
+use aya::Ebpf;
+use aya::programs::uprobe::{UProbeLinkId, UProbeScope};
+use aya::programs::{Program, UProbe};
+
+use super::WalkMaps;
+use crate::discover::runtimes::{ProbePoint, ProbeSet};
+use crate::identity::{Monotonic, ProcessKey};
+
+/// All sets that are on.
+#[derive(Default)]
+pub struct Uprobes {
+    sets: HashMap<(ProcessKey, &'static str), Attached>,
+    ledger: Ledger,
+}
+
+/// The books of sets: attached = on + each way off.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Ledger {
+    /// Sets that went on.
+    pub attached: u64,
+    /// Sets that could not be attached.
+    pub failed: u64,
+    /// Sets that came off because they were hit too often.
+    pub over_budget: u64,
+    /// Sets that came off because nobody wanted them any more.
+    pub unwanted: u64,
+    /// Sets whose process ended.
+    pub ended: u64,
+}
+
+struct Attached {
+    points: Vec<(u64, UProbeLinkId)>,
+    budget: u64,
+    /// The hits so far, and when they were counted.
+    counted: Option<(u64, Monotonic)>,
+}
+
+impl Uprobes {
+    /// Watches these instructions of a process.
+    pub fn observe(
+        &mut self,
+        ebpf: &mut Ebpf,
+        walks: &mut WalkMaps,
+        process: ProcessKey,
+        set: &ProbeSet,
+    ) -> anyhow::Result<()> {
+        let name = set.name;
+        if self.sets.contains_key(&(process, name)) {
+            return Ok(());
+        }
+        let result = attach(ebpf, walks, process, set);
+        match result {
+            Ok(points) => {
+                self.ledger.attached += 1;
+                let attached = Attached { points, budget: set.budget, counted: None };
+                self.sets.insert((process, name), attached);
+                Ok(())
+            }
+            Err(error) => {
+                self.ledger.failed += 1;
+                Err(error)
+            }
+        }
+    }
+
+    /// Watches a set of a process no more.
+    pub fn unobserve(
+        &mut self,
+        ebpf: &mut Ebpf,
+        walks: &mut WalkMaps,
+        process: ProcessKey,
+        name: &'static str,
+    ) {
+        if let Some(set) = self.sets.remove(&(process, name)) {
+            self.ledger.unwanted += 1;
+            detach(ebpf, walks, process, set.points);
+        }
+    }
+
+    /// A process is gone.
+    pub fn ended(&mut self, ebpf: &mut Ebpf, walks: &mut WalkMaps, process: ProcessKey) {
+        let names: Vec<_> = self.sets.keys().filter(|(key, _)| *key == process).map(|(_, n)| *n).collect();
+        for name in names {
+            if let Some(set) = self.sets.remove(&(process, name)) {
+                self.ledger.ended += 1;
+                detach(ebpf, walks, process, set.points);
+            }
+        }
+    }
+
+    /// Takes off the sets that were hit more often than they may be, and says which. Each is counted over a second at
+    /// least.
+    pub fn enforce(
+        &mut self,
+        ebpf: &mut Ebpf,
+        walks: &mut WalkMaps,
+        now: Monotonic,
+    ) -> Vec<(ProcessKey, &'static str, u64)> {
+        let mut over = Vec::new();
+        for (&(process, name), set) in &mut self.sets {
+            let Some((before, since)) = set.counted else {
+                set.counted = Some((hits(walks, process, set), now));
+                continue;
+            };
+            let passed = now.since(since);
+            if passed < SECOND {
+                continue;
+            }
+            let hits = hits(walks, process, set);
+            let rate = u128::from(hits.saturating_sub(before)) * u128::from(SECOND) / u128::from(passed);
+            set.counted = Some((hits, now));
+            if set.budget > 0 && rate > u128::from(set.budget) {
+                over.push((process, name, u64::try_from(rate).unwrap_or(u64::MAX)));
+            }
+        }
+        for &(process, name, _) in &over {
+            if let Some(set) = self.sets.remove(&(process, name)) {
+                self.ledger.over_budget += 1;
+                detach(ebpf, walks, process, set.points);
+            }
+        }
+        over
+    }
+
+    /// The books.
+    pub fn ledger(&self) -> Ledger {
+        self.ledger
+    }
+}
+
+fn hits(walks: &WalkMaps, process: ProcessKey, set: &Attached) -> u64 {
+    set.points.iter().map(|(address, _)| walks.hits(process, *address)).sum()
+}
+
+fn program(ebpf: &mut Ebpf) -> anyhow::Result<&mut UProbe> {
+    match ebpf.program_mut("observed") {
+        Some(Program::UProbe(program)) => Ok(program),
+        _ => Err(anyhow!("the kernel object has no program `observed` for instructions")),
+    }
+}
+
+fn attach(
+    ebpf: &mut Ebpf,
+    walks: &mut WalkMaps,
+    process: ProcessKey,
+    set: &ProbeSet,
+) -> anyhow::Result<Vec<(u64, UProbeLinkId)>> {
+    let scope = NonZeroU32::new(process.pid).context("process 0 is nobody's")?;
+    let mut points = Vec::new();
+    let result = (|| {
+        for point in &set.points {
+            let path = verified(process, point)?;
+            ensure!(walks.probe(process, point.address, &point.walk), "there is no room for another walk");
+            let program = program(ebpf)?;
+            if program.fd().is_err() {
+                program.load().context("loading the program for probed instructions")?;
+            }
+            match program.attach(point.file_offset, &path, UProbeScope::OneProcess(scope)) {
+                Ok(link) => points.push((point.address, link)),
+                Err(error) => {
+                    walks.unprobe(process, point.address);
+                    return Err(error).with_context(|| {
+                        format!("probing offset {:#x} of {}", point.file_offset, path.display())
+                    });
+                }
+            }
+        }
+        Ok(())
+    })();
+    match result {
+        Ok(()) => Ok(points),
+        Err(error) => {
+            detach(ebpf, walks, process, points);
+            Err(error)
+        }
+    }
+}
+
+/// The file of a point, as the process has it mapped, if the bytes meant stand there.
+fn verified(process: ProcessKey, point: &ProbePoint) -> anyhow::Result<PathBuf> {
+    let mapping = &point.file;
+    let path =
+        PathBuf::from(format!("/proc/{}/map_files/{:x}-{:x}", process.pid, mapping.start, mapping.end));
+    let file = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
+    let mut bytes = vec![0; point.bytes.len()];
+    file.read_exact_at(&mut bytes, point.file_offset)
+        .with_context(|| format!("reading {}", path.display()))?;
+    ensure!(bytes == point.bytes, "other code stands at offset {:#x} than was found", point.file_offset);
+    Ok(path)
+}
+
+fn detach(ebpf: &mut Ebpf, walks: &mut WalkMaps, process: ProcessKey, points: Vec<(u64, UProbeLinkId)>) {
+    for (address, link) in points {
+        if let Ok(program) = program(ebpf) {
+            // A link of a process that is gone is gone too.
+            let _ = program.detach(link);
+        }
+        walks.unprobe(process, address);
+    }
+}
+
+const SECOND: u64 = 1_000_000_000;
