@@ -181,8 +181,8 @@ const ROWS: &[Row] = &[
         environment: &[("OTEL_TRACES_SAMPLER", "always_on")],
         ..row("unsampled-always-on", &[Nginx, Threaded], PROVED)
     },
-    node("node", &[Node, Threaded], NODE_PROMISES),
-    Row { timer: 1, ..node("node-timer", &[Node, Threaded], NODE_PROMISES) },
+    node("node", &[Node, Threaded], NODE_TURNS),
+    Row { timer: 1, ..node("node-timer", &[Node, Threaded], NODE_TURNS) },
     row("asyncio", &[Asyncio, Threaded], OrphansNeverWrong { service: 1 }),
     Row { timer: 1, ..row("asyncio-timer", &[Asyncio, Threaded], OrphansNeverWrong { service: 1 }) },
     row("poll", &[Poll, Threaded], OrphansNeverWrong { service: 1 }),
@@ -193,10 +193,10 @@ const ROWS: &[Row] = &[
     node("node-fresh", &[NodeStyle("fresh"), Threaded], NODE_TURNS),
     node("node-phases", &[NodeStyle("phases"), Threaded], NODE_TURNS),
     node("node-files", &[NodeStyle("files"), Threaded], NODE_TURNS),
-    node("node-fetch", &[NodeStyle("fetch"), Threaded], NODE_PROMISES),
-    node("node-all", &[NodeStyle("all"), Threaded], NODE_PROMISES),
-    node("node-then", &[NodeStyle("then"), Threaded], NODE_PROMISES),
-    node("node-limited", &[NodeStyle("limited"), Threaded], NODE_PROMISES),
+    node("node-fetch", &[NodeStyle("fetch"), Threaded], NODE_TURNS),
+    node("node-all", &[NodeStyle("all"), Threaded], NODE_TURNS),
+    node("node-then", &[NodeStyle("then"), Threaded], NODE_TURNS),
+    node("node-limited", &[NodeStyle("limited"), Threaded], NODE_TURNS),
     row("jvm-thread", &[Jvm("thread"), Threaded], JVM),
     Row { warm_up: 100, ..row("jvm-virtual", &[Jvm("virtual"), Threaded], JVM) },
     jvm_pool("jvm-submit", &[Jvm("submit"), Threaded]),
@@ -210,7 +210,6 @@ const ROWS: &[Row] = &[
 /// What is proved of Node and the JVM so far.
 const NODE: Claim = OrphansNeverWrong { service: 1 };
 const NODE_TURNS: &str = "node event loop is watched";
-const NODE_PROMISES: &str = "node promises is watched";
 const JVM: Claim = OrphansNeverWrong { service: 1 };
 
 /// A row of Node, judged once what it needs is attached, with no bound on hits.

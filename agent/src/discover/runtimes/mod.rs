@@ -15,7 +15,7 @@ mod epoll;
 pub mod go;
 mod jvm;
 mod nginx;
-pub mod node;
+mod node;
 pub mod python;
 pub mod readers;
 mod starts;
@@ -35,7 +35,8 @@ use super::memory::ProcessMemory;
 use crate::identity::{Birth, Claim, ConnectionId, Direction, Facts, Monotonic, ProcessKey, ThreadId};
 
 /// All runtimes, in the order in which they are asked. The first that knows a process keeps it.
-pub static RUNTIMES: &[&dyn Runtime] = &[&nginx::Nginx, &python::Python, &jvm::Jvm, &tokio::Tokio, &go::Go];
+pub static RUNTIMES: &[&dyn Runtime] =
+    &[&nginx::Nginx, &python::Python, &node::Node, &jvm::Jvm, &tokio::Tokio, &go::Go];
 
 /// A runtime: how to recognise it, and how to prove where things lie in one of its processes.
 pub trait Runtime: Sync {

@@ -9,7 +9,8 @@
 //! They are found by what they look like, in the heap of the C library: a default of -1 behind three whole numbers
 //! of which the last is the largest. Only the main thread is followed: what a worker thread sends is an orphan.
 //!
-//! Not in `RUNTIMES` yet: it has to show on real programs that it makes no wrong parent.
+//! Promises are not watched yet ([`WATCHES_PROMISES`]): that has to show on real programs that it makes no wrong
+//! parent. Until then what an `await` goes on to call is an orphan.
 
 mod binary;
 mod ids;
@@ -80,8 +81,8 @@ impl Runtime for Node {
             budget,
         };
         let turns = set(reader::TURNS, &places.turns, TURNS_BUDGET);
-        let promises =
-            (!places.promises.is_empty()).then(|| set(reader::PROMISES, &places.promises, PROMISES_BUDGET));
+        let promises = (WATCHES_PROMISES && !places.promises.is_empty())
+            .then(|| set(reader::PROMISES, &places.promises, PROMISES_BUDGET));
         let mut report = vec![
             format!("async ids at {ids:#x}"),
             format!("event loop: {} probes, always", turns.points.len()),
@@ -92,7 +93,10 @@ impl Runtime for Node {
                 set.points.len(),
                 set.budget
             ),
-            None => format!("promises: not watched, its program lacks {}", places.missing.join(", ")),
+            None if places.promises.is_empty() => {
+                format!("promises: not watched, its program lacks {}", places.missing.join(", "))
+            }
+            None => "promises: not watched".into(),
         });
         let main = ThreadId(process.key.pid);
         let reader = NodeReader::new(main, process.memory, clock::monotonic, turns, promises);
@@ -180,6 +184,8 @@ fn looks_like_ids(words: &[u8]) -> bool {
             .is_some_and(|words| (LEAST_IDS..MOST_IDS).contains(&words.counter))
 }
 
+/// Whether promises are watched at all.
+const WATCHES_PROMISES: bool = false;
 /// Ids that Node has given out by the time it runs a program.
 const LEAST_IDS: u64 = 3;
 /// More than Node gives out: three times in nanoseconds look the same but for this.
