@@ -15,20 +15,20 @@ const SPAWNED: Claim = Claim::OrphansNeverWrong { service: 1 };
 pub(super) const ROWS: &[Row] = &[
     nginx("nginx-fresh", &[NginxAs("fresh"), Threaded]),
     nginx("nginx-unbuffered", &[NginxAs("unbuffered"), Threaded]),
-    nginx("nginx-limit-rate", &[NginxAs("limit_rate"), Threaded]),
+    long(nginx("nginx-limit-rate", &[NginxAs("limit_rate"), Threaded])),
     nginx("nginx-auth", &[NginxAs("auth"), Threaded]),
     nginx("nginx-mirror", &[NginxAs("mirror"), Threaded]),
-    nginx("nginx-subrequest", &[NginxAs("subrequest"), Threaded]),
+    long(nginx("nginx-subrequest", &[NginxAs("subrequest"), Threaded])),
     Row { posts: true, ..nginx("nginx-post", &[NginxAs("keepalive"), Threaded]) },
-    Row { posts: true, ..nginx("nginx-post-unbuffered", &[NginxAs("unbuffered"), Threaded]) },
+    Row { posts: true, long: true, ..nginx("nginx-post-unbuffered", &[NginxAs("unbuffered"), Threaded]) },
     tokio("tokio-inline", &[stripped("inline"), Threaded]),
     Row { timer: 1, ..tokio("tokio-timer", &[stripped("inline"), Threaded]) },
-    tokio("tokio-join", &[stripped("join"), Threaded]),
+    long(tokio("tokio-join", &[stripped("join"), Threaded])),
     spawned(tokio("tokio-spawn", &[stripped("spawn"), Threaded])),
     spawned(tokio("tokio-detached", &[stripped("detached"), Threaded])),
     tokio("tokio-unordered", &[stripped("unordered"), Threaded]),
-    spawned(tokio("tokio-joinset", &[stripped("joinset"), Threaded])),
-    tokio("tokio-select", &[stripped("select"), Threaded]),
+    long(spawned(tokio("tokio-joinset", &[stripped("joinset"), Threaded]))),
+    long(tokio("tokio-select", &[stripped("select"), Threaded])),
     tokio("tokio-direct", &[stripped("direct"), Threaded]),
     Row { gives_up: true, ..tokio("tokio-cancel", &[stripped("cancel"), Threaded]) },
     tokio("tokio-current", &[ONE_THREAD, Threaded]),
@@ -59,7 +59,7 @@ const fn spawned(row: Row) -> Row {
 }
 
 const fn chain(name: &'static str, programs: &'static [Program]) -> Row {
-    Row { warm_up: 200, ..row(name, programs, Claim::NeverWrong) }
+    Row { warm_up: 200, long: true, ..row(name, programs, Claim::NeverWrong) }
 }
 
 const fn long(row: Row) -> Row {
