@@ -206,25 +206,46 @@ impl Sink {
     }
 }
 
-/// Serves one connection until it ends; a request without Content-Length ends it.
+/// Serves one connection until it ends; a request that has neither Content-Length nor chunks ends it.
 fn take(mut stream: TcpStream, count: &AtomicU64) -> Option<()> {
     let mut buffer = vec![0; 1 << 20];
     let (mut head, mut body) = (Vec::new(), 0u64);
+    // The last bytes of a chunked body, while there is one (Node's SDK sends such).
+    let mut tail: Option<Vec<u8>> = None;
     loop {
         let got = stream.read(&mut buffer).ok().filter(|got| *got > 0)?;
         count.fetch_add(got as u64, Ordering::Relaxed);
-        if body > 0 {
+        let ends_chunks = |tail: &mut Vec<u8>, bytes: &[u8]| {
+            tail.extend_from_slice(bytes.get(bytes.len().saturating_sub(5)..).unwrap_or_default());
+            tail.drain(..tail.len().saturating_sub(5));
+            tail.ends_with(b"0\r\n\r\n")
+        };
+        if let Some(last) = &mut tail {
+            if ends_chunks(last, buffer.get(..got)?) {
+                tail = None;
+            }
+        } else if body > 0 {
             body = body.checked_sub(got as u64)?;
         } else {
             head.extend_from_slice(buffer.get(..got)?);
             let Some(end) = head.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
             let text = String::from_utf8_lossy(head.get(..end)?).to_ascii_lowercase();
-            let length: u64 =
-                text.lines().find_map(|line| line.strip_prefix("content-length:"))?.trim().parse().ok()?;
-            body = length.checked_sub((head.len() - end - 4) as u64)?;
+            let there = head.get(end + 4..)?;
+            if text.lines().any(|line| line.starts_with("transfer-encoding:") && line.contains("chunked")) {
+                let mut last = Vec::new();
+                tail = (!ends_chunks(&mut last, there)).then_some(last);
+            } else {
+                let length: u64 = text
+                    .lines()
+                    .find_map(|line| line.strip_prefix("content-length:"))?
+                    .trim()
+                    .parse()
+                    .ok()?;
+                body = length.checked_sub(there.len() as u64)?;
+            }
             head.clear();
         }
-        if body == 0 {
+        if body == 0 && tail.is_none() {
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").ok()?;
         }
     }
@@ -241,6 +262,21 @@ mod tests {
         let load = parse_wrk(text).unwrap();
         assert_eq!((load.requests, load.p50, load.p99), (61_234, 1_500.0, 1_200_000.0));
         assert!((load.rate - 12_246.8).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_body_in_chunks_is_taken_and_answered_as_one_with_a_length_is() {
+        let sink = Sink::start().unwrap();
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, sink.port)).unwrap();
+        let mut answer = [0; 38];
+        for request in [
+            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+            "POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc",
+        ] {
+            stream.write_all(request.as_bytes()).unwrap();
+            stream.read_exact(&mut answer).unwrap();
+            assert!(answer.starts_with(b"HTTP/1.1 200 OK"));
+        }
     }
 
     #[test]

@@ -98,6 +98,8 @@ fn sdk(command: &mut Command, sink: &Sink) {
         ("OTEL_TRACES_EXPORTER", "otlp".to_owned()),
         ("OTEL_METRICS_EXPORTER", "none".to_owned()),
         ("OTEL_LOGS_EXPORTER", "none".to_owned()),
+        // Node's look for cloud metadata would delay it.
+        ("OTEL_NODE_RESOURCE_DETECTORS", "env,host,process".to_owned()),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf".to_owned()),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://127.0.0.1:{}", sink.port)),
     ]);
