@@ -188,17 +188,16 @@ fn gate(
         return Err(Missing::Because("this version does not keep a goroutine's maker".to_owned()));
     }
     let memory = &process.memory;
-    let count = known.counters.iter().map(|counter| counter.wrapping_add(bias)).find(|&counter| {
-        memory.word(counter).is_some_and(|count| count != 0 && count % BATCH == 0 && count < 1 << 40)
-    });
-    let Some(count) = count else {
+    let plausible = |count: u64| count != 0 && count.is_multiple_of(BATCH) && count < 1 << 40;
+    let counters = || known.counters.iter().map(|counter| counter.wrapping_add(bias));
+    if !counters().any(|counter| memory.word(counter).is_some_and(plausible)) {
         return Err(if known.counters.is_empty() {
             Missing::Because("the count of goroutine numbers was not found".to_owned())
         } else {
             Missing::Yet
         });
-    };
-    let mut lists: Vec<(u64, u64, Vec<u64>)> = Vec::new();
+    }
+    let mut lists: Vec<(u64, u64, u64, Vec<u64>)> = Vec::new();
     let mut left = MAX_DATA;
     let mut before = 0;
     for mapping in process.maps.iter().filter(|mapping| mapping.read && mapping.write) {
@@ -219,21 +218,31 @@ fn gate(
                     if length == 0 || length > 4096 || capacity < length || capacity > 8192 || list % 8 != 0 {
                         continue;
                     }
-                    if let Some(processors) = processors(memory, &known.layout, count, list, length) {
-                        lists.push((at + index as u64 * 8, list, processors));
+                    let Some((processors, end)) = processors(memory, &known.layout, list, length) else {
+                        continue;
+                    };
+                    // The last batch that was given out is some processor's.
+                    let last = |counter: &u64| {
+                        memory.word(*counter).is_some_and(|count| plausible(count) && count + 1 == end)
+                    };
+                    if let Some(count) = counters().find(last) {
+                        lists.push((at + index as u64 * 8, list, count, processors));
                     }
                 }
             }
             at += length;
         }
     }
-    let mut distinct: Vec<&Vec<u64>> = lists.iter().map(|(_, _, processors)| processors).collect();
+    let mut distinct: Vec<_> = lists.iter().map(|(_, _, count, processors)| (count, processors)).collect();
     distinct.dedup();
     match (lists.first(), distinct.len()) {
         (None, _) => Err(Missing::Because("the list of processors was not found".to_owned())),
-        (Some((header, list, processors)), 1) => {
-            Ok(walks::GatePlaces { count, header: *header, list: *list, processors: processors.clone() })
-        }
+        (Some((header, list, count, processors)), 1) => Ok(walks::GatePlaces {
+            count: *count,
+            header: *header,
+            list: *list,
+            processors: processors.clone(),
+        }),
         _ => Err(Missing::Because("the list of processors is not certain".to_owned())),
     }
 }
@@ -241,17 +250,12 @@ fn gate(
 /// Goroutine numbers are handed to processors in batches of so many (`_GoidCacheBatch`, runtime/proc.go).
 const BATCH: u64 = 16;
 
-fn processors(
-    memory: &impl ReadMemory,
-    layout: &Layout,
-    count: u64,
-    list: u64,
-    length: u64,
-) -> Option<Vec<u64>> {
+/// The processors of a list, and the end of the latest batch, if it is one.
+fn processors(memory: &impl ReadMemory, layout: &Layout, list: u64, length: u64) -> Option<(Vec<u64>, u64)> {
     if length > MAX_PROCESSORS {
         return None;
     }
-    let mut all = Vec::new();
+    let (mut all, mut latest) = (Vec::new(), 0);
     for number in 0..length {
         let processor = memory.word(list.checked_add(number * 8)?)?;
         if processor % 8 != 0 || u64::from(memory.u32(processor)?) != number {
@@ -263,12 +267,13 @@ fn processors(
         }
         let next = memory.word(processor.checked_add(layout.goidcache.0)?)?;
         let end = memory.word(processor.checked_add(layout.goidcache.1)?)?;
-        if next > end || end - next > BATCH || end > memory.word(count)?.checked_add(BATCH + 1)? {
+        if next > end || end - next > BATCH {
             return None;
         }
+        latest = latest.max(end);
         all.push(processor);
     }
-    Some(all)
+    Some((all, latest))
 }
 
 /// Makes facts of words.

@@ -74,23 +74,30 @@ fn word_at(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..at.checked_add(8)?)?.try_into().ok().map(u64::from_le_bytes)
 }
 
-/// The addresses that `lock xadd` instructions of a function add to (`f0 48 0f c1 /r`, relative to the next
-/// instruction).
+/// The addresses that may be those of counters that a function adds to: of `lock xadd` relative to the next instruction
+/// (`f0 48 0f c1 /r`), and of what is loaded the same way (`lea`, `48 8d /r`) for one through a register. A pattern and
+/// no decoding: each must prove itself.
 pub(super) fn counters(code: &[u8], address: u64) -> Vec<u64> {
     let mut all = Vec::new();
     for (at, window) in code.windows(9).enumerate() {
-        let &[0xf0, rex, 0x0f, 0xc1, how, a, b, c, d] = window else { continue };
-        if rex & 0xf8 != 0x48 || how & 0xc7 != 0x05 {
-            continue;
-        }
-        let distance = i64::from(i32::from_le_bytes([a, b, c, d]));
-        let target = address.wrapping_add(at as u64 + 9).wrapping_add_signed(distance);
-        if !all.contains(&target) {
+        let (length, distance) = match *window {
+            [0xf0, rex, 0x0f, 0xc1, how, a, b, c, d] if rex & 0xf8 == 0x48 && how & 0xc7 == 0x05 => {
+                (9, [a, b, c, d])
+            }
+            [rex, 0x8d, how, a, b, c, d, ..] if rex & 0xfb == 0x48 && how & 0xc7 == 0x05 => (7, [a, b, c, d]),
+            _ => continue,
+        };
+        let distance = i64::from(i32::from_le_bytes(distance));
+        let target = address.wrapping_add(at as u64 + length).wrapping_add_signed(distance);
+        if !all.contains(&target) && all.len() < MAX_COUNTERS {
             all.push(target);
         }
     }
     all
 }
+
+/// Addresses that are tried.
+const MAX_COUNTERS: usize = 64;
 
 /// Fuzz body: no bytes make the reader panic or find a function that has no name in them.
 #[doc(hidden)]
@@ -167,5 +174,7 @@ mod tests {
     fn the_counter_that_a_function_adds_to_is_found() {
         let code = [0x90, 0xf0, 0x48, 0x0f, 0xc1, 0x05, 0x10, 0, 0, 0, 0xc3];
         assert_eq!(counters(&code, 0x1000), [0x1000 + 10 + 0x10]);
+        let loaded = [0x48, 0x8d, 0x15, 0x20, 0, 0, 0, 0xf0, 0x4c, 0x0f, 0xc1, 0x12];
+        assert_eq!(counters(&loaded, 0x1000), [0x1000 + 7 + 0x20]);
     }
 }
