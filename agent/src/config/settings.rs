@@ -4,12 +4,14 @@
 //! of the YAML file. To add a setting, add a row to [`SETTINGS`] and a field to [`Settings`], and use it:
 //! one that is accepted and ignored must never be here.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::error::ConfigError;
 use super::value;
 use crate::discover::Selection;
+use crate::discover::runtimes::RUNTIMES;
 use crate::discover::select::Glob;
 use crate::log::Level;
 use crate::stitch::span::LinkMethod;
@@ -33,6 +35,8 @@ pub struct Settings {
     pub attribute_bytes: u64,
     /// The weakest way to find a parent that is allowed.
     pub weakest_link: LinkMethod,
+    /// Runtimes whose processes are not read from inside, by name.
+    pub no_runtime: HashSet<&'static str>,
     /// How long a span may wait for its parent.
     pub pending_age: Duration,
     /// Which kernel hooks to use.
@@ -155,6 +159,7 @@ impl Settings {
             telemetry_intake: TelemetryIntake::Suppress,
             attribute_bytes: 0,
             weakest_link: LinkMethod::Thread,
+            no_runtime: HashSet::new(),
             pending_age: Duration::ZERO,
             backend: Backend::Auto,
             capture_bytes: 0,
@@ -183,7 +188,7 @@ const KERNEL: &str = "The kernel side";
 const AGENT: &str = "The agent itself";
 
 /// Every setting, in the order in which the help shows them.
-pub const SETTINGS: [Setting; 20] = [
+pub const SETTINGS: [Setting; 21] = [
     Setting {
         key: "pid",
         value: "N",
@@ -354,6 +359,19 @@ pub const SETTINGS: [Setting; 20] = [
         set: |settings, text| {
             settings.weakest_link =
                 value::choice(text, &LinkMethod::ALL.map(|method| (method.name(), method)))?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "no_runtime",
+        value: "NAME",
+        times: Times::Repeated,
+        default: None,
+        heading: LINKS,
+        text: "Do not read processes of this runtime from inside: their calls get no parents that only their memory tells",
+        set: |settings, text| {
+            let names: Vec<_> = RUNTIMES.iter().map(|runtime| (runtime.name(), runtime.name())).collect();
+            settings.no_runtime.insert(value::choice(text, &names)?);
             Ok(())
         },
     },

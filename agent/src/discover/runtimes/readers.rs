@@ -65,7 +65,7 @@ const AGAIN: Duration = Duration::from_millis(20);
 
 impl Readers {
     /// Readers of nothing yet. `off`: names of runtimes that are not asked.
-    pub fn start(off: HashSet<String>) -> std::io::Result<Self> {
+    pub fn start(off: HashSet<&'static str>) -> std::io::Result<Self> {
         Ok(Self {
             worker: Some(Worker::start(off)?),
             known: HashMap::new(),

@@ -61,7 +61,7 @@ const MAX_LOOKS: u32 = 20;
 
 impl Worker {
     /// Starts the thread. `off`: names of runtimes that are not asked.
-    pub fn start(off: HashSet<String>) -> std::io::Result<Self> {
+    pub fn start(off: HashSet<&'static str>) -> std::io::Result<Self> {
         let queue = Arc::new(Queue::default());
         let (send, findings) = channel();
         let jobs = Arc::clone(&queue);
@@ -117,7 +117,7 @@ impl Queue {
     }
 }
 
-fn work(queue: &Queue, findings: &Sender<Finding>, off: &HashSet<String>) {
+fn work(queue: &Queue, findings: &Sender<Finding>, off: &HashSet<&'static str>) {
     let cache = Cache::default();
     while let Some(job) = queue.next() {
         let finding = match job {
@@ -155,7 +155,7 @@ pub enum Look {
     None,
 }
 
-fn look(key: ProcessKey, cache: &Cache, off: &HashSet<String>) -> Look {
+fn look(key: ProcessKey, cache: &Cache, off: &HashSet<&'static str>) -> Look {
     if !is_meant(key) {
         return Look::None;
     }
@@ -165,7 +165,7 @@ fn look(key: ProcessKey, cache: &Cache, off: &HashSet<String>) -> Look {
 }
 
 /// Asks all runtimes about the process that has this pid now.
-pub fn look_at(key: ProcessKey, cache: &Cache, off: &HashSet<String>) -> Look {
+pub fn look_at(key: ProcessKey, cache: &Cache, off: &HashSet<&'static str>) -> Look {
     let (Ok(maps), Some(memory)) = (Maps::of(key.pid), ProcessMemory::of(key.pid)) else { return Look::None };
     let executable = executable(key.pid, &maps).cloned();
     let process = Process { key, maps: &maps, executable: executable.as_ref(), memory, cache };
