@@ -31,7 +31,7 @@ use crate::protocol::http1::{self, Malformed};
 use crate::protocol::http2;
 use crate::stitch::ledger as stitch;
 use crate::stream::GapCause;
-use crate::{exchange, intake, pipeline, stream};
+use crate::{exchange, intake, pipeline, stream, tls};
 
 /// The ledgers of all stations at one moment.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +44,10 @@ pub struct Books {
     pub pipeline: pipeline::Ledger,
     /// Bytes, per direction of a connection.
     pub stream: stream::Ledger,
+    /// Bytes of TLS, and of what is none.
+    pub tls: tls::Ledger,
+    /// TLS sessions and their secrets.
+    pub keys: tls::keys::Ledger,
     /// Bytes of all parsers.
     pub parsers: exchange::Parsers,
     /// Bytes, requests and responses of all connections, closed ones included.
@@ -100,6 +104,8 @@ impl Report for Books {
             intake,
             pipeline,
             stream,
+            tls,
+            keys,
             parsers,
             exchange,
             stitch,
@@ -114,6 +120,8 @@ impl Report for Books {
         intake.counters(out);
         pipeline.counters(out);
         stream.counters(out);
+        tls.counters(out);
+        keys.counters(out);
         let exchange::Parsers { http1, http2 } = parsers;
         http1.counters(out);
         http2.counters(out);
@@ -222,6 +230,58 @@ impl Report for stream::Ledger {
             [("evicted", evicted), ("aged", aged), ("not_selected", left_out)],
         );
         out.push(Counter::new("spandrel_stream_joined_connections_total", joined));
+    }
+}
+
+impl Report for tls::Ledger {
+    fn counters(&self, out: &mut Vec<Counter>) {
+        let Self {
+            moved,
+            passed,
+            opened,
+            handshake,
+            sealed,
+            held,
+            plaintext,
+            missing,
+            on_trust,
+            sessions,
+            sessions_opened,
+            resynchronised,
+            key_updates,
+            waiting_cut,
+            mistaken,
+        } = *self;
+        out.push(Counter::new("spandrel_tls_moved_bytes_total", moved));
+        out.push(Counter::new("spandrel_tls_passed_bytes_total", passed));
+        out.push(Counter::new("spandrel_tls_opened_bytes_total", opened));
+        out.push(Counter::new("spandrel_tls_handshake_bytes_total", handshake));
+        for (why, bytes) in tls::Sealed::ALL.into_iter().zip(sealed) {
+            out.push(Counter::by("spandrel_tls_sealed_bytes_total", why.name(), bytes));
+        }
+        out.push(Counter::new("spandrel_tls_held_bytes", held));
+        out.push(Counter::new("spandrel_tls_plaintext_bytes_total", plaintext));
+        out.push(Counter::new("spandrel_tls_missing_bytes_total", missing));
+        out.push(Counter::new("spandrel_tls_on_trust_bytes_total", on_trust));
+        out.push(Counter::new("spandrel_tls_sessions_total", sessions));
+        out.push(Counter::new("spandrel_tls_opened_sessions_total", sessions_opened));
+        out.push(Counter::new("spandrel_tls_resynchronised_total", resynchronised));
+        out.push(Counter::new("spandrel_tls_key_updates_total", key_updates));
+        out.push(Counter::new("spandrel_tls_cut_records_total", waiting_cut));
+        out.push(Counter::new("spandrel_tls_mistaken_sessions_total", mistaken));
+    }
+}
+
+impl Report for tls::keys::Ledger {
+    fn counters(&self, out: &mut Vec<Counter>) {
+        let Self { hellos, found, unasked, keyless, forgotten, replayed } = *self;
+        out.push(Counter::new("spandrel_tls_hellos_total", hellos));
+        out.push(Counter::new("spandrel_tls_found_secrets_total", found));
+        push_by(
+            out,
+            "spandrel_tls_unused_sessions_total",
+            [("unasked", unasked), ("keyless", keyless), ("forgotten", forgotten), ("replayed", replayed)],
+        );
     }
 }
 

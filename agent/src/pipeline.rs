@@ -19,17 +19,18 @@ use crate::books::{self, Books};
 use crate::discover::runtimes::readers::{self, Order, Readers};
 use crate::discover::runtimes::{Hit, Seen};
 use crate::discover::select::{Selection, Verdict};
-use crate::discover::table::{ExecFacts, ProcessTable};
+use crate::discover::table::{ExecFacts, ProcessTable, candidate};
 use crate::discover::{self};
 use crate::exchange::{self, Connection, Want};
 use crate::export::Exporter;
 use crate::gaps::GapReport;
-use crate::identity::{Address, ConnectionId, Direction, Monotonic, ProcessKey, Role, ThreadId};
+use crate::identity::{Address, ConnectionId, Direction, Moment, Monotonic, ProcessKey, Role, ThreadId};
 use crate::intake::Kernel;
+use crate::probe::sessions::Sessions;
 use crate::screen::Screen;
 use crate::stitch::{Endpoints, Input, Output, Serving, Stitcher};
 use crate::stream::{self, Event, Streams};
-use crate::{clock, log};
+use crate::{clock, log, tls};
 
 /// Records handled before the other work gets its turn.
 const BATCH: usize = 4096;
@@ -50,6 +51,10 @@ const LOOKS: usize = 100;
 
 /// Programs noted between two turns: a shell script begins some hundred a second.
 const FRESH: usize = 64;
+
+/// When to look for the libraries of a program that has begun, nanoseconds after it did: its linker takes
+/// milliseconds, an interpreter's imports longer.
+const LOADED: [u64; 2] = [20_000_000, 300_000_000];
 
 /// Processes whose verdict is remembered; as many as the process table knows. Beyond, all are asked again.
 const MAX_VERDICTS: usize = 65_536;
@@ -82,6 +87,10 @@ pub struct Pipeline {
     readers: Readers,
     probe_hits: Option<u64>,
     words: Vec<u64>,
+    /// Libraries that make TLS sessions; none if TLS is not to be read.
+    sessions: Option<Sessions>,
+    /// Processes that have just begun, and when to look for such libraries: once they are loaded.
+    loading: std::collections::VecDeque<(Monotonic, ProcessKey)>,
     streams: Streams,
     behind: Behind,
     stitcher: Stitcher,
@@ -114,14 +123,32 @@ struct Behind {
     /// How many of them may still be looked at in this second.
     looks: usize,
     scratch: exchange::Output,
+    /// Where sockets and TLS sessions meet.
+    keys: tls::keys::Keys,
+    /// TLS is looked for.
+    tls: tls::May,
+    /// Processes that begin TLS sessions, and may not be known for it.
+    encrypting: Vec<ProcessKey>,
     /// The books of connections that are gone.
-    closed: (exchange::Ledger, exchange::Parsers),
+    closed: (exchange::Ledger, exchange::Parsers, tls::Ledger),
     ledger: Ledger,
 }
 
 struct End {
     exchanges: Connection,
     ends: Endpoints,
+    layer: tls::Layer,
+    /// Its ClientHello is known to `keys`.
+    hello: Option<tls::Random>,
+    /// What was asked for last, once it is TLS: of what is received, of what is sent.
+    asked: [Option<exchange::Policy>; 2],
+}
+
+impl End {
+    /// The two ends and what lies between them.
+    fn ends_of(&self) -> Endpoints {
+        Endpoints { tls: self.layer.agreed(), ..self.ends.clone() }
+    }
 }
 
 /// Records that no station gets: what the pipeline itself leaves out.
@@ -151,6 +178,8 @@ impl Pipeline {
             readers,
             probe_hits,
             words: Vec::new(),
+            sessions: None,
+            loading: Default::default(),
             streams,
             stitcher,
             sinks,
@@ -166,6 +195,9 @@ impl Pipeline {
                 fresh: Vec::new(),
                 looks: LOOKS,
                 scratch: exchange::Output::default(),
+                keys: tls::keys::Keys::default(),
+                tls: tls::May::NotBegin,
+                encrypting: Vec::new(),
                 closed: Default::default(),
                 ledger: Ledger::default(),
             },
@@ -174,6 +206,38 @@ impl Pipeline {
             drop_one_in,
             records: 0,
         }
+    }
+
+    /// From now on TLS is read, by the keys of its sessions. Looks at all processes that are there.
+    pub fn read_tls(&mut self) {
+        self.behind.tls = tls::May::Begin;
+        let Behind { table, selection, .. } = &self.behind;
+        let mut sessions = Sessions::default();
+        for (pid, description) in table.scanned() {
+            let wanted = || selection.verdict(&candidate(pid, description)) == Verdict::Selected;
+            if pid != std::process::id() && (selection.is_everything() || wanted()) {
+                sessions.look(pid, &mut self.kernel);
+            }
+        }
+        self.sessions = Some(sessions);
+    }
+
+    /// What there is to do for TLS: secrets that were found, processes to look into.
+    fn meet(&mut self, now: Monotonic) {
+        let Some(sessions) = &mut self.sessions else { return };
+        for process in self.behind.encrypting.drain(..) {
+            sessions.look(process.pid, &mut self.kernel);
+        }
+        while self.loading.front().is_some_and(|(due, _)| *due <= now) {
+            if let Some((_, process)) = self.loading.pop_front()
+                && self.behind.may_look_into(process)
+            {
+                sessions.look(process.pid, &mut self.kernel);
+            }
+        }
+        let behind = &mut self.behind;
+        self.kernel.take_secrets(&mut |found| behind.secrets(found, now));
+        self.carry_out();
     }
 
     /// The descriptor to wait for: readable while there is a record.
@@ -265,6 +329,15 @@ impl Pipeline {
         });
         // A program's environment is in no record, and short programs are gone before their traffic is read.
         for process in behind.fresh.drain(..) {
+            if let Some(sessions) = &mut self.sessions
+                && self.loading.len() < FRESH * FRESH
+            {
+                // What was known of it was another program's.
+                sessions.exited(process.pid, kernel);
+                for delay in LOADED {
+                    self.loading.push_back((Monotonic(clock::monotonic().0 + delay), process));
+                }
+            }
             if behind.looks > 0 {
                 behind.looks -= 1;
                 behind.table.resource(process);
@@ -273,6 +346,7 @@ impl Pipeline {
         self.carry_out();
         // Only when the ring is empty is what was lost behind what was read.
         let now = clock::monotonic();
+        self.meet(now);
         if taken < BATCH && now.since(self.looked.0) >= POLL {
             self.poll(now);
         }
@@ -297,6 +371,9 @@ impl Pipeline {
         while self.exits.front().is_some_and(|(time, _)| now.since(*time) > EXIT_DELAY) {
             if let Some((time, process)) = self.exits.pop_front() {
                 self.kernel.set_ignored(process.pid, None);
+                if let Some(sessions) = &mut self.sessions {
+                    sessions.exited(process.pid, &mut self.kernel);
+                }
                 self.behind.inputs.push(Input::ProcessExited { process, time });
             }
         }
@@ -308,6 +385,7 @@ impl Pipeline {
             self.readers.unobserved(process, name);
         }
         self.behind.table.expire(now);
+        self.behind.keys.expire(now);
         self.carry_out();
         for input in self.behind.inputs.drain(..) {
             self.stitcher.handle(input, &mut self.outputs);
@@ -399,8 +477,9 @@ impl Pipeline {
 
     /// All books, now.
     pub fn books(&self) -> Books {
-        let (mut exchange, mut parsers) = self.behind.closed.clone();
+        let (mut exchange, mut parsers, mut tls) = self.behind.closed.clone();
         for end in self.behind.connections.values() {
+            tls.add(&end.layer.ledger());
             exchange.add(&end.exchanges.ledger());
             parsers.add(&end.exchanges.parser_ledger());
         }
@@ -412,6 +491,8 @@ impl Pipeline {
             intake: self.kernel.ledger(),
             pipeline: self.behind.ledger,
             stream: self.streams.ledger(),
+            tls,
+            keys: self.behind.keys.ledger(),
             parsers,
             exchange,
             stitch: self.stitcher.ledger(),
@@ -442,6 +523,7 @@ impl Pipeline {
         let now = clock::monotonic();
         self.poll(now);
         for end in self.behind.connections.values_mut() {
+            end.layer.close();
             end.exchanges.abandoned(&mut self.behind.scratch);
         }
         let events = std::mem::take(&mut self.behind.scratch.events);
@@ -521,6 +603,7 @@ impl Behind {
                     // Two TCP ends are joined when they are opened, unix ends at their first records, which
                     // can come in any order.
                     born_here: opened.born_here && matches!(opened.local, Address::Ip(_)),
+                    tls: None,
                 };
                 self.connections
                     .entry(opened.connection)
@@ -528,6 +611,9 @@ impl Behind {
                     .or_insert_with(|| End {
                         exchanges: Connection::new(opened.connection, opened.born_here),
                         ends,
+                        layer: tls::Layer::default(),
+                        hello: None,
+                        asked: [None; 2],
                     });
             }
             Event::Piece { connection, direction, piece } => {
@@ -542,7 +628,18 @@ impl Behind {
                         piece.offset
                     ));
                 }
-                end.exchanges.piece(direction, &piece, &mut self.scratch);
+                let End { exchanges, layer, .. } = end;
+                let scratch = &mut self.scratch;
+                let may = match exchanges.protocol() {
+                    exchange::Classified::Unknown | exchange::Classified::Other(_) => self.tls,
+                    _ => tls::May::NotBegin,
+                };
+                layer.piece(direction, &piece, may, &mut |direction, piece| {
+                    exchanges.piece(direction, &piece, scratch);
+                });
+                if layer.state() != tls::State::Plain {
+                    self.encrypted(connection, piece.moment);
+                }
                 self.pass_on(connection);
             }
             Event::Joined { a, b, a_to_b, b_to_a } => {
@@ -552,20 +649,24 @@ impl Behind {
             Event::Finished { .. } => {}
             Event::Closed { connection, closed } => {
                 if let Some(mut end) = self.connections.remove(&connection) {
+                    self.end_layer(connection, &mut end);
                     end.exchanges.closed(closed, &mut self.scratch);
-                    let ends = end.ends;
+                    let ends = end.ends_of();
                     self.closed.0.add(&end.exchanges.ledger());
                     self.closed.1.add(&end.exchanges.parser_ledger());
+                    self.closed.2.add(&end.layer.ledger());
                     self.pass_on_of(connection, &ends);
                 }
                 self.inputs.push(Input::ConnectionClosed { connection, time: closed.time });
             }
             Event::Abandoned { connection, time } => {
                 if let Some(mut end) = self.connections.remove(&connection) {
+                    self.end_layer(connection, &mut end);
                     end.exchanges.abandoned(&mut self.scratch);
-                    let ends = end.ends;
+                    let ends = end.ends_of();
                     self.closed.0.add(&end.exchanges.ledger());
                     self.closed.1.add(&end.exchanges.parser_ledger());
+                    self.closed.2.add(&end.layer.ledger());
                     self.pass_on_of(connection, &ends);
                 }
                 self.inputs.push(Input::ConnectionClosed { connection, time });
@@ -574,11 +675,88 @@ impl Behind {
         }
     }
 
+    /// Whether a process's sessions may be looked into: never before it is known to be selected.
+    fn may_look_into(&mut self, process: ProcessKey) -> bool {
+        self.selection.is_everything() || self.table.verdict(process, &self.selection) == Verdict::Selected
+    }
+
+    /// A piece of TLS came: says what is needed to read it.
+    fn encrypted(&mut self, connection: ConnectionId, moment: &Moment) {
+        let Some(end) = self.connections.get_mut(&connection) else { return };
+        let random = end.layer.random();
+        if random != end.hello {
+            if let Some(before) = end.hello.take() {
+                self.keys.closed(&before, connection);
+            }
+            end.hello = random;
+            if self.encrypting.len() < FRESH {
+                self.encrypting.push(moment.process);
+            }
+            if let Some(secrets) = random.and_then(|random| self.keys.hello(random, connection, moment.time))
+            {
+                let End { exchanges, layer, .. } = end;
+                let scratch = &mut self.scratch;
+                layer.secrets(&secrets, &mut |direction, piece| exchanges.piece(direction, &piece, scratch));
+            }
+        }
+        self.ask(connection);
+    }
+
+    /// Secrets were found beside these random bytes.
+    fn secrets(&mut self, found: &spandrel_proto::tls::Found, now: Monotonic) {
+        let secrets = tls::Secrets {
+            traffic: found.traffic.iter().map(|secret| tls::Secret::new(secret)).collect(),
+            master: vec![tls::Secret::new(&found.master)],
+        };
+        for connection in self.keys.found(found.random, &secrets, now).to_vec() {
+            if let Some(End { exchanges, layer, .. }) = self.connections.get_mut(&connection) {
+                let scratch = &mut self.scratch;
+                layer.secrets(&secrets, &mut |direction, piece| exchanges.piece(direction, &piece, scratch));
+                self.ask(connection);
+                self.pass_on(connection);
+            }
+        }
+    }
+
+    /// What the kernel side should send of a TLS connection: the exchanges' wishes are about plaintext, and their
+    /// offsets are not known on the wire before they are reached.
+    fn ask(&mut self, connection: ConnectionId) {
+        use exchange::Policy;
+        let Some(end) = self.connections.get_mut(&connection) else { return };
+        let mut wanted = end.asked.map(|asked| asked.unwrap_or(Policy::Everything));
+        for want in self.scratch.wishes.drain(..) {
+            let wanted = &mut wanted[usize::from(want.direction == Direction::Send)];
+            *wanted = match want.policy {
+                Policy::Nothing => Policy::Nothing,
+                // Of a body the records' headers, which stand at the beginning of calls as a rule.
+                Policy::From { .. } => Policy::FirstBlock,
+                _ => Policy::Everything,
+            };
+        }
+        if end.layer.state() == tls::State::Hopeless {
+            wanted = [Policy::Nothing; 2];
+        }
+        for (index, direction) in [Direction::Receive, Direction::Send].into_iter().enumerate() {
+            if end.asked[index] != Some(wanted[index]) {
+                end.asked[index] = Some(wanted[index]);
+                self.scratch.wishes.push(Want { direction, policy: wanted[index] });
+            }
+        }
+    }
+
+    /// A connection is over: so are its session's secrets here.
+    fn end_layer(&mut self, connection: ConnectionId, end: &mut End) {
+        end.layer.close();
+        if let Some(random) = end.hello.take() {
+            self.keys.closed(&random, connection);
+        }
+    }
+
     fn pass_on(&mut self, connection: ConnectionId) {
         if self.scratch.events.is_empty() && self.scratch.wishes.is_empty() {
             return;
         }
-        let ends = self.connections.get(&connection).map(|end| end.ends.clone()).unwrap_or_default();
+        let ends = self.connections.get(&connection).map(End::ends_of).unwrap_or_default();
         self.pass_on_of(connection, &ends);
     }
 

@@ -84,6 +84,7 @@ pub fn trace(settings: &Settings) -> anyhow::Result<ExitCode> {
         ring_bytes: settings.ring_bytes as u32,
         capture_bytes: settings.capture_bytes as u32,
         selective: !settings.selection.is_everything(),
+        tls: settings.tls == config::Tls::Keys,
         log_level: if settings.log >= log::Level::Debug { settings.log as u8 + 1 } else { 0 },
     };
     let attached = attach_best(&found, wanted, options)?;
@@ -131,12 +132,25 @@ pub fn trace(settings: &Settings) -> anyhow::Result<ExitCode> {
     let of_processes =
         Processes { table, readers, selection: settings.selection.clone(), probe_hits: settings.probe_hits };
     let mut pipeline = Pipeline::new(kernel, of_processes, streams, stitcher, sinks, drop_one_in);
+    if settings.tls == config::Tls::Keys {
+        keep_to_ourselves();
+        pipeline.read_tls();
+    }
     eprintln!(
         "ready: {processes} processes, backend {backend}, {:.2} s after the start",
         started.elapsed().as_secs_f64()
     );
     watch(&mut pipeline, &signals)?;
     end(pipeline, signals)
+}
+
+/// The agent will hold secrets of others: no core of it is written, and nobody without privileges reads its memory.
+fn keep_to_ourselves() {
+    if let Err(error) = nix::sys::prctl::set_dumpable(false) {
+        log::warn(format_args!("the agent's memory may be written to a core: {error}"));
+    }
+    let none = nix::sys::resource::Resource::RLIMIT_CORE;
+    let _ = nix::sys::resource::setrlimit(none, 0, 0);
 }
 
 /// The plan for this kernel, carried out. Where the user left the choice and the better backend turns out not to load, the

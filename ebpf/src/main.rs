@@ -22,6 +22,7 @@ mod memory;
 mod process;
 mod ring;
 mod socket;
+mod tls;
 mod transferred;
 mod walk;
 
@@ -82,6 +83,16 @@ pub fn call_sent(context: TracePointContext) -> u32 {
 #[tracepoint]
 pub fn call_received(context: TracePointContext) -> u32 {
     call_ended(&context, Way::Receive)
+}
+
+/// Where a TLS session begins, in a library of the traced program: its first argument is the session.
+#[uprobe]
+pub fn session_begun(context: ProbeContext) -> u32 {
+    let pid = (aya_ebpf::helpers::bpf_get_current_pid_tgid() >> 32) as u32;
+    if let Some(session) = context.arg::<u64>(0) {
+        tls::begun(pid, session);
+    }
+    0
 }
 
 #[inline(always)]

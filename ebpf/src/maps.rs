@@ -66,6 +66,10 @@ pub struct SocketState {
     pub follows: u32,
     /// What a walk remembers of it.
     pub note: u64,
+    /// Calls that have looked for the secrets of a TLS session.
+    pub sought: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// To the agent, in order.

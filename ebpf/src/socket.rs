@@ -139,6 +139,8 @@ pub unsafe fn state<M: Memory>(sk: *const u8, create: bool) -> Option<*mut Socke
             announced: 0,
             born: 0,
             follows: 0,
+            sought: 0,
+            reserved: 0,
             note: 0,
         };
         if SOCKETS_BY_ADDRESS.insert(key, fresh, 0).is_err() {

@@ -91,6 +91,10 @@ pub unsafe fn transferred<M: Memory>(transfer: &Transfer) {
         let Some(scratch) = maps::scratch(index) else {
             return socket::count_stateless(total as u64);
         };
+        if run!(tls) != 0 && (*state).sought < spandrel_proto::tls::CALLS {
+            (*state).sought += 1;
+            crate::tls::tls_seek(index, pid, registers.word(call::SP));
+        }
         let data = addr_of_mut!((*scratch).data);
         let connection = (*state).id;
         let (tcp, shutdown) =

@@ -18,6 +18,8 @@ pub const DI: u32 = 14;
 pub const SI: u32 = 13;
 /// Index of the third argument.
 pub const DX: u32 = 12;
+/// The stack pointer.
+pub const SP: u32 = 19;
 /// Index of the fourth argument.
 pub const R10: u32 = 7;
 

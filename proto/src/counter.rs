@@ -50,11 +50,15 @@ pub enum Counter {
     Hits,
     /// Times that a direction was no longer followed, because a call had too many frames or could not be read.
     FramesLost,
+    /// TLS sessions that a probe saw begin.
+    TlsSessions,
+    /// Secrets that found their map full.
+    TlsSecretsFull,
 }
 
 impl Counter {
     /// How many there are.
-    pub const COUNT: usize = 22;
+    pub const COUNT: usize = 24;
 
     /// All, with the metric and the cause under which they are exported.
     pub const ALL: [(Self, &'static str, Option<&'static str>); Self::COUNT] = [
@@ -80,6 +84,8 @@ impl Counter {
         (Self::WalksFailed, "spandrel_kernel_walks_total", Some("failed")),
         (Self::Hits, "spandrel_kernel_probe_hits_total", None),
         (Self::FramesLost, "spandrel_kernel_frames_lost_total", None),
+        (Self::TlsSessions, "spandrel_kernel_tls_sessions_total", None),
+        (Self::TlsSecretsFull, "spandrel_kernel_tls_secrets_full_total", None),
     ];
 }
 

@@ -154,8 +154,8 @@ pub struct Run {
     pub selective: u32,
     /// The ring's size in bytes; the reader is woken when it is half full.
     pub ring_bytes: u32,
-    /// Keeps the size a multiple of 8.
-    pub reserved: u32,
+    /// Whether TLS sessions are looked for.
+    pub tls: u32,
 }
 
 /// Addresses that only the running kernel can tell, learned from a socket of the agent's own.

@@ -2,7 +2,9 @@
 //! a destination took.
 //! ```text
 //!   kernel: moved = captured + left out      stream: captured = passed + discarded + held
-//!     captured = stream's + left out between   passed + gaps = exchange's moved
+//!     captured = stream's + left out between   passed + gaps = tls's moved
+//!   tls: moved = passed + opened + …
+//!     passed + plaintext + missing = exchange's moved
 //!   exchange: moved = parsed + …             protocol: read + missing = exchange's parsed
 //!     opened = stitch's exchanges            stitch: exchanges = spans + …
 //!       spans = terminal's ended,  spans × destinations = export's offered
@@ -18,7 +20,7 @@ use crate::discover::table as discover;
 use crate::export::terminal;
 use crate::protocol::{http1, http2};
 use crate::stitch::ledger as stitch;
-use crate::{exchange, export, intake, pipeline, stream};
+use crate::{exchange, export, intake, pipeline, stream, tls};
 
 /// A sentence for each sum that does not hold; none if all do.
 pub fn imbalances(books: &Books) -> Vec<String> {
@@ -27,6 +29,8 @@ pub fn imbalances(books: &Books) -> Vec<String> {
         intake,
         pipeline,
         stream,
+        tls,
+        keys: _,
         parsers,
         exchange,
         stitch,
@@ -41,7 +45,8 @@ pub fn imbalances(books: &Books) -> Vec<String> {
         found.kernel_to_stream(kernel, intake, pipeline, stream);
     }
     found.stream(stream);
-    found.stream_to_exchange(stream, exchange);
+    found.stream_to_tls(stream, tls);
+    found.tls_to_exchange(tls, exchange);
     found.exchange(exchange);
     let parsed = [("got by parsers", parsers.bytes())];
     found.sum("exchange, bytes parsed", exchange.bytes_parsed, &parsed);
@@ -140,9 +145,40 @@ impl Found {
         self.sum("stream, bytes captured", captured, &parts);
     }
 
-    fn stream_to_exchange(&mut self, stream: &stream::Ledger, exchange: &exchange::Ledger) {
+    fn stream_to_tls(&mut self, stream: &stream::Ledger, tls: &tls::Ledger) {
         let gaps = stream.gaps.iter().fold(0u64, |sum, bytes| sum.saturating_add(*bytes));
         let parts = [("passed on by the streams", stream.passed), ("in gaps", gaps)];
+        self.sum("tls, bytes moved", tls.moved, &parts);
+    }
+
+    fn tls_to_exchange(&mut self, tls: &tls::Ledger, exchange: &exchange::Ledger) {
+        let tls::Ledger {
+            moved,
+            passed,
+            opened,
+            handshake,
+            sealed,
+            held,
+            plaintext,
+            missing,
+            on_trust: _,
+            sessions: _,
+            sessions_opened: _,
+            resynchronised: _,
+            key_updates: _,
+            waiting_cut: _,
+            mistaken: _,
+        } = *tls;
+        let sealed = sealed.iter().fold(0u64, |sum, bytes| sum.saturating_add(*bytes));
+        let parts = [
+            ("passed on", passed),
+            ("opened", opened),
+            ("of handshakes", handshake),
+            ("sealed", sealed),
+            ("held", held),
+        ];
+        self.sum("tls, bytes moved", moved, &parts);
+        let parts = [("passed on", passed), ("decrypted", plaintext), ("missing inside TLS", missing)];
         self.sum("exchange, bytes moved", exchange.bytes, &parts);
     }
 

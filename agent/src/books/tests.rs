@@ -23,7 +23,7 @@ fn no_counter_stands_twice_with_the_same_cause() {
 
 #[test]
 fn a_name_says_its_station_and_a_meaning_is_one_line() {
-    let stations = "kernel intake pipeline stream protocol exchange stitch discover runtime terminal export";
+    let stations = "kernel intake pipeline stream tls protocol exchange stitch discover runtime terminal export";
     for (name, meaning) in DOCUMENTED {
         let mut parts = name.split('_');
         assert_eq!(parts.next(), Some("spandrel"), "{name}");
@@ -93,6 +93,16 @@ fn balanced() -> Books {
             gaps: [300, 0, 60, 40, 0],
             ..Default::default()
         },
+        tls: tls::Ledger {
+            moved: 850,
+            passed: 800,
+            opened: 45,
+            handshake: 5,
+            plaintext: 40,
+            missing: 10,
+            ..Default::default()
+        },
+        keys: Default::default(),
         parsers: exchange::Parsers { http1, ..Default::default() },
         exchange: exchange::Ledger {
             bytes: 850,
@@ -157,7 +167,7 @@ fn a_byte_that_no_cause_explains_is_told() {
 #[test]
 fn every_sum_is_checked() {
     type Spoil = fn(&mut Books);
-    let spoil: [(&str, Spoil); 23] = [
+    let spoil: [(&str, Spoil); 25] = [
         ("kernel, bytes moved", |b| {
             b.kernel.as_mut().unwrap().counters[KernelCounter::BytesVector as usize] = 1
         }),
@@ -167,7 +177,9 @@ fn every_sum_is_checked() {
         ("bytes captured by the kernel side", |b| b.pipeline.not_selected_bytes += 101),
         ("stream, bytes captured", |b| b.stream.discarded = 1),
         ("stream, bytes captured", |b| b.stream.held = 1),
-        ("exchange, bytes moved", |b| b.stream.gaps[4] = 1),
+        ("tls, bytes moved", |b| b.stream.gaps[4] = 1),
+        ("tls, bytes moved", |b| b.tls.opened += 1),
+        ("exchange, bytes moved", |b| b.tls.plaintext += 1),
         ("exchange, bytes:", |b| b.exchange.bytes_other = 1),
         ("exchange, requests", |b| b.exchange.requests_refused = 0),
         ("exchange, exchanges opened", |b| b.exchange.timed_out = 1),

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 
 pub use command_line::{Command, reference, reference_page};
 pub use error::ConfigError;
-pub use settings::{Backend, Export, QueryValues, SETTINGS, Setting, Settings, TelemetryIntake};
+pub use settings::{Backend, Export, QueryValues, SETTINGS, Setting, Settings, TelemetryIntake, Tls};
 
 use self::settings::Times;
 

@@ -37,6 +37,8 @@ pub struct Settings {
     pub weakest_link: LinkMethod,
     /// Runtimes whose processes are not read from inside, by name.
     pub no_runtime: HashSet<&'static str>,
+    /// How TLS is read.
+    pub tls: Tls,
     /// How long a span may wait for its parent.
     pub pending_age: Duration,
     /// Which kernel hooks to use.
@@ -106,6 +108,15 @@ pub enum Times {
     Repeated,
 }
 
+/// How TLS is read.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Tls {
+    /// With the keys of its sessions.
+    Keys,
+    /// Not at all.
+    Off,
+}
+
 /// The definition of one setting.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
@@ -160,6 +171,7 @@ impl Settings {
             attribute_bytes: 0,
             weakest_link: LinkMethod::Thread,
             no_runtime: HashSet::new(),
+            tls: Tls::Keys,
             pending_age: Duration::ZERO,
             backend: Backend::Auto,
             capture_bytes: 0,
@@ -248,6 +260,18 @@ pub const SETTINGS: [Setting; 21] = [
         text: "Never trace programs whose executable matches, whatever else selects them",
         set: |settings, text| {
             settings.selection.excluded.push(glob(text)?);
+            Ok(())
+        },
+    },
+    Setting {
+        key: "tls",
+        value: "keys|off",
+        times: Times::Once,
+        default: Some("keys"),
+        heading: SELECTION,
+        text: "How to read TLS; keys: take the keys of each session out of the traced program's memory, keep them in the agent's memory alone until the session ends, and decrypt what the socket moves; off: do not",
+        set: |settings, text| {
+            settings.tls = value::choice(text, &[("keys", Tls::Keys), ("off", Tls::Off)])?;
             Ok(())
         },
     },

@@ -24,6 +24,7 @@ pub mod hpack;
 pub mod maps;
 pub mod memory;
 pub mod naming;
+pub mod openssl;
 pub mod proc;
 pub mod resource;
 pub mod runtime;

@@ -191,6 +191,9 @@ impl Http1 {
                 let mut answers = || http1::Answers::Unknown;
                 requests.parser.bytes(piece.offset, bytes, piece.starts_call, &mut answers, &mut emit)
             }
+            Content::Gap { length, cause: GapCause::Torn } => {
+                requests.parser.torn(piece.offset, length, &mut emit);
+            }
             Content::Gap { length, cause: _ } => requests.parser.gap(piece.offset, length, &mut emit),
         }
         pairing.note_request(at);
@@ -220,6 +223,9 @@ impl Http1 {
             Content::Bytes(bytes) => {
                 let mut answers = || answers.get();
                 responses.parser.bytes(piece.offset, bytes, piece.starts_call, &mut answers, &mut emit)
+            }
+            Content::Gap { length, cause: GapCause::Torn } => {
+                responses.parser.torn(piece.offset, length, &mut emit);
             }
             Content::Gap { length, cause: _ } => responses.parser.gap(piece.offset, length, &mut emit),
         }

@@ -16,15 +16,19 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context as _, anyhow};
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
+use aya::programs::UProbe;
+use aya::programs::uprobe::{UProbeAttachLocation, UProbeLink, UProbeScope};
 use aya::{Ebpf, Pod};
 use spandrel_proto::counter::{CALL_NUMBERS, Counter};
 use spandrel_proto::policy::Policy;
 use spandrel_proto::record::{Loss, Record, decode};
+use spandrel_proto::tls::{Found, Plan, SESSIONS};
+use zeroize::Zeroize as _;
 
 use crate::discover::runtimes::ProbeSet;
 use crate::identity::{ConnectionId, Direction, Monotonic, ProcessKey};
 use crate::probe::attach::Attached;
-use crate::probe::pod::PodLoss;
+use crate::probe::pod::{PodFound, PodLoss, PodPending, PodPlan};
 use policies::Policies;
 pub use uprobes::Ledger as UprobeLedger;
 use uprobes::Uprobes;
@@ -57,6 +61,7 @@ pub struct Kernel {
     policies: Policies,
     walks: WalkMaps,
     uprobes: Uprobes,
+    sessions: TlsMaps,
     complete: Monotonic,
     ledger: Ledger,
     /// Keeps the programs attached.
@@ -77,6 +82,11 @@ impl Kernel {
             policies: Policies::map(take(&mut ebpf, "POLICIES")?)?,
             walks: WalkMaps::new(&mut ebpf).context("opening the maps of walks")?,
             uprobes: Uprobes::default(),
+            sessions: TlsMaps {
+                plans: hash(&mut ebpf, "TLS_PLANS")?,
+                pending: hash(&mut ebpf, "TLS_PENDING")?,
+                secrets: hash(&mut ebpf, "TLS_SECRETS")?,
+            },
             complete: attached.complete,
             ledger: Ledger::default(),
             attached: Some(ebpf),
@@ -216,6 +226,47 @@ impl Kernel {
         new
     }
 
+    /// Says where the secrets of a process's TLS sessions are. False if there is no room.
+    pub fn plan_sessions(&mut self, pid: u32, plan: &Plan) -> bool {
+        self.sessions.plans.insert(pid, PodPlan(*plan), 0).is_ok()
+    }
+
+    /// Nothing more is to be taken of this process's sessions.
+    pub fn forget_sessions(&mut self, pid: u32) {
+        // Neither need be there.
+        let _ = self.sessions.plans.remove(&pid);
+        let _ = self.sessions.pending.remove(&pid);
+    }
+
+    /// Puts a probe where sessions begin: at this offset of the file behind this path, in all processes.
+    pub fn probe_sessions(&mut self, path: &str, offset: u64) -> anyhow::Result<UProbeLink> {
+        let ebpf = self.attached.as_mut().ok_or_else(|| anyhow!("the programs are detached"))?;
+        let program = ebpf.program_mut("session_begun").ok_or_else(|| anyhow!("there is no such program"))?;
+        let program: &mut UProbe = program.try_into()?;
+        if program.fd().is_err() {
+            program.load().context("loading session_begun")?;
+        }
+        let link =
+            program.attach(UProbeAttachLocation::AbsoluteOffset(offset), path, UProbeScope::AllProcesses);
+        Ok(program.take_link(link?)?)
+    }
+
+    /// Takes out what the kernel side has found of sessions: it is deleted there, and overwritten here once it
+    /// was handed on.
+    pub fn take_secrets(&mut self, handle: &mut dyn FnMut(&Found)) {
+        for _ in 0..SESSIONS {
+            let Some(Ok(random)) = self.sessions.secrets.keys().next() else { break };
+            if let Ok(mut found) = self.sessions.secrets.get(&random, 0) {
+                handle(&found.0);
+                found.0.traffic.zeroize();
+                found.0.master.zeroize();
+            }
+            if self.sessions.secrets.remove(&random).is_err() {
+                break;
+            }
+        }
+    }
+
     /// Begins to detach the programs, which takes the kernel tens of milliseconds each. Once the thread has
     /// ended, nothing new is counted or written into the ring. `None` if that was done before.
     pub fn detach(&mut self) -> Option<JoinHandle<()>> {
@@ -228,6 +279,17 @@ impl Kernel {
     pub fn ledger(&self) -> Ledger {
         self.ledger
     }
+}
+
+/// What the kernel side needs to know of TLS sessions, and what it finds.
+struct TlsMaps {
+    plans: HashMap<MapData, u32, PodPlan>,
+    pending: HashMap<MapData, u32, PodPending>,
+    secrets: HashMap<MapData, [u8; 32], PodFound>,
+}
+
+fn hash<K: Pod, V: Pod>(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<HashMap<MapData, K, V>> {
+    HashMap::try_from(take(ebpf, name)?).with_context(|| format!("opening the map {name}"))
 }
 
 fn take(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<aya::maps::Map> {

@@ -32,6 +32,8 @@ pub struct Options {
     pub capture_bytes: u32,
     /// Whether the map of ignored processes is looked at.
     pub selective: bool,
+    /// Whether TLS sessions are looked for.
+    pub tls: bool,
     /// The level of the kernel programs' own log: 0 is off and free.
     pub log_level: u8,
 }
@@ -64,7 +66,7 @@ pub fn attach(plan: &Plan, found: &Found, options: Options) -> anyhow::Result<At
         capture_limit: options.capture_bytes,
         selective: options.selective.into(),
         ring_bytes: options.ring_bytes,
-        reserved: 0,
+        tls: options.tls.into(),
     };
     let cpus = aya::util::nr_cpus().map_err(|(path, error)| anyhow!("counting CPUs in {path}: {error}"))?;
     let (offsets, run) = (PodOffsets(offsets), PodRun(run));
@@ -76,7 +78,8 @@ pub fn attach(plan: &Plan, found: &Found, options: Options) -> anyhow::Result<At
         .map_max_entries("RECORDS", options.ring_bytes)
         .map_max_entries("SCRATCH", cpus as u32 * 2)
         .map_max_entries("WALK_STATES", cpus as u32 * 3)
-        .map_max_entries("FOLLOWING", cpus as u32 * 2);
+        .map_max_entries("FOLLOWING", cpus as u32 * 2)
+        .map_max_entries("TLS_SCRATCH", cpus as u32 * 2);
     if socket_backend {
         loader.map_max_entries("SOCKETS_BY_ADDRESS", 1);
     }

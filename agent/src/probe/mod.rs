@@ -12,3 +12,4 @@ pub mod check;
 pub mod feature;
 pub mod plan;
 pub mod pod;
+pub mod sessions;

@@ -8,6 +8,7 @@
 use spandrel_proto::layout::{Learned, Offsets, Run};
 use spandrel_proto::record::Loss;
 use spandrel_proto::walk::{MAX_STEPS, Probed, ProbedAt, Step, Walked};
+use spandrel_proto::tls::{Found, Pending, Plan};
 
 macro_rules! plain {
     ($($(#[$doc:meta])* $name:ident($inner:ty);)*) => {$(
@@ -38,4 +39,15 @@ plain! {
     PodProbed(Probed);
     /// [`ProbedAt`], as a map key.
     PodProbedAt(ProbedAt);
+    /// [`Plan`], as a map value.
+    PodPlan(Plan);
+    /// [`Pending`], as a map value.
+    PodPending(Pending);
 }
+
+/// [`Found`], as a map value; it has secrets in it, so it cannot be printed, and whoever takes it overwrites it.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub struct PodFound(pub Found);
+// SAFETY: as above.
+unsafe impl aya::Pod for PodFound {}

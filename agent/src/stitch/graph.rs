@@ -314,7 +314,8 @@ impl Stitcher {
 
     fn span(&mut self, id: NodeId, exchange: &Exchange, bound: &Bound, end: Monotonic) -> Option<Span> {
         let node = self.nodes.get(&id)?;
-        let endpoints = http::Endpoints { local: node.ends.local.as_ref(), peer: node.ends.peer.as_ref() };
+        let (local, peer) = (node.ends.local.as_ref(), node.ends.peer.as_ref());
+        let endpoints = http::Endpoints { local, peer, tls: node.ends.tls.as_ref() };
         let described = http::describe(&Subject::new(exchange, endpoints), &self.settings.http);
         self.ledger.values_cut += u64::from(described.cut);
         let mut attributes = described.attributes;

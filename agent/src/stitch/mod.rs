@@ -147,6 +147,8 @@ pub struct Endpoints {
     /// The connection was seen from its first byte: if its other end were a traced one of this host,
     /// [`Input::Joined`] would have come already.
     pub born_here: bool,
+    /// What was agreed on, if what lies between them is TLS.
+    pub tls: Option<crate::tls::Agreed>,
 }
 
 /// How a program serves requests, as far as it is known from what it is.

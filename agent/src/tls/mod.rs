@@ -20,6 +20,7 @@
 mod cipher;
 pub mod fuzz;
 mod handshake;
+pub mod keys;
 mod ledger;
 mod record;
 mod schedule;

@@ -161,6 +161,7 @@ impl Http2 {
             }
             match piece.content {
                 Content::Bytes(bytes) => parser.bytes(piece.offset, bytes, &mut emit),
+                Content::Gap { length, cause: GapCause::Torn } => parser.torn(piece.offset, length, &mut emit),
                 Content::Gap { length, cause: _ } => parser.gap(piece.offset, length, &mut emit),
             }
         }

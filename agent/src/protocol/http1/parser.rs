@@ -175,6 +175,25 @@ impl Parser {
         self.ledger.held = self.held.len() as u64;
     }
 
+    /// Some bytes, at most `length`, are missing at `offset`: so even inside a body the place is lost, unless
+    /// everything belongs to the body.
+    pub fn torn(&mut self, offset: u64, length: u64, emit: &mut dyn FnMut(Event)) {
+        if length == 0 || matches!(self.state, State::Close | State::Switched | State::Ended) {
+            return self.gap(offset, length, emit);
+        }
+        self.ledger.gap = self.ledger.gap.saturating_add(length);
+        self.ledger.gap_lost = self.ledger.gap_lost.saturating_add(length);
+        self.end_doubt(emit);
+        self.next = offset.saturating_add(length);
+        let at = if matches!(self.state, State::Head(_)) { self.start } else { offset };
+        match self.state {
+            State::Resync => {}
+            State::Start if matches!(self.place, Place::Lost(_)) => self.state = State::Resync,
+            _ => self.lose(at, Malformed::Gap, emit),
+        }
+        self.ledger.held = self.held.len() as u64;
+    }
+
     /// The direction ended: a body that lasts as long as the connection is complete, anything else that
     /// has begun is truncated.
     pub fn close(&mut self, emit: &mut dyn FnMut(Event)) {

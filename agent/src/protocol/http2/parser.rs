@@ -148,6 +148,14 @@ impl Parser {
         }
     }
 
+    /// Some bytes, at most `length`, are missing at `offset`: where the next frame begins is not known any more.
+    pub fn torn(&mut self, offset: u64, length: u64, emit: &mut Emit<'_>) {
+        if matches!(self.state, State::Payload(_)) {
+            self.lose(offset, Malformed::Gap, emit);
+        }
+        self.gap(offset, length, emit);
+    }
+
     /// The direction has ended.
     pub fn close(&mut self) {
         self.state = State::Ended;

@@ -36,7 +36,7 @@ pub fn fuzz_describe(data: &[u8]) {
         role: if bit(0) { Role::Server } else { Role::Client },
         request: &request,
         response: bit(1).then_some(&response),
-        endpoints: Endpoints { local: bit(2).then_some(&local), peer: bit(3).then_some(&peer) },
+        endpoints: Endpoints { local: bit(2).then_some(&local), peer: bit(3).then_some(&peer), tls: None },
         failure: bit(4).then_some(Failure {
             kind: if bit(5) { FailureKind::Cancelled } else { FailureKind::Socket(5) },
             at: Monotonic(7),

@@ -93,6 +93,8 @@ pub struct Endpoints<'a> {
     pub local: Option<&'a Address>,
     /// The other end.
     pub peer: Option<&'a Address>,
+    /// What lies between them, if that is TLS.
+    pub tls: Option<&'a crate::tls::Agreed>,
 }
 
 /// What is described.
@@ -161,6 +163,9 @@ pub fn describe(subject: &Subject<'_>, settings: &Settings) -> Described {
         Role::Client => client(subject, &target, settings, &mut to),
     }
     network(subject, settings, &mut to);
+    if let Some(agreed) = subject.endpoints.tls {
+        tls(agreed, settings, &mut to);
+    }
     outcome(subject, &mut to);
     to
 }
@@ -197,8 +202,25 @@ fn method(subject: &Subject<'_>, settings: &Settings, to: &mut Described) {
 /// What a method that is not known is called.
 const OTHER: &str = "_OTHER";
 
-/// The scheme of this hop, if nothing says otherwise: TLS is not looked into yet.
-const SCHEME: &str = "http";
+/// The scheme of this hop, if nothing says otherwise.
+fn hop_scheme(subject: &Subject<'_>) -> &'static str {
+    if subject.endpoints.tls.is_some() { "https" } else { "http" }
+}
+
+/// `tls.*`: what the two ends have agreed on.
+fn tls(agreed: &crate::tls::Agreed, settings: &Settings, to: &mut Described) {
+    let crate::tls::Agreed { version, cipher, protocol } = agreed;
+    to.text("tls.protocol.name", "tls".to_owned(), settings);
+    if let Some(version) = version {
+        to.text("tls.protocol.version", version.name().to_owned(), settings);
+    }
+    if let Some(cipher) = cipher {
+        to.text("tls.cipher", (*cipher).to_owned(), settings);
+    }
+    if let Some(protocol) = protocol {
+        to.text("tls.next_protocol", protocol.to_string(), settings);
+    }
+}
 
 /// The scheme that the request itself names: in its target, or as `:scheme`.
 fn own_scheme(subject: &Subject<'_>, target: &Target<'_>) -> Option<String> {
@@ -224,8 +246,9 @@ fn server(subject: &Subject<'_>, target: &Target<'_>, settings: &Settings, to: &
         url::push_query(&mut text, query, settings.query_values);
         to.text("url.query", text, settings);
     }
-    let scheme =
-        forwarded::proto(fields).or_else(|| own_scheme(subject, target)).unwrap_or_else(|| SCHEME.to_owned());
+    let scheme = forwarded::proto(fields)
+        .or_else(|| own_scheme(subject, target))
+        .unwrap_or_else(|| hop_scheme(subject).to_owned());
     let own = || authority(subject, target).map(|authority| (authority.host.to_owned(), authority.port));
     match (forwarded::host(fields).or_else(own), subject.endpoints.local) {
         (Some((host, port)), _) => {
@@ -255,7 +278,7 @@ fn server(subject: &Subject<'_>, target: &Target<'_>, settings: &Settings, to: &
 
 /// `url.full` and `server.*` of a client span: what it asked for, not where its packets went.
 fn client(subject: &Subject<'_>, target: &Target<'_>, settings: &Settings, to: &mut Described) {
-    let scheme = own_scheme(subject, target).map_or(Cow::Borrowed(SCHEME), Cow::Owned);
+    let scheme = own_scheme(subject, target).map_or(Cow::Borrowed(hop_scheme(subject)), Cow::Owned);
     let authority = authority(subject, target);
     let mut full = format!("{scheme}://");
     match (authority, subject.endpoints.peer) {

@@ -109,7 +109,7 @@ fn method(path: &[u8]) -> Option<String> {
 
 /// The channel's target as far as the wire shows it: the authority, not the peer of the socket.
 fn address(subject: &Subject<'_>, settings: &Settings, to: &mut Described) {
-    let Endpoints { local, peer } = subject.endpoints;
+    let Endpoints { local, peer, tls: _ } = subject.endpoints;
     let target = Target::parse(&subject.request.method, &subject.request.target);
     let other = match subject.role {
         Role::Client => peer,

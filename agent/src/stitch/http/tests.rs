@@ -81,7 +81,7 @@ impl Case {
             role: self.role,
             request: &self.request,
             response: self.response.as_ref(),
-            endpoints: Endpoints { local: self.local.as_ref(), peer: self.peer.as_ref() },
+            endpoints: Endpoints { local: self.local.as_ref(), peer: self.peer.as_ref(), tls: None },
             failure: self.failure,
             stream: None,
             began: Monotonic(0),

@@ -1,0 +1,170 @@
+//! TLS sessions of traced processes: which of their libraries make them, and where their secrets are.
+//!
+//! ```text
+//!   process ─ maps ─▶ libraries ─ Library::of (once a file) ─▶ plan for the kernel side
+//!                                                          └▶ a probe where sessions begin (once a file)
+//! ```
+//! A library is read once, whoever maps it, and probed once: a probe covers the file, in all processes. It is taken off
+//! when the last process that was seen with it has ended. Nothing here reads a secret.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use aya::programs::uprobe::UProbeLink;
+use spandrel_proto::tls::{NOWHERE, Plan, SLOTS};
+
+use crate::discover::elf::Elf;
+use crate::discover::maps::{self, FileKey, Maps};
+use crate::discover::openssl::Library;
+use crate::intake::Kernel;
+use crate::log;
+
+/// Files that are remembered. Beyond, no further library is looked into, which is counted.
+const MAX_FILES: usize = 4096;
+
+/// The books.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Ledger {
+    /// Looks at processes.
+    pub looked: u64,
+    /// Of these, those that found a library whose secrets can be read.
+    pub planned: u64,
+    /// Of these, those that found none.
+    pub without: u64,
+    /// Probes at work, in files.
+    pub probed: u64,
+    /// Libraries that could not be read or probed.
+    pub failed: u64,
+}
+
+/// What is known of files and processes.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    files: HashMap<FileKey, File>,
+    /// Processes with a plan, and the file that it is for.
+    processes: HashMap<u32, FileKey>,
+    ledger: Ledger,
+}
+
+#[derive(Debug, Default)]
+struct File {
+    library: Option<Library>,
+    users: usize,
+    probes: Vec<UProbeLink>,
+}
+
+impl Sessions {
+    /// Looks at a process, unless it has a plan. True if it has one now.
+    pub fn look(&mut self, pid: u32, kernel: &mut Kernel) -> bool {
+        if self.processes.contains_key(&pid) {
+            return true;
+        }
+        self.ledger.looked += 1;
+        let Ok(maps) = Maps::of(pid) else { return false };
+        let Some((key, mapping)) =
+            maps.programs().filter(|(_, mapping)| may_be_library(&maps, mapping)).find(|(key, mapping)| {
+                if let Entry::Vacant(entry) = self.files.entry(*key) {
+                    let library = read(pid, mapping);
+                    if let Some(library) = &library {
+                        log::debug(format_args!(
+                            "TLS: {} of process {pid} is {}",
+                            String::from_utf8_lossy(&mapping.path),
+                            library.kind
+                        ));
+                    }
+                    entry.insert(File { library, ..File::default() });
+                }
+                self.files.get(key).is_some_and(|file| file.library.is_some())
+            })
+        else {
+            self.ledger.without += 1;
+            if self.files.len() > MAX_FILES {
+                self.files.retain(|_, file| file.users > 0);
+            }
+            return false;
+        };
+        let Some(file) = self.files.get_mut(&key) else { return false };
+        let Some(library) = &file.library else { return false };
+        let (start, end) = maps
+            .of_file(key)
+            .fold((u64::MAX, 0), |(start, end), mapping| (start.min(mapping.start), end.max(mapping.end)));
+        if !kernel.plan_sessions(pid, &plan(library, start..end)) {
+            self.ledger.failed += 1;
+            return false;
+        }
+        file.users += 1;
+        self.processes.insert(pid, key);
+        self.ledger.planned += 1;
+        if file.probes.is_empty() {
+            let path = format!("/proc/{pid}/map_files/{:x}-{:x}", mapping.start, mapping.end);
+            for &offset in &library.begins {
+                match kernel.probe_sessions(&path, offset) {
+                    Ok(link) => file.probes.push(link),
+                    Err(error) => {
+                        self.ledger.failed += 1;
+                        log::warn(format_args!(
+                            "TLS sessions of {} will be seen less often: a probe at {offset:#x} was refused: {error:#}",
+                            String::from_utf8_lossy(&mapping.path)
+                        ));
+                    }
+                }
+            }
+            self.ledger.probed += u64::from(!file.probes.is_empty());
+        }
+        true
+    }
+
+    /// A process has ended.
+    pub fn exited(&mut self, pid: u32, kernel: &mut Kernel) {
+        kernel.forget_sessions(pid);
+        let Some(key) = self.processes.remove(&pid) else { return };
+        let Some(file) = self.files.get_mut(&key) else { return };
+        file.users = file.users.saturating_sub(1);
+        if file.users == 0 && !file.probes.is_empty() {
+            let probes = std::mem::take(&mut file.probes);
+            self.ledger.probed = self.ledger.probed.saturating_sub(1);
+            // The kernel takes a tenth of a second for each; without a thread, it is done here.
+            let _ =
+                std::thread::Builder::new().name("spandrel-unprobe".to_owned()).spawn(move || drop(probes));
+        }
+    }
+
+    /// The books.
+    pub fn ledger(&self) -> Ledger {
+        self.ledger
+    }
+}
+
+/// Whether a file is worth reading: a library by its name, or the program itself, which may hold one.
+fn may_be_library(maps: &Maps, mapping: &maps::Mapping) -> bool {
+    let name = mapping.path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+    let named = |part: &[u8]| name.windows(part.len()).any(|window| window == part);
+    let first = maps.iter().find_map(maps::Mapping::file);
+    named(b"ssl") || named(b"node") || (first.is_some() && mapping.file() == first)
+}
+
+fn read(pid: u32, mapping: &maps::Mapping) -> Option<Library> {
+    let file = maps::open(pid, mapping).ok()?;
+    Library::of(&Elf::open(file).ok()?)
+}
+
+fn plan(library: &Library, code: std::ops::Range<u64>) -> Plan {
+    // Distances measured between the stack pointer at a socket call and the session, in programs with one
+    // thread and with several (glibc's cancellable calls take 40 bytes more).
+    let slots = if library.random == 0x160 && library.random_base == NOWHERE {
+        [200, 192, 240, 232]
+    } else {
+        [0; SLOTS]
+    };
+    Plan {
+        guarded: [code.start, code.end],
+        guard: 8,
+        random_base: library.random_base,
+        random: library.random,
+        traffic: library.traffic,
+        master_base: library.master_base,
+        master: library.master,
+        slots,
+        reserved: 0,
+    }
+}

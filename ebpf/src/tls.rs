@@ -1,0 +1,161 @@
+//! Sessions of TLS libraries: where they begin, and their secrets, once, for processes that have a plan.
+//!
+//! A session's address comes from a probe at its beginning or from the stack at a socket call. Whether it is one, and
+//! whose bytes its secrets open, is decided in the agent, by content. Nothing here goes into the ring.
+
+use core::ffi::c_void;
+use core::ptr::{addr_of, addr_of_mut, read_volatile};
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::helpers::generated::bpf_probe_read_user;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap};
+use spandrel_proto::counter::Counter;
+use spandrel_proto::tls::{Found, NOWHERE, PENDING, PROCESSES, Pending, Plan, SESSIONS, SLOTS, TRIES};
+
+use crate::maps::{add, count};
+use crate::memory::user;
+
+/// Where things are in the sessions of a process, by thread group id. Written by the agent.
+#[map]
+static TLS_PLANS: HashMap<u32, Plan> = HashMap::with_max_entries(PROCESSES, 1 /* BPF_F_NO_PREALLOC */);
+
+/// Sessions that have begun, by thread group id. The agent removes the entries.
+#[map]
+static TLS_PENDING: HashMap<u32, Pending> =
+    HashMap::with_max_entries(PROCESSES, 1 /* BPF_F_NO_PREALLOC */);
+
+/// A process of which no session has begun.
+#[map]
+static TLS_NONE: Array<Pending> = Array::with_max_entries(1, 0);
+
+/// Secrets on their way to the agent, by the random bytes of their ClientHello.
+#[map]
+static TLS_SECRETS: HashMap<[u8; 32], Found> =
+    HashMap::with_max_entries(SESSIONS, 1 /* BPF_F_NO_PREALLOC */);
+
+/// Where a session is put together, one per CPU and way; the agent sets the number.
+#[map]
+static TLS_SCRATCH: Array<Found> = Array::with_max_entries(2, 0);
+
+/// A session has begun in this process.
+#[inline(always)]
+pub fn begun(pid: u32, session: u64) {
+    let mut pending = TLS_PENDING.get_ptr_mut(pid);
+    if pending.is_none() {
+        let Some(none) = TLS_NONE.get_ptr(0) else { return };
+        // SAFETY: the entry is in the array, and nobody writes to it.
+        let none: &Pending = unsafe { &*none };
+        // Another thread may have been faster.
+        let _ = TLS_PENDING.insert(pid, none, BPF_NOEXIST as u64);
+        pending = TLS_PENDING.get_ptr_mut(pid);
+    }
+    let Some(pending) = pending else { return };
+    count(Counter::TlsSessions, 1);
+    // SAFETY: the entry is in the map; the mask keeps the place within it.
+    unsafe {
+        let place = (add(addr_of_mut!((*pending).begun), 1) - 1) as usize & (PENDING - 1);
+        (addr_of_mut!((*pending).tries) as *mut u8).add(place).write_volatile(0);
+        (addr_of_mut!((*pending).sessions) as *mut u64).add(place).write_volatile(session);
+    }
+}
+
+/// Looks for secrets at a socket call: in what the stack points to, and in the sessions that have begun. A global
+/// function, as `record`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tls_seek(index: u32, pid: u32, stack: u64) -> u32 {
+    let Some(plan) = TLS_PLANS.get_ptr(pid) else { return 0 };
+    let mut taken = 0;
+    // SAFETY: the entries are in the maps.
+    unsafe {
+        for place in 0..SLOTS {
+            let slot = read_volatile((addr_of!((*plan).slots) as *const u32).add(place));
+            if slot == 0 {
+                break;
+            }
+            let Some(session) = user::<u64>(stack + slot as u64) else { continue };
+            let Some(word) = user::<u64>(session + (*plan).guard as u64) else { continue };
+            if word >= (*plan).guarded[0] && word < (*plan).guarded[1] {
+                taken |= tls_take(index, pid, session);
+            }
+        }
+        let Some(pending) = TLS_PENDING.get_ptr_mut(pid) else { return taken };
+        if read_volatile(addr_of!((*pending).begun)) == 0 {
+            return taken;
+        }
+        for place in 0..PENDING {
+            let at = (addr_of_mut!((*pending).sessions) as *mut u64).add(place);
+            let session = at.read_volatile();
+            if session == 0 {
+                continue;
+            }
+            let outcome = tls_take(index, pid, session);
+            let tries = (addr_of_mut!((*pending).tries) as *mut u8).add(place);
+            let tried = tries.read_volatile() + (outcome == SOME) as u8;
+            tries.write_volatile(tried);
+            if outcome == ALL || tried >= TRIES {
+                at.write_volatile(0);
+            }
+            taken |= outcome;
+        }
+    }
+    taken
+}
+
+/// What [`tls_take`] says: a master secret, which may be another session's yet, or all there will be.
+const SOME: u32 = 1;
+const ALL: u32 = 2;
+
+/// Takes what there is of a session. A global function, as `record`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tls_take(index: u32, pid: u32, session: u64) -> u32 {
+    let Some(plan) = TLS_PLANS.get_ptr(pid) else { return 0 };
+    let Some(found) = TLS_SCRATCH.get_ptr_mut(index) else { return 0 };
+    // SAFETY: map memory; each read is as long as its place.
+    unsafe {
+        let mut base = session;
+        if (*plan).random_base != NOWHERE {
+            let Some(pointer) = user::<u64>(session + (*plan).random_base as u64) else { return 0 };
+            base = pointer;
+        }
+        let random = addr_of_mut!((*found).random) as *mut c_void;
+        if bpf_probe_read_user(random, 32, (base + (*plan).random as u64) as *const c_void) != 0
+            || read_volatile(random as *const u64) == 0
+        {
+            return 0;
+        }
+        let mut both = true;
+        for party in 0..2 {
+            let offset = read_volatile((addr_of!((*plan).traffic) as *const u32).add(party));
+            let to = (addr_of_mut!((*found).traffic) as *mut [u8; 64]).add(party);
+            both &= copy(to as *mut c_void, 64, session, offset);
+        }
+        let to = addr_of_mut!((*found).master) as *mut c_void;
+        let master = match (*plan).master_base {
+            NOWHERE => copy(to, 48, 0, NOWHERE),
+            offset => copy(to, 48, user::<u64>(session + offset as u64).unwrap_or(0), (*plan).master),
+        };
+        if !both && !master {
+            return 0;
+        }
+        addr_of_mut!((*found).pid).write_volatile(pid);
+        let key: &[u8; 32] = &*(random as *const [u8; 32]);
+        let value: &Found = &*found;
+        if TLS_SECRETS.insert(key, value, 0).is_err() {
+            count(Counter::TlsSecretsFull, 1);
+        }
+        if both { ALL } else { SOME }
+    }
+}
+
+/// Reads so many bytes at an offset; whether they are there and do not begin with zeroes.
+#[inline(always)]
+unsafe fn copy(to: *mut c_void, length: u32, base: u64, offset: u32) -> bool {
+    // SAFETY: the caller gives room for `length` bytes; the helper fills them with zeroes if it fails.
+    unsafe {
+        let from = if offset == NOWHERE || base == 0 { 0 } else { base + offset as u64 };
+        bpf_probe_read_user(to, length, from as *const c_void) == 0 && read_volatile(to as *const u64) != 0
+    }
+}

@@ -1,0 +1,79 @@
+//! How the kernel side takes a session's secrets out of its program's memory: where they are, and what it
+//! hands over.
+//!
+//! Secrets never go through the ring. They lie in one map, by the random bytes of their session's ClientHello, until
+//! the agent takes them out, which deletes them.
+
+/// "There is none", for an offset.
+pub const NOWHERE: u32 = u32::MAX;
+/// Places relative to the stack pointer that a plan may name.
+pub const SLOTS: usize = 4;
+/// Sessions of one process that have begun and whose secrets were not taken yet. A power of two: more handshakes
+/// than that at once in one process overwrite the oldest.
+pub const PENDING: usize = 64;
+/// How many calls of a new socket look for secrets: a handshake has 6 to 12.
+pub const CALLS: u32 = 24;
+/// How often what may be a master secret is taken: a session that resumes another has that one's at first.
+pub const TRIES: u8 = 8;
+/// Processes whose sessions can be looked into at once.
+pub const PROCESSES: u32 = 4096;
+/// Sessions whose secrets may lie in the map.
+pub const SESSIONS: u32 = 4096;
+
+/// Where things are in the sessions of one process.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Plan {
+    /// What a pointer from the stack must have at `guard` to be a session: an address from here up to there.
+    pub guarded: [u64; 2],
+    /// Offset of that word in the session.
+    pub guard: u32,
+    /// The pointer to what holds the random bytes, if it is not the session itself.
+    pub random_base: u32,
+    /// The ClientHello's random bytes.
+    pub random: u32,
+    /// The application traffic secrets of TLS 1.3: 64 bytes each.
+    pub traffic: [u32; 2],
+    /// The pointer to what holds the master secret.
+    pub master_base: u32,
+    /// The master secret of TLS 1.2 in it: 48 bytes.
+    pub master: u32,
+    /// Where pointers to sessions are at a socket call, above the stack pointer; 0 for none.
+    pub slots: [u32; SLOTS],
+    /// Zero.
+    pub reserved: u32,
+}
+
+const _: () = assert!(size_of::<Plan>() == 64);
+
+/// Sessions of one process that have begun.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Pending {
+    /// How many there have been.
+    pub begun: u64,
+    /// Their addresses, each in the place of its number modulo [`PENDING`]; 0 once its secrets were taken.
+    pub sessions: [u64; PENDING],
+    /// How often something was taken of each.
+    pub tries: [u8; PENDING],
+}
+
+const _: () = assert!(size_of::<Pending>() == 8 + 9 * PENDING);
+
+/// What was found of a session. Bytes that are all zero are none.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Found {
+    /// The ClientHello's random bytes.
+    pub random: [u8; 32],
+    /// The application traffic secrets of TLS 1.3.
+    pub traffic: [[u8; 64]; 2],
+    /// The master secret of TLS 1.2.
+    pub master: [u8; 48],
+    /// Whose.
+    pub pid: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+const _: () = assert!(size_of::<Found>() == 216);
