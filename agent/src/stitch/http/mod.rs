@@ -154,6 +154,9 @@ pub fn describe(subject: &Subject<'_>, settings: &Settings) -> Described {
     let mut to = Described { attributes: Vec::with_capacity(16), ..Described::default() };
     if let Some(system) = rpc::system(subject) {
         rpc::describe(system, subject, settings, &mut to);
+        if let Some(agreed) = subject.endpoints.tls {
+            tls(agreed, settings, &mut to);
+        }
         return to;
     }
     let target = Target::parse(&subject.request.method, &subject.request.target);
