@@ -634,6 +634,15 @@ impl Behind {
                     exchange::Classified::Unknown | exchange::Classified::Other(_) => self.tls,
                     _ => tls::May::NotBegin,
                 };
+                if layer.begins(&piece, may) && matches!(exchanges.protocol(), exchange::Classified::Other(_))
+                {
+                    // What is spoken inside is not what was seen outside.
+                    let fresh = Connection::new(connection, false);
+                    let mut outside = std::mem::replace(exchanges, fresh);
+                    outside.abandoned(scratch);
+                    self.closed.0.add(&outside.ledger());
+                    self.closed.1.add(&outside.parser_ledger());
+                }
                 layer.piece(direction, &piece, may, &mut |direction, piece| {
                     exchanges.piece(direction, &piece, scratch);
                 });
@@ -708,7 +717,30 @@ impl Behind {
             traffic: found.traffic.iter().map(|secret| tls::Secret::new(secret)).collect(),
             master: vec![tls::Secret::new(&found.master)],
         };
-        for connection in self.keys.found(found.random, &secrets, now).to_vec() {
+        let older = ConnectionId(found.connection);
+        // Without random bytes, the connection itself says whose they are; with its hello, both ends have them.
+        let nameless = found.random.iter().skip(8).all(|&byte| byte == 0);
+        let random = match nameless {
+            true => self.connections.get(&older).and_then(|end| end.hello),
+            false => Some(found.random),
+        };
+        let connections =
+            random.map(|random| self.keys.found(random, &secrets, now).to_vec()).unwrap_or_default();
+        if connections.is_empty()
+            && let Some(end) = self.connections.get_mut(&older)
+            && end.layer.state() == tls::State::Plain
+            && matches!(
+                end.exchanges.protocol(),
+                exchange::Classified::Unknown | exchange::Classified::Other(_)
+            )
+        {
+            end.layer.late(&secrets);
+            for (asked, direction) in end.asked.iter_mut().zip([Direction::Receive, Direction::Send]) {
+                *asked = Some(exchange::Policy::Everything);
+                self.wishes.push((older, Want { direction, policy: exchange::Policy::Everything }));
+            }
+        }
+        for connection in connections {
             if let Some(End { exchanges, layer, .. }) = self.connections.get_mut(&connection) {
                 let scratch = &mut self.scratch;
                 layer.secrets(&secrets, &mut |direction, piece| exchanges.piece(direction, &piece, scratch));

@@ -11,7 +11,9 @@ use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap};
 use spandrel_proto::counter::Counter;
-use spandrel_proto::tls::{Found, NOWHERE, PENDING, PROCESSES, Pending, Plan, SESSIONS, SLOTS, TRIES};
+use spandrel_proto::tls::{
+    Found, KIND_SLICES, NOWHERE, PENDING, PROCESSES, Pending, Plan, SESSIONS, SLOTS, TRIES,
+};
 
 use crate::maps::{add, count};
 use crate::memory::user;
@@ -64,7 +66,7 @@ pub fn begun(pid: u32, session: u64) {
 /// function, as `record`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn tls_seek(index: u32, pid: u32, stack: u64) -> u32 {
+pub extern "C" fn tls_seek(index: u32, pid: u32, stack: u64, connection: u64) -> u32 {
     let Some(plan) = TLS_PLANS.get_ptr(pid) else { return 0 };
     let mut taken = 0;
     // SAFETY: the entries are in the maps.
@@ -75,9 +77,15 @@ pub extern "C" fn tls_seek(index: u32, pid: u32, stack: u64) -> u32 {
                 break;
             }
             let Some(session) = user::<u64>(stack + slot as u64) else { continue };
+            if (*plan).kind == KIND_SLICES {
+                taken |= tls_take_slices(index, pid, session, connection);
+                continue;
+            }
             let Some(word) = user::<u64>(session + (*plan).guard as u64) else { continue };
             if word >= (*plan).guarded[0] && word < (*plan).guarded[1] {
-                taken |= tls_take(index, pid, session);
+                if tls_take(index, pid, session, connection) == ALL {
+                    return FOUND;
+                }
             }
         }
         let Some(pending) = TLS_PENDING.get_ptr_mut(pid) else { return taken };
@@ -90,7 +98,7 @@ pub extern "C" fn tls_seek(index: u32, pid: u32, stack: u64) -> u32 {
             if session == 0 {
                 continue;
             }
-            let outcome = tls_take(index, pid, session);
+            let outcome = tls_take(index, pid, session, 0);
             let tries = (addr_of_mut!((*pending).tries) as *mut u8).add(place);
             let tried = tries.read_volatile() + (outcome == SOME) as u8;
             tries.write_volatile(tried);
@@ -103,6 +111,9 @@ pub extern "C" fn tls_seek(index: u32, pid: u32, stack: u64) -> u32 {
     taken
 }
 
+/// What [`tls_seek`] says once this very socket's session was found.
+pub const FOUND: u32 = 4;
+
 /// What [`tls_take`] says: a master secret, which may be another session's yet, or all there will be.
 const SOME: u32 = 1;
 const ALL: u32 = 2;
@@ -110,7 +121,7 @@ const ALL: u32 = 2;
 /// Takes what there is of a session. A global function, as `record`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn tls_take(index: u32, pid: u32, session: u64) -> u32 {
+pub extern "C" fn tls_take(index: u32, pid: u32, session: u64, connection: u64) -> u32 {
     let Some(plan) = TLS_PLANS.get_ptr(pid) else { return 0 };
     let Some(found) = TLS_SCRATCH.get_ptr_mut(index) else { return 0 };
     // SAFETY: map memory; each read is as long as its place.
@@ -140,6 +151,7 @@ pub extern "C" fn tls_take(index: u32, pid: u32, session: u64) -> u32 {
         if !both && !master {
             return 0;
         }
+        addr_of_mut!((*found).connection).write_volatile(connection);
         addr_of_mut!((*found).pid).write_volatile(pid);
         let key: &[u8; 32] = &*(random as *const [u8; 32]);
         let value: &Found = &*found;
@@ -148,6 +160,55 @@ pub extern "C" fn tls_take(index: u32, pid: u32, session: u64) -> u32 {
         }
         if both { ALL } else { SOME }
     }
+}
+
+/// Takes both slices, if that is what they are: a pointer and a length that secrets have. A global function, as
+/// `record`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tls_take_slices(index: u32, pid: u32, session: u64, connection: u64) -> u32 {
+    let Some(plan) = TLS_PLANS.get_ptr(pid) else { return 0 };
+    let Some(found) = TLS_SCRATCH.get_ptr_mut(index) else { return 0 };
+    // SAFETY: map memory; each read is as long as its place.
+    unsafe {
+        for party in 0..2 {
+            let offset = read_volatile((addr_of!((*plan).traffic) as *const u32).add(party));
+            let Some([pointer, length, capacity]) = user::<[u64; 3]>(session + offset as u64) else {
+                return 0;
+            };
+            let to = (addr_of_mut!((*found).traffic) as *mut [u8; 64]).add(party);
+            for word in 0..8 {
+                (to as *mut u64).add(word).write_volatile(0);
+            }
+            if capacity < length || capacity > 256 {
+                return 0;
+            }
+            let there = match length {
+                32 => copy(to as *mut c_void, 32, pointer, 0),
+                48 => copy(to as *mut c_void, 48, pointer, 0),
+                _ => false,
+            };
+            if !there {
+                return 0;
+            }
+        }
+        for word in 0..6 {
+            (addr_of_mut!((*found).master) as *mut u64).add(word).write_volatile(0);
+        }
+        let random = addr_of_mut!((*found).random) as *mut u64;
+        random.write_volatile(connection);
+        for word in 1..4 {
+            random.add(word).write_volatile(0);
+        }
+        addr_of_mut!((*found).connection).write_volatile(connection);
+        addr_of_mut!((*found).pid).write_volatile(pid);
+        let key: &[u8; 32] = &*(random as *const [u8; 32]);
+        let value: &Found = &*found;
+        if TLS_SECRETS.insert(key, value, 0).is_err() {
+            count(Counter::TlsSecretsFull, 1);
+        }
+    }
+    SOME
 }
 
 /// Reads so many bytes at an offset; whether they are there and do not begin with zeroes.

@@ -93,7 +93,10 @@ pub unsafe fn transferred<M: Memory>(transfer: &Transfer) {
         };
         if run!(tls) != 0 && (*state).sought < spandrel_proto::tls::CALLS {
             (*state).sought += 1;
-            crate::tls::tls_seek(index, pid, registers.word(call::SP));
+            let stack = registers.word(call::SP);
+            if crate::tls::tls_seek(index, pid, stack, (*state).id) == crate::tls::FOUND {
+                (*state).sought = spandrel_proto::tls::CALLS;
+            }
         }
         let data = addr_of_mut!((*scratch).data);
         let connection = (*state).id;

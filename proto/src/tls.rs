@@ -7,7 +7,7 @@
 /// "There is none", for an offset.
 pub const NOWHERE: u32 = u32::MAX;
 /// Places relative to the stack pointer that a plan may name.
-pub const SLOTS: usize = 4;
+pub const SLOTS: usize = 6;
 /// Sessions of one process that have begun and whose secrets were not taken yet. A power of two: more handshakes
 /// than that at once in one process overwrite the oldest.
 pub const PENDING: usize = 64;
@@ -32,7 +32,7 @@ pub struct Plan {
     pub random_base: u32,
     /// The ClientHello's random bytes.
     pub random: u32,
-    /// The application traffic secrets of TLS 1.3: 64 bytes each.
+    /// The application traffic secrets of TLS 1.3: 64 bytes each; with [`KIND_SLICES`], slices of 32 or 48.
     pub traffic: [u32; 2],
     /// The pointer to what holds the master secret.
     pub master_base: u32,
@@ -40,11 +40,16 @@ pub struct Plan {
     pub master: u32,
     /// Where pointers to sessions are at a socket call, above the stack pointer; 0 for none.
     pub slots: [u32; SLOTS],
-    /// Zero.
-    pub reserved: u32,
+    /// A `KIND_` constant.
+    pub kind: u32,
 }
 
-const _: () = assert!(size_of::<Plan>() == 64);
+/// The secrets lie in the session, beside the random bytes.
+pub const KIND_PLACES: u32 = 0;
+/// The secrets are slices: pointer, length, capacity. There are no random bytes, so the connection says whose they are.
+pub const KIND_SLICES: u32 = 1;
+
+const _: () = assert!(size_of::<Plan>() == 72);
 
 /// Sessions of one process that have begun.
 #[repr(C)]
@@ -70,10 +75,12 @@ pub struct Found {
     pub traffic: [[u8; 64]; 2],
     /// The master secret of TLS 1.2.
     pub master: [u8; 48],
+    /// The connection at whose call the session's address was on the stack; 0 if it was found elsewhere.
+    pub connection: u64,
     /// Whose.
     pub pid: u32,
     /// Zero.
     pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<Found>() == 216);
+const _: () = assert!(size_of::<Found>() == 224);

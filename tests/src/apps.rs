@@ -158,16 +158,21 @@ pub fn go_service() -> Result<PathBuf> {
 
 /// `SPANDREL_TEST_GO` names another Go compiler; what it builds is kept apart.
 fn go_built(name: &str, flags: &[&str]) -> Result<PathBuf> {
+    go_program(name, "go", flags)
+}
+
+/// A Go program of `tests/apps`, built on first use.
+pub fn go_program(name: &str, folder: &str, flags: &[&str]) -> Result<PathBuf> {
     let other = std::env::var_os("SPANDREL_TEST_GO").map(PathBuf::from);
     let version = other.iter().flat_map(|path| path.iter().rev().nth(2)).map(|part| part.to_string_lossy());
     let name = version.fold(name.to_owned(), |name, version| format!("{name}-{version}"));
-    built(&name, &source("go/main.go"), |target| {
+    built(&name, &source(folder).join("main.go"), |target| {
         let compiler = match &other {
             Some(path) => path.clone(),
             None => needed("go").unwrap_or_else(|_| "go".into()),
         };
         let mut command = Command::new(compiler);
-        command.current_dir(source("go")).env("GOFLAGS", "-buildvcs=false").env("GOTOOLCHAIN", "local");
+        command.current_dir(source(folder)).env("GOFLAGS", "-buildvcs=false").env("GOTOOLCHAIN", "local");
         command.args(["build", "-trimpath"]).args(flags).arg("-o");
         output(command.arg(target).arg(".")).map(drop)
     })

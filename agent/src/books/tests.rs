@@ -23,7 +23,8 @@ fn no_counter_stands_twice_with_the_same_cause() {
 
 #[test]
 fn a_name_says_its_station_and_a_meaning_is_one_line() {
-    let stations = "kernel intake pipeline stream tls protocol exchange stitch discover runtime terminal export";
+    let stations =
+        "kernel intake pipeline stream tls protocol exchange stitch discover runtime terminal export";
     for (name, meaning) in DOCUMENTED {
         let mut parts = name.split('_');
         assert_eq!(parts.next(), Some("spandrel"), "{name}");

@@ -20,6 +20,7 @@ pub mod elf;
 pub mod environment;
 #[doc(hidden)]
 pub mod fuzz;
+pub mod go_tls;
 pub mod hpack;
 pub mod maps;
 pub mod memory;

@@ -23,7 +23,7 @@ use super::step::Joined;
 use super::wishes::Wishes;
 use super::{Classified, Event, Ledger, Other, Output, Policy};
 use crate::identity::{ConnectionId, Direction, Monotonic, ProcessKey, Role};
-use crate::stream::{Closed, Piece};
+use crate::stream::{Closed, Content, GapCause, Piece};
 
 /// One connection end: one socket as the processes that use it see it.
 ///
@@ -93,6 +93,12 @@ impl Connection {
 
     /// The next piece of one direction.
     pub fn piece(&mut self, direction: Direction, piece: &Piece<'_>, out: &mut Output) {
+        if let Content::Gap { length, cause: GapCause::Framing } = piece.content {
+            if let Phase::Conversation(conversation) = &mut self.phase {
+                conversation.pass(direction, piece.offset, piece.offset.saturating_add(length));
+            }
+            return;
+        }
         let moved = length(piece);
         self.ledger.bytes = self.ledger.bytes.saturating_add(moved);
         if self.ended {

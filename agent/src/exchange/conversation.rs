@@ -71,6 +71,14 @@ impl Conversation {
         }
     }
 
+    /// Nothing is missing from here to there of a direction.
+    pub fn pass(&mut self, direction: Direction, from: u64, to: u64) {
+        match self {
+            Self::Http1(http1) => http1.pass(direction, from, to),
+            Self::Http2(http2) => http2.pass(direction, to),
+        }
+    }
+
     /// The connection ended.
     pub fn closed(&mut self, closed: &Closed, sink: &mut Sink<'_>) {
         match self {

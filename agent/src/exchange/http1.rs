@@ -58,6 +58,13 @@ impl Http1 {
         }
     }
 
+    /// Nothing is missing from here to there of a direction.
+    pub fn pass(&mut self, direction: Direction, from: u64, to: u64) {
+        if direction != request_direction(self.role) && self.held.is_empty() {
+            self.pairing.pass(from, to);
+        }
+    }
+
     /// Takes the next piece of either direction.
     pub fn piece(&mut self, direction: Direction, piece: &Piece<'_>, sink: &mut Sink<'_>) {
         if direction == request_direction(self.role) {

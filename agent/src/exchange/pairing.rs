@@ -194,6 +194,12 @@ impl Pairing {
         self.step.note_response(at, reached);
     }
 
+    /// Nothing lies between these offsets of the responses' direction.
+    pub fn pass(&mut self, from: u64, to: u64) {
+        self.step.pass(from, to);
+        self.pending.iter_mut().for_each(|pending| pending.mark.pass_interim(from, to));
+    }
+
     /// The response that lasts as long as the connection is complete.
     pub fn end_response_by_close(&mut self, body: u64, sink: &mut Sink<'_>) {
         let Some(moved) = self.bound().map(|pending| pending.moved) else { return };

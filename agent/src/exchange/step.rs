@@ -111,6 +111,16 @@ impl Step {
         self.reached = Some((reached, *at));
     }
 
+    /// Nothing lies between these offsets of the responses' direction: who has reached the one has reached the other.
+    pub fn pass(&mut self, from: u64, to: u64) {
+        if let Some((reached, _)) = self.reached.as_mut().filter(|(reached, _)| *reached == from) {
+            *reached = to;
+        }
+        if self.answered == Some(from) {
+            self.answered = Some(to);
+        }
+    }
+
     /// True if nothing was moved for so long that nothing can be outstanding.
     pub fn is_silent(&self, now: &Moment) -> bool {
         self.moved.is_some_and(|moved| now.time.since(moved) >= SETTLED)

@@ -14,6 +14,7 @@ use anyhow::Context as _;
 
 use super::feature::{self, Answer, Feature, Found, Places, TABLE};
 use super::plan::{self, Impossible, Plan};
+use super::sessions;
 use crate::config::{self, Settings};
 use crate::discover::naming::NameSource;
 use crate::discover::proc::{ProcFs, ReadError};
@@ -58,6 +59,8 @@ pub struct Asked {
     pub description: Option<Arc<Description>>,
     /// Whether it would be traced, as far as that depends on the process.
     pub fate: Fate,
+    /// Whether its TLS would be read.
+    pub tls: Option<&'static str>,
 }
 
 /// Whether a process would be traced.
@@ -168,7 +171,7 @@ fn running(processes: &ProcessTable, selection: &Selection) -> Running {
 fn ask(processes: &mut ProcessTable, pid: u32, selection: &Selection) -> Asked {
     let description = match processes.describe_pid(pid) {
         Ok(description) => description,
-        Err(error) => return Asked { pid, description: None, fate: Fate::Unreadable(error) },
+        Err(error) => return Asked { pid, description: None, fate: Fate::Unreadable(error), tls: None },
     };
     let leader = thread_group(&std::fs::read(format!("/proc/{pid}/status")).unwrap_or_default());
     let fate = if pid == std::process::id() {
@@ -186,7 +189,8 @@ fn ask(processes: &mut ProcessTable, pid: u32, selection: &Selection) -> Asked {
         }
     };
     let runs_program = fate != Fate::KernelThread;
-    Asked { pid, description: runs_program.then_some(description), fate }
+    let tls = (runs_program && fate != Fate::Itself).then(|| sessions::describe(pid));
+    Asked { pid, description: runs_program.then_some(description), fate, tls }
 }
 
 /// The field `Tgid` of `/proc/PID/status` (proc_pid_status(5)): the process that a thread is of.
@@ -263,7 +267,7 @@ fn hooks(text: &mut String, plan: &Plan) -> std::fmt::Result {
 }
 
 fn process(text: &mut String, asked: &Asked, possible: bool) -> std::fmt::Result {
-    let Asked { pid, description, fate } = asked;
+    let Asked { pid, description, fate, tls } = asked;
     writeln!(text, "\nProcess {pid}")?;
     if let Some(description) = description {
         writeln!(text, "  service     {} ({})", description.service, source(description.source))?;
@@ -280,6 +284,9 @@ fn process(text: &mut String, asked: &Asked, possible: bool) -> std::fmt::Result
         writeln!(text, "  runtime     {runtime}")?;
         writeln!(text, "  cgroup      {}", harmless(description.cgroup.as_bytes(), MAX_SHOWN))?;
         writeln!(text, "  threads     {}", serving(description.serving))?;
+        if let Some(tls) = tls {
+            writeln!(text, "  TLS         {tls}")?;
+        }
     }
     if possible || !fate.can_be_traced() {
         writeln!(text, "  traced      {}", fate_text(fate))
@@ -435,7 +442,7 @@ mod tests {
     }
 
     fn asked(fate: Fate) -> Vec<Asked> {
-        vec![Asked { pid: 7, description: Some(python()), fate }]
+        vec![Asked { pid: 7, description: Some(python()), fate, tls: None }]
     }
 
     #[test]
@@ -520,8 +527,10 @@ mod tests {
             ProcessFacts { executable: b"/tmp/\x1b[2J\xff\x07evil".to_vec(), ..ProcessFacts::default() };
         let membership = Membership { path: "/\u{1b}]0;x\u{7}".to_owned(), ..Membership::default() };
         let description = Arc::new(describe(&facts, &membership, &Declared::default(), None));
-        let mut checked =
-            checked(&[], vec![Asked { pid: 7, description: Some(description), fate: Fate::Traced }]);
+        let mut checked = checked(
+            &[],
+            vec![Asked { pid: 7, description: Some(description), fate: Fate::Traced, tls: None }],
+        );
         checked.running = Err("no \\proc".to_owned());
         let text = render(&checked);
         assert!(text.chars().all(|character| character == '\n' || !character.is_control()), "{text:?}");

@@ -7,8 +7,8 @@
 
 use spandrel_proto::layout::{Learned, Offsets, Run};
 use spandrel_proto::record::Loss;
-use spandrel_proto::walk::{MAX_STEPS, Probed, ProbedAt, Step, Walked};
 use spandrel_proto::tls::{Found, Pending, Plan};
+use spandrel_proto::walk::{MAX_STEPS, Probed, ProbedAt, Step, Walked};
 
 macro_rules! plain {
     ($($(#[$doc:meta])* $name:ident($inner:ty);)*) => {$(

@@ -11,9 +11,10 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use aya::programs::uprobe::UProbeLink;
-use spandrel_proto::tls::{NOWHERE, Plan, SLOTS};
+use spandrel_proto::tls::{KIND_PLACES, KIND_SLICES, NOWHERE, Plan, SLOTS};
 
 use crate::discover::elf::Elf;
+use crate::discover::go_tls::{self, Go};
 use crate::discover::maps::{self, FileKey, Maps};
 use crate::discover::openssl::Library;
 use crate::intake::Kernel;
@@ -46,9 +47,32 @@ pub struct Sessions {
     ledger: Ledger,
 }
 
+/// What makes sessions.
+#[derive(Debug)]
+enum Maker {
+    OpenSsl(Library),
+    Go(Go),
+}
+
+impl Maker {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::OpenSsl(library) => library.kind,
+            Self::Go(_) => "Go's crypto/tls",
+        }
+    }
+
+    fn begins(&self) -> &[u64] {
+        match self {
+            Self::OpenSsl(library) => &library.begins,
+            Self::Go(_) => &[],
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct File {
-    library: Option<Library>,
+    library: Option<Maker>,
     users: usize,
     probes: Vec<UProbeLink>,
 }
@@ -69,7 +93,7 @@ impl Sessions {
                         log::debug(format_args!(
                             "TLS: {} of process {pid} is {}",
                             String::from_utf8_lossy(&mapping.path),
-                            library.kind
+                            library.name()
                         ));
                     }
                     entry.insert(File { library, ..File::default() });
@@ -97,7 +121,7 @@ impl Sessions {
         self.ledger.planned += 1;
         if file.probes.is_empty() {
             let path = format!("/proc/{pid}/map_files/{:x}-{:x}", mapping.start, mapping.end);
-            for &offset in &library.begins {
+            for &offset in library.begins() {
                 match kernel.probe_sessions(&path, offset) {
                     Ok(link) => file.probes.push(link),
                     Err(error) => {
@@ -135,6 +159,30 @@ impl Sessions {
     }
 }
 
+/// What `check` says of a process's TLS.
+pub fn describe(pid: u32) -> &'static str {
+    let Ok(maps) = Maps::of(pid) else { return "not known: its memory map cannot be read" };
+    let readable = maps.programs().filter(|(_, mapping)| may_be_library(&maps, mapping));
+    if let Some(maker) = readable.filter_map(|(_, mapping)| read(pid, mapping)).next() {
+        return match maker {
+            Maker::OpenSsl(library) if library.traffic[0] == NOWHERE => {
+                "1.2 only, by the keys of its sessions: this build of OpenSSL is not known"
+            }
+            Maker::OpenSsl(_) => "of OpenSSL, read by the keys of its sessions",
+            Maker::Go(_) => "of Go, 1.3 only, read by the keys of its sessions",
+        };
+    }
+    let has = |part: &str| {
+        maps.iter().any(|mapping| mapping.path.windows(part.len()).any(|window| window == part.as_bytes()))
+    };
+    match () {
+        () if has("libgnutls") => "of GnuTLS: not read",
+        () if has("libnss3") => "of NSS: not read",
+        () if has("libjvm") => "of Java, if it has any: not read",
+        () => "none that can be read; what is linked in without symbols (Rust's, BoringSSL) is not seen",
+    }
+}
+
 /// Whether a file is worth reading: a library by its name, or the program itself, which may hold one.
 fn may_be_library(maps: &Maps, mapping: &maps::Mapping) -> bool {
     let name = mapping.path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
@@ -143,28 +191,43 @@ fn may_be_library(maps: &Maps, mapping: &maps::Mapping) -> bool {
     named(b"ssl") || named(b"node") || (first.is_some() && mapping.file() == first)
 }
 
-fn read(pid: u32, mapping: &maps::Mapping) -> Option<Library> {
-    let file = maps::open(pid, mapping).ok()?;
-    Library::of(&Elf::open(file).ok()?)
+fn read(pid: u32, mapping: &maps::Mapping) -> Option<Maker> {
+    let elf = Elf::open(maps::open(pid, mapping).ok()?).ok()?;
+    Go::of(&elf).map(Maker::Go).or_else(|| Library::of(&elf).map(Maker::OpenSsl))
 }
 
-fn plan(library: &Library, code: std::ops::Range<u64>) -> Plan {
-    // Distances measured between the stack pointer at a socket call and the session, in programs with one
-    // thread and with several (glibc's cancellable calls take 40 bytes more).
-    let slots = if library.random == 0x160 && library.random_base == NOWHERE {
-        [200, 192, 240, 232]
-    } else {
-        [0; SLOTS]
-    };
-    Plan {
-        guarded: [code.start, code.end],
-        guard: 8,
-        random_base: library.random_base,
-        random: library.random,
-        traffic: library.traffic,
-        master_base: library.master_base,
-        master: library.master,
-        slots,
-        reserved: 0,
+fn plan(maker: &Maker, code: std::ops::Range<u64>) -> Plan {
+    match maker {
+        Maker::OpenSsl(library) => Plan {
+            guarded: [code.start, code.end],
+            guard: 8,
+            random_base: library.random_base,
+            random: library.random,
+            traffic: library.traffic,
+            master_base: library.master_base,
+            master: library.master,
+            slots: slots(library),
+            kind: KIND_PLACES,
+        },
+        Maker::Go(go) => Plan {
+            guarded: [0; 2],
+            guard: NOWHERE,
+            random_base: NOWHERE,
+            random: NOWHERE,
+            traffic: go.traffic,
+            master_base: NOWHERE,
+            master: NOWHERE,
+            slots: go_tls::SLOTS,
+            kind: KIND_SLICES,
+        },
+    }
+}
+
+/// Distances measured between the stack pointer at a socket call and the session, in programs with one thread and
+/// with several (glibc's cancellable calls take 40 bytes more).
+fn slots(library: &Library) -> [u32; SLOTS] {
+    match (library.random_base, library.random) {
+        (NOWHERE, 0x160) => [200, 192, 240, 232, 0, 0],
+        _ => [0; SLOTS],
     }
 }

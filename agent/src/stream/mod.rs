@@ -172,6 +172,9 @@ pub enum GapCause {
     /// How many bytes are missing is not known, only how many on the wire they lay in: what is framed by a
     /// length must be found anew. Not of sockets, but of what was encrypted on them.
     Torn,
+    /// Nothing is missing: so many bytes on the wire frame what was encrypted. Not of sockets, but of what was
+    /// encrypted on them.
+    Framing,
 }
 
 impl GapCause {
@@ -187,6 +190,7 @@ impl GapCause {
             Self::Lost => "lost",
             Self::Uncertain => "uncertain",
             Self::Torn => "torn",
+            Self::Framing => "framing",
         }
     }
 }

@@ -31,6 +31,7 @@ pub fn fuzz_layer(data: &[u8]) {
                     *reached = piece.offset + bytes.len() as u64;
                     went += bytes.len() as u64;
                 }
+                Content::Gap { cause: GapCause::Framing, .. } => {}
                 Content::Gap { length, .. } => {
                     *reached = piece.offset + length;
                     missing += length;

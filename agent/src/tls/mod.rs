@@ -48,6 +48,8 @@ pub struct Layer {
     /// What a session has taken that no hello has shown to be one: where it began in each direction, and how
     /// many bytes.
     doubtful: [Option<(u64, u64)>; 2],
+    /// Secrets of a session that is older than we are, and that may be this connection's.
+    late: Option<Secrets>,
     ledger: Ledger,
 }
 
@@ -69,12 +71,15 @@ impl Layer {
         };
         self.ledger.moved = self.ledger.moved.saturating_add(moved);
         if self.session.is_none() {
-            if may == May::NotBegin || !begins(piece) {
+            if !self.begins(piece, may) {
                 self.ledger.passed = self.ledger.passed.saturating_add(moved);
                 return out(direction, *piece);
             }
             self.ledger.sessions += 1;
-            self.session = Some(Box::new(Session::new(direction, piece.offset)));
+            self.session = Some(Box::new(match self.late.take() {
+                Some(secrets) if !begins(piece) => Session::late(direction, piece.offset, &secrets),
+                _ => Session::new(direction, piece.offset),
+            }));
         }
         let Some(session) = &mut self.session else { return };
         session.piece(direction, piece, &mut self.ledger, out);
@@ -87,6 +92,21 @@ impl Layer {
         }
         if mistaken {
             self.give_up(piece, out);
+        }
+    }
+
+    /// True if with this piece TLS begins, or goes on whose beginning was not seen.
+    pub fn begins(&self, piece: &Piece<'_>, may: May) -> bool {
+        self.session.is_none()
+            && may == May::Begin
+            && (begins(piece) || self.late.is_some() && is_record(piece))
+    }
+
+    /// Secrets of a session that is older than we are, found at a call of this connection: believed if they open
+    /// what looks like a record.
+    pub fn late(&mut self, secrets: &Secrets) {
+        if self.session.is_none() {
+            self.late.get_or_insert_default().add(secrets);
         }
     }
 
@@ -171,6 +191,13 @@ fn begins(piece: &Piece<'_>) -> bool {
     let Content::Bytes(bytes) = piece.content else { return false };
     let hello = bytes.get(record::HEADER).is_none_or(|kind| matches!(kind, 1 | 2));
     piece.starts_call && bytes.first() == Some(&record::HANDSHAKE) && record::may_be_header(bytes) && hello
+}
+
+/// True if this is the beginning of a record of application data at the beginning of a call.
+fn is_record(piece: &Piece<'_>) -> bool {
+    let Content::Bytes(bytes) = piece.content else { return false };
+    let is_data = bytes.first() == Some(&record::APPLICATION_DATA);
+    piece.starts_call && is_data && bytes.len() >= record::HEADER && record::may_be_header(bytes)
 }
 
 fn way(direction: Direction) -> usize {

@@ -12,7 +12,7 @@ use super::handshake::{Hello, ServerHello};
 use super::ledger::{Ledger, Sealed};
 use super::record::{APPLICATION_DATA, CHANGE_CIPHER_SPEC, Framed, Framer, HANDSHAKE, HEADER, Record};
 use super::secret::{Random, Secrets};
-use super::suite::{Suite, Version, suite};
+use super::suite::{SUITES, Suite, Version, suite};
 use super::way::{Epoch, Numbers, Tried, Way};
 use crate::identity::{Direction, Moment};
 use crate::stream::{Content, GapCause, Piece};
@@ -20,6 +20,9 @@ use crate::stream::{Content, GapCause, Piece};
 /// How many bytes of records may wait for a key on one connection. What waits is the end of a handshake
 /// and the first requests: 64 KiB hold both of most programs. More: the bodies of further records are dropped.
 pub const MAX_WAITING_BYTES: usize = 64 * 1024;
+
+/// How many records of a session that is older than we are may be refused before it is given up.
+const MAX_GUESSES: u32 = 8;
 
 /// How many records may wait. More: no key is waited for any longer.
 pub const MAX_WAITING_RECORDS: usize = 512;
@@ -54,7 +57,11 @@ pub(super) struct Session {
     given_up: bool,
     /// A hello was read: this is TLS.
     genuine: bool,
+    /// It is older than we are: no hello was seen, and none will be.
+    late: bool,
     opened_both: bool,
+    /// Records that no suite has opened.
+    guesses: u32,
 }
 
 /// What waits for a key, in order.
@@ -100,9 +107,19 @@ impl Session {
             waiting_bytes: 0,
             given_up: false,
             genuine: false,
+            late: false,
             opened_both: false,
+            guesses: 0,
         };
         session.way(direction).framer = Some(Framer::aligned(offset));
+        session
+    }
+
+    /// One whose handshake was not seen, with secrets that may be its own.
+    pub fn late(direction: Direction, offset: u64, secrets: &Secrets) -> Self {
+        let mut session = Self::new(direction, offset);
+        session.secrets.add(secrets);
+        (session.late, session.genuine) = (true, true);
         session
     }
 
@@ -354,6 +371,9 @@ impl Session {
         ledger: &mut Ledger,
         out: &mut Sink<'_>,
     ) -> Fate {
+        if self.late && self.server.is_none() {
+            return self.guess(direction, &record, ledger, out);
+        }
         let version = self.server.as_ref().map(|server| server.version);
         let way = self.way(direction);
         if matches!(way.epoch, Epoch::Clear) {
@@ -380,6 +400,7 @@ impl Session {
             }
             let numbers = match suite.version {
                 Version::Tls12 => Numbers::Exact,
+                Version::Tls13 if self.late => Numbers::Any,
                 Version::Tls13 => Numbers::AfterHandshake,
             };
             let candidates = self.candidates(direction, suite);
@@ -394,10 +415,56 @@ impl Session {
             way.number = way.number.saturating_add(1);
             return Fate::Sealed(Sealed::Refused);
         }
-        let (tried, found) = self.way(direction).open(&record, suite);
+        let certain = self.way(direction).certainty();
+        let (mut tried, found) = self.way(direction).open(&record, suite);
+        if matches!(tried, Tried::Refused) && suite.version == Version::Tls13 && !self.way(direction).data {
+            // What is open may be the handshake, whose secrets were found too; those of the data may come later.
+            let candidates = self.candidates(direction, suite);
+            match self.way(direction).turn(&record, candidates) {
+                Some(opened) => tried = opened,
+                None if record.missing.is_none() && !record.found && !self.given_up => {
+                    self.way(direction).restore(certain);
+                    return Fate::Waits(record);
+                }
+                None => {}
+            }
+        }
         ledger.resynchronised += u64::from(found.resynchronised);
         ledger.key_updates += u64::from(found.key_update);
         self.tried(direction, &record, tried, suite, ledger, out)
+    }
+
+    /// A record of a session of which nothing is known but secrets: one of the suites of TLS 1.3 opens it.
+    fn guess(
+        &mut self,
+        direction: Direction,
+        record: &Record,
+        ledger: &mut Ledger,
+        out: &mut Sink<'_>,
+    ) -> Fate {
+        if record.kind() != APPLICATION_DATA {
+            return Fate::Handshake;
+        }
+        for suite in SUITES.iter().filter(|suite| suite.version == Version::Tls13) {
+            let candidates = self.candidates(direction, suite);
+            let way = self.way(direction);
+            way.seal();
+            let tried = way.seek(record, candidates, Numbers::Any);
+            if matches!(tried, Tried::Opened { .. }) {
+                self.server = Some(ServerHello {
+                    random: [0; 32],
+                    version: Some(Version::Tls13),
+                    suite: suite.number,
+                    encrypt_then_mac: false,
+                    protocol: None,
+                });
+                return self.tried(direction, record, tried, suite, ledger, out);
+            }
+        }
+        self.way(direction).epoch = Epoch::Clear;
+        self.guesses += 1;
+        self.given_up |= self.guesses > MAX_GUESSES;
+        Fate::Sealed(Sealed::Refused)
     }
 
     /// A record of the handshake in clear.
@@ -481,12 +548,14 @@ impl Session {
         match kind {
             APPLICATION_DATA => {
                 let way = self.way(direction);
+                way.data = true;
                 let (explicit, exact) = match &way.epoch {
                     Epoch::Open(opener) => (opener.explicit(), opener.length_is_exact()),
                     _ => (0, true),
                 };
                 let offset = record.offset + (HEADER + explicit) as u64;
                 let moment = &record.moment;
+                frame(direction, record.offset, offset, moment, out);
                 if !plaintext.is_empty() {
                     ledger.plaintext += plaintext.len() as u64;
                     if trusted {
@@ -513,9 +582,11 @@ impl Session {
                 } else if missing > 0 {
                     tear(direction, offset, missing, moment, ledger, out);
                 }
+                frame(direction, offset + missing, record.offset + record.moved(), moment, out);
                 Fate::Opened
             }
             HANDSHAKE => {
+                frame(direction, record.offset, record.offset + record.moved(), &record.moment, out);
                 let mut hellos = Vec::new();
                 self.way(direction).reader.bytes(&plaintext, &mut |hello| hellos.push(hello));
                 for hello in hellos {
@@ -539,6 +610,14 @@ impl Session {
             }
             _ => Fate::Handshake,
         }
+    }
+}
+
+/// Tells that from here to there nothing is missing.
+fn frame(direction: Direction, from: u64, to: u64, moment: &Moment, out: &mut Sink<'_>) {
+    if let Some(length) = to.checked_sub(from).filter(|length| *length > 0) {
+        let content = Content::Gap { length, cause: GapCause::Framing };
+        out(direction, Piece { offset: from, content, starts_call: false, ends_call: false, moment });
     }
 }
 

@@ -20,6 +20,9 @@ const MAX_REFUSED: u32 = 64;
 /// How many records before application data may be sealed under handshake keys without having been tried.
 const HANDSHAKE_RECORDS: u64 = 8;
 
+/// How many records a session that is older than we are may have sent.
+const MAX_AGE: u64 = 4096;
+
 /// How many numbers are tried after a gap, at the most.
 const MAX_NUMBERS: u64 = 1024;
 
@@ -46,6 +49,8 @@ pub(super) struct Way {
     refused: u32,
     /// It was open before.
     pub proven: bool,
+    /// Application data came out.
+    pub data: bool,
 }
 
 #[derive(Debug, Default)]
@@ -80,6 +85,8 @@ pub(super) enum Numbers {
     Exact,
     /// From one of the first sealed records on: TLS 1.3 seals the handshake under another key.
     AfterHandshake,
+    /// Not known at all: the session is older than we are.
+    Any,
 }
 
 /// What one search has brought, for the ledger.
@@ -119,6 +126,7 @@ impl Way {
         let lost = (self.torn / SHORTEST).min(MAX_NUMBERS);
         let tries: Vec<u64> = match numbers {
             Numbers::Exact => (passed..=passed + lost).collect(),
+            Numbers::Any => (0..=MAX_AGE).collect(),
             Numbers::AfterHandshake => {
                 let near = passed.saturating_sub(HANDSHAKE_RECORDS)..=passed + lost;
                 (0..=passed.min(HANDSHAKE_RECORDS)).chain(near.filter(|n| *n > HANDSHAKE_RECORDS)).collect()
@@ -140,7 +148,7 @@ impl Way {
             return Tried::Refused;
         }
         match numbers {
-            Numbers::Exact => Tried::Refused,
+            Numbers::Exact | Numbers::Any => Tried::Refused,
             Numbers::AfterHandshake => Tried::Handshake,
         }
     }
@@ -196,6 +204,31 @@ impl Way {
             self.epoch = Epoch::Dead;
         }
         (Tried::Refused, found)
+    }
+
+    /// How certain the next number is, to be put back if a record is to be tried again.
+    pub fn certainty(&self) -> (u64, u32) {
+        (self.torn, self.refused)
+    }
+
+    /// Puts it back.
+    pub fn restore(&mut self, (torn, refused): (u64, u32)) {
+        (self.torn, self.refused) = (torn, refused);
+    }
+
+    /// Turns to another secret whose first record this is.
+    pub fn turn(&mut self, record: &Record, candidates: Vec<Opener>) -> Option<Tried> {
+        if record.missing.is_some() {
+            return None;
+        }
+        for opener in candidates {
+            if let Some(opened) = opener.open(0, &record.header, &record.body) {
+                (self.number, self.torn, self.refused) = (1, 0, 0);
+                self.epoch = Epoch::Open(Box::new(opener));
+                return Some(Tried::opened(opened.kind, opened.plaintext));
+            }
+        }
+        None
     }
 
     /// The next generation's key, after a KeyUpdate.

@@ -115,6 +115,15 @@ impl Http2 {
         Self { send: Way::new(send), receive: Way::new(receive), calls, provisional: Provisional::default() }
     }
 
+    /// Nothing is missing up to this offset of a direction.
+    pub fn pass(&mut self, direction: Direction, to: u64) {
+        let way = match direction {
+            Direction::Send => &mut self.send,
+            Direction::Receive => &mut self.receive,
+        };
+        way.next = way.next.map(|next| next.max(to));
+    }
+
     /// Takes the next piece of either direction.
     pub fn piece(&mut self, direction: Direction, piece: &Piece<'_>, sink: &mut Sink<'_>) {
         let Self { send, receive, calls, provisional } = self;
@@ -161,7 +170,9 @@ impl Http2 {
             }
             match piece.content {
                 Content::Bytes(bytes) => parser.bytes(piece.offset, bytes, &mut emit),
-                Content::Gap { length, cause: GapCause::Torn } => parser.torn(piece.offset, length, &mut emit),
+                Content::Gap { length, cause: GapCause::Torn } => {
+                    parser.torn(piece.offset, length, &mut emit)
+                }
                 Content::Gap { length, cause: _ } => parser.gap(piece.offset, length, &mut emit),
             }
         }

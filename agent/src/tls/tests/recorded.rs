@@ -42,7 +42,11 @@ fn sessions_of_openssl_come_out_as_they_went_in() {
             let (mut layer, mut offsets) = (Layer::default(), [0u64; 2]);
             let (mut requests, mut responses) = (Vec::new(), Vec::new());
             let mut out = |direction, piece: Piece<'_>| {
-                let Content::Bytes(bytes) = piece.content else { panic!("{name}: {piece:?}") };
+                let bytes = match piece.content {
+                    Content::Bytes(bytes) => bytes,
+                    Content::Gap { cause: GapCause::Framing, .. } => return,
+                    Content::Gap { .. } => panic!("{name}: {piece:?}"),
+                };
                 match direction {
                     Direction::Receive => requests.extend_from_slice(bytes),
                     Direction::Send => responses.extend_from_slice(bytes),

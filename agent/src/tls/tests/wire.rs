@@ -60,6 +60,8 @@ pub struct Wire {
     pub secrets: Secrets,
     /// Before which piece the secrets become known.
     pub secrets_after: usize,
+    /// The first piece that is seen; if it is not the first, the secrets are given as those of an older session.
+    pub seen_from: usize,
     sent: (Vec<u8>, Vec<u8>),
 }
 
@@ -112,6 +114,7 @@ impl Wire {
             handshake: 0,
             secrets: Secrets::default(),
             secrets_after: 0,
+            seen_from: 0,
             sent: Default::default(),
         };
         while wire.flush() {}
@@ -210,7 +213,14 @@ impl Wire {
 
     fn feed(&self, layer: &mut Layer, cut: Cut, out: &mut dyn FnMut(Direction, Piece<'_>)) {
         let mut offsets = [0u64; 2];
+        if self.seen_from > 0 {
+            layer.late(&self.secrets);
+        }
         for (number, (direction, bytes)) in self.pieces.iter().enumerate() {
+            if number < self.seen_from {
+                offsets[usize::from(*direction == Direction::Send)] += bytes.len() as u64;
+                continue;
+            }
             if number == self.secrets_after {
                 layer.secrets(&self.secrets, out);
                 // Those that came before the hello are given again when it is read.
@@ -268,6 +278,8 @@ impl Wire {
                         Direction::Send => result.from_server.extend(bytes),
                     }
                 }
+                // It reaches to where the next plaintext begins.
+                Content::Gap { length, cause: GapCause::Framing } => *reached = piece.offset + length,
                 Content::Gap { length, cause } => {
                     *reached = piece.offset + length;
                     result.gaps.push((cause, length));

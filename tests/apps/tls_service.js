@@ -1,0 +1,32 @@
+// HTTP/1.1 over TLS with the OpenSSL that is linked into Node, and its client.
+//
+//   tls_service.js serve PORT CERTIFICATE KEY
+//   tls_service.js client PORT PREFIX COUNT CONCURRENCY
+'use strict';
+const fs = require('fs');
+const https = require('https');
+
+const [style, port, ...rest] = process.argv.slice(2);
+if (style === 'serve') {
+  const [cert, key] = rest.map((path) => fs.readFileSync(path));
+  const body = 'x'.repeat(200);
+  https.createServer({ cert, key }, (request, response) => {
+    response.setHeader('Content-Length', body.length);
+    response.end(body);
+  }).listen(Number(port), '127.0.0.1', 256);
+} else {
+  const [prefix, count, concurrency] = rest;
+  const agent = new https.Agent({ keepAlive: true, maxSockets: Number(concurrency) });
+  let sent = 0;
+  const next = () => {
+    if (sent >= Number(count)) return;
+    const path = `${prefix}-${sent++}`;
+    const options = { host: '127.0.0.1', port: Number(port), path, agent, rejectUnauthorized: false };
+    https.get(options, (response) => {
+      if (response.statusCode !== 200) process.exit(1);
+      response.resume();
+      response.on('end', () => (sent < Number(count) ? next() : agent.destroy()));
+    }).on('error', (error) => { console.error(error); process.exit(1); });
+  };
+  for (let i = 0; i < Number(concurrency); i++) next();
+}
