@@ -35,6 +35,9 @@ use crate::{clock, log, tls};
 /// Records handled before the other work gets its turn.
 const BATCH: usize = 4096;
 
+/// Records handled between two looks for the secrets of TLS sessions.
+const STEP: usize = 256;
+
 /// Between two looks at spans that wait, and at the loss counters.
 const POLL: u64 = 50_000_000;
 
@@ -245,11 +248,11 @@ impl Pipeline {
         self.kernel.ring()
     }
 
-    /// Does what there is to do now; how many records there were.
-    pub fn turn(&mut self) -> usize {
+    /// Takes at most so many records; how many there were.
+    fn drain(&mut self, most: usize) -> usize {
         let Self { kernel, readers, words, stitcher, streams, behind, exits, drop_one_in, records, .. } =
             self;
-        let taken = kernel.drain(BATCH, &mut |record| match record {
+        kernel.drain(most, &mut |record| match record {
             Record::Data { data, words: found, bytes } => {
                 *records += 1;
                 let dropped = drop_one_in.is_some_and(|every| records.is_multiple_of(every));
@@ -326,7 +329,24 @@ impl Pipeline {
                 behind.verdicts.remove(&process);
                 exits.push_back((time, process));
             }
-        });
+        })
+    }
+
+    /// Does what there is to do now; how many records there were.
+    pub fn turn(&mut self) -> usize {
+        let mut taken = 0;
+        let step = if self.sessions.is_some() { STEP } else { BATCH };
+        loop {
+            // Secrets are found before what they open is moved, so they must be taken before it is read: a
+            // session may begin and end within one turn.
+            self.meet(clock::monotonic());
+            let some = self.drain(step);
+            taken += some;
+            if some < step || taken >= BATCH {
+                break;
+            }
+        }
+        let Self { kernel, behind, .. } = self;
         // A program's environment is in no record, and short programs are gone before their traffic is read.
         for process in behind.fresh.drain(..) {
             if let Some(sessions) = &mut self.sessions

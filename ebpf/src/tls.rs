@@ -12,7 +12,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap};
 use spandrel_proto::counter::Counter;
 use spandrel_proto::tls::{
-    Found, KIND_SLICES, NOWHERE, PENDING, PROCESSES, Pending, Plan, SESSIONS, SLOTS, TRIES,
+    Found, KIND_SLICES, NOWHERE, PENDING, PROCESSES, Pending, Plan, SEARCHED, SESSIONS, SLOTS, TRIES,
 };
 
 use crate::maps::{add, count};
@@ -78,7 +78,9 @@ pub extern "C" fn tls_seek(index: u32, pid: u32, stack: u64, connection: u64) ->
             }
             let Some(session) = user::<u64>(stack + slot as u64) else { continue };
             if (*plan).kind == KIND_SLICES {
-                taken |= tls_take_slices(index, pid, session, connection);
+                if tls_take_slices(index, pid, session, connection) != 0 {
+                    return SOME;
+                }
                 continue;
             }
             let Some(word) = user::<u64>(session + (*plan).guard as u64) else { continue };
@@ -87,6 +89,9 @@ pub extern "C" fn tls_seek(index: u32, pid: u32, stack: u64, connection: u64) ->
                     return FOUND;
                 }
             }
+        }
+        if (*plan).kind == KIND_SLICES {
+            return tls_search(index, pid, stack, connection);
         }
         let Some(pending) = TLS_PENDING.get_ptr_mut(pid) else { return taken };
         if read_volatile(addr_of!((*pending).begun)) == 0 {
@@ -160,6 +165,36 @@ pub extern "C" fn tls_take(index: u32, pid: u32, session: u64, connection: u64) 
         }
         if both { ALL } else { SOME }
     }
+}
+
+/// Looks through the stack for a session whose secrets are slices, and notes where it was. A global function, as
+/// `record`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tls_search(index: u32, pid: u32, stack: u64, connection: u64) -> u32 {
+    let Some(plan) = TLS_PLANS.get_ptr_mut(pid) else { return 0 };
+    for step in 0..(SEARCHED.end - SEARCHED.start) / 8 {
+        let place = SEARCHED.start + step * 8;
+        let Some(session) = user::<u64>(stack + place as u64) else { return 0 };
+        // No object lies in the first page, or where no program's memory is.
+        if session < 4096 || session >> 47 != 0 || session & 7 != 0 {
+            continue;
+        }
+        if tls_take_slices(index, pid, session, connection) != 0 {
+            // SAFETY: the entry is in the map. A place that is noted twice costs a place.
+            unsafe {
+                for slot in 0..SLOTS {
+                    let at = (addr_of_mut!((*plan).slots) as *mut u32).add(slot);
+                    if at.read_volatile() == 0 {
+                        at.write_volatile(place);
+                        break;
+                    }
+                }
+            }
+            return SOME;
+        }
+    }
+    0
 }
 
 /// Takes both slices, if that is what they are: a pointer and a length that secrets have. A global function, as

@@ -18,6 +18,7 @@ if (style === 'serve') {
   const [prefix, count, concurrency] = rest;
   const agent = new https.Agent({ keepAlive: true, maxSockets: Number(concurrency) });
   let sent = 0;
+  let answered = 0;
   const next = () => {
     if (sent >= Number(count)) return;
     const path = `${prefix}-${sent++}`;
@@ -25,7 +26,7 @@ if (style === 'serve') {
     https.get(options, (response) => {
       if (response.statusCode !== 200) process.exit(1);
       response.resume();
-      response.on('end', () => (sent < Number(count) ? next() : agent.destroy()));
+      response.on('end', () => (++answered === Number(count) ? agent.destroy() : next()));
     }).on('error', (error) => { console.error(error); process.exit(1); });
   };
   for (let i = 0; i < Number(concurrency); i++) next();

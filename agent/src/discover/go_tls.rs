@@ -1,8 +1,7 @@
 //! Where Go's `crypto/tls` keeps a connection's secrets: by the version that a program says it was built with.
 //!
-//! The offsets are those of `crypto/tls.Conn` in that version's sources, and the distances from the stack pointer those
-//! between the system call and the connection's own frames. Both are guesses: what lies there must have the shape
-//! of a secret, and its tag must open a record. Nothing here reads a process.
+//! The offsets are those of `crypto/tls.Conn` in that version's sources: guesses. What lies there must have the shape of
+//! a secret, and its tag must open a record. Nothing here reads a process.
 
 use super::elf::Elf;
 
@@ -15,18 +14,16 @@ pub struct Go {
     pub traffic: [u32; 2],
 }
 
-/// How far above the stack pointer the `*tls.Conn` is at a socket call, in any version: at sends and at receives.
-pub const SLOTS: [u32; 6] = [696, 752, 648, 704, 824, 0];
-
 impl Go {
     /// Reads the version out of a file; none if it is not one of Go, or of a version that is not known.
     pub fn of(elf: &Elf) -> Option<Self> {
         let minor = version(&elf.section_bytes(".go.buildinfo", 4096)?)?;
         // `crypto/tls/conn.go`: `Conn.in`, `Conn.out` and `halfConn.trafficSecret` of each.
         let traffic = match minor {
+            26 => [368 + 128, 520 + 128],
             19 | 20 => [344 + 120, 488 + 120],
             21..=23 => [376 + 128, 528 + 128],
-            24..=26 => [384 + 128, 536 + 128],
+            24 | 25 => [384 + 128, 536 + 128],
             27..=29 => [392 + 128, 544 + 128],
             _ => return None,
         };

@@ -14,7 +14,7 @@ use aya::programs::uprobe::UProbeLink;
 use spandrel_proto::tls::{KIND_PLACES, KIND_SLICES, NOWHERE, Plan, SLOTS};
 
 use crate::discover::elf::Elf;
-use crate::discover::go_tls::{self, Go};
+use crate::discover::go_tls::Go;
 use crate::discover::maps::{self, FileKey, Maps};
 use crate::discover::openssl::Library;
 use crate::intake::Kernel;
@@ -217,7 +217,8 @@ fn plan(maker: &Maker, code: std::ops::Range<u64>) -> Plan {
             traffic: go.traffic,
             master_base: NOWHERE,
             master: NOWHERE,
-            slots: go_tls::SLOTS,
+            // The kernel side looks for them, once a program.
+            slots: [0; SLOTS],
             kind: KIND_SLICES,
         },
     }

@@ -193,22 +193,20 @@ fn what_was_agreed_on_is_told() {
 
 #[test]
 fn a_session_that_is_older_than_we_are_is_read_from_where_we_met_it() {
-    for suite in suites() {
-        let mut wire = Wire::new(suite);
-        for number in 0..20 {
-            wire.client(format!("GET /{number} ").as_bytes());
-            wire.server(format!("200 {number} ").as_bytes());
-        }
-        wire.seen_from = wire.handshake + 2 * 15;
-        let (out, ledger) = wire.run(Cut::Nowhere);
-        if format!("{:?}", suite.suite()).starts_with("TLS13") {
-            assert_eq!(out.from_client, b"GET /15 GET /16 GET /17 GET /18 GET /19 ", "{suite:?} {ledger:?}");
-            assert_eq!(out.from_server, b"200 15 200 16 200 17 200 18 200 19 ", "{suite:?}");
-        } else {
-            assert_eq!(out, Default::default(), "{suite:?}: TLS 1.2 needs the handshake");
-        }
-        wire.secrets = Wire::new(suite).secrets;
-        let (out, ledger) = wire.run(Cut::Nowhere);
-        assert_eq!((out, ledger.plaintext), Default::default(), "{suite:?}: another session's");
+    // The first that is tried: trying costs, above all in a build that is not optimised.
+    let named = |suite: &rustls::SupportedCipherSuite| format!("{:?}", suite.suite()).contains("13_AES_128");
+    let suite = suites().into_iter().find(named).unwrap();
+    let mut wire = Wire::new(suite);
+    for number in 0..20 {
+        wire.client(format!("GET /{number} ").as_bytes());
+        wire.server(format!("200 {number} ").as_bytes());
     }
+    wire.seen_from = wire.handshake + 2 * 15;
+    let (out, ledger) = wire.run(Cut::Nowhere);
+    assert_eq!(out.from_client, b"GET /15 GET /16 GET /17 GET /18 GET /19 ", "{ledger:?}");
+    assert_eq!(out.from_server, b"200 15 200 16 200 17 200 18 200 19 ");
+    wire.pieces.truncate(wire.seen_from + 1);
+    wire.secrets = Wire::new(suite).secrets;
+    let (out, ledger) = wire.run(Cut::Nowhere);
+    assert_eq!((out, ledger.plaintext), Default::default(), "another session's");
 }
