@@ -200,7 +200,7 @@ const KERNEL: &str = "The kernel side";
 const AGENT: &str = "The agent itself";
 
 /// Every setting, in the order in which the help shows them.
-pub const SETTINGS: [Setting; 21] = [
+pub const SETTINGS: [Setting; 22] = [
     Setting {
         key: "pid",
         value: "N",
