@@ -32,6 +32,8 @@ pub(super) const ROWS: &[Row] = &[
     tokio("tokio-direct", &[stripped("direct"), Threaded]),
     Row { gives_up: true, ..tokio("tokio-cancel", &[stripped("cancel"), Threaded]) },
     tokio("tokio-current", &[ONE_THREAD, Threaded]),
+    // A task that the first request starts, and that calls for all later ones too.
+    long(spawned(tokio("tokio-lazy", &[stripped("lazy"), Threaded]))),
     // Other builds take minutes to make, and differ in where things are only.
     long(tokio("tokio-symbols", &[with_symbols("inline"), Threaded])),
     long(spawned(tokio("tokio-symbols-spawn", &[with_symbols("spawn"), Threaded]))),

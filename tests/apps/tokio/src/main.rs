@@ -5,11 +5,12 @@
 //! ```
 //! `style` says how a handler makes its calls: `inline` one after the other, `join` at once in one task, `spawn` in tasks
 //! that it awaits, `detached` in a task that nobody awaits, `unordered`, `joinset`, `cancel` with the first call given up
-//! after a moment, `select` against a timer, `direct` over sockets that the handler's own task reads and writes.
+//! after a moment, `select` against a timer, `direct` over sockets that the handler's own task reads and writes, `lazy`
+//! through a task that the first request starts and that calls for all of them.
 //! It must never know that it is traced.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 #[derive(Clone, Default)]
@@ -36,7 +37,11 @@ struct Service {
     client: reqwest::Client,
     idle: Mutex<Vec<TcpStream>>,
     served: AtomicU64,
+    worker: OnceLock<mpsc::UnboundedSender<Job>>,
 }
+
+/// A path to call, and whom to tell.
+type Job = (String, oneshot::Sender<()>);
 
 fn main() {
     let settings: HashMap<String, String> = std::env::args()
@@ -66,6 +71,7 @@ async fn run(settings: HashMap<String, String>) {
         client: reqwest::Client::builder().no_proxy().build().expect("a client"),
         idle: Mutex::default(),
         served: AtomicU64::new(0),
+        worker: OnceLock::new(),
     });
     let timer = Arc::clone(&service);
     tokio::spawn(async move {
@@ -144,6 +150,13 @@ impl Service {
                     self.direct(path).await;
                 }
             }
+            ("lazy", _) => {
+                for path in paths {
+                    let (done, finished) = oneshot::channel();
+                    self.worker().send((path, done)).expect("a worker that never ends");
+                    finished.await.expect("a worker that answers");
+                }
+            }
             _ => {
                 for path in &paths {
                     self.call(path).await;
@@ -155,6 +168,21 @@ impl Service {
     fn spawned(self: &Arc<Self>, path: String) -> tokio::task::JoinHandle<()> {
         let service = Arc::clone(self);
         tokio::spawn(async move { service.call(&path).await })
+    }
+
+    /// The task that calls for all requests; the first one starts it.
+    fn worker(self: &Arc<Self>) -> &mpsc::UnboundedSender<Job> {
+        self.worker.get_or_init(|| {
+            let (send, mut jobs) = mpsc::unbounded_channel::<Job>();
+            let service = Arc::clone(self);
+            tokio::spawn(async move {
+                while let Some((path, done)) = jobs.recv().await {
+                    service.call(&path).await;
+                    let _ = done.send(());
+                }
+            });
+            send
+        })
     }
 
     fn next(&self) -> &str {
