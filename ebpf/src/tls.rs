@@ -84,10 +84,11 @@ pub extern "C" fn tls_seek(index: u32, pid: u32, stack: u64, connection: u64) ->
                 continue;
             }
             let Some(word) = user::<u64>(session + (*plan).guard as u64) else { continue };
-            if word >= (*plan).guarded[0] && word < (*plan).guarded[1] {
-                if tls_take(index, pid, session, connection) == ALL {
-                    return FOUND;
-                }
+            if word >= (*plan).guarded[0]
+                && word < (*plan).guarded[1]
+                && tls_take(index, pid, session, connection) == ALL
+            {
+                return FOUND;
             }
         }
         if (*plan).kind == KIND_SLICES {

@@ -173,10 +173,13 @@ pub unsafe fn transferred<M: Memory>(transfer: &Transfer) {
             return;
         }
         (*state).lost = record(index);
-        if addr_of!((*progress).how).read_volatile() == frames::TRACKED {
-            frames::frames_track(index);
-        } else if (*state).born != 0 && (*state).follows == 0 && moved == total as u64 && word == 0 {
+        let mut tracked = addr_of!((*progress).how).read_volatile() == frames::TRACKED;
+        if !tracked && (*state).born != 0 && (*state).follows == 0 && moved == total as u64 && word == 0 {
             (*state).follows = frames::frames_meet(index, total, marks);
+            tracked = (*state).follows != 0;
+        }
+        if tracked {
+            frames::frames_track(index);
         }
     }
 }

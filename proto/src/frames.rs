@@ -121,7 +121,7 @@ pub const fn step(follower: &mut Follower, at: u32, end: u32, word: u32, long: b
             take = here;
         }
         follower.left = follower.left.wrapping_sub(take);
-        follower.due = if follower.due > take { follower.due - take } else { 0 };
+        follower.due = follower.due.saturating_sub(take);
         return (at.wrapping_add(take), Found::More);
     }
     if follower.have == 0 && here >= HEADER {

@@ -143,6 +143,11 @@ const fn row(name: &'static str, programs: &'static [Program], claim: Claim) -> 
     }
 }
 
+/// A row that `cargo xtask test` leaves out.
+const fn long(row: Row) -> Row {
+    Row { long: true, ..row }
+}
+
 use Claim::{Complete, CompleteBelow, NoSpans, OrphansNeverWrong, Timed};
 use Program::{
     ApachePrefork, ApacheWorker, Asyncio, Clock, Go, GoStyle, Gunicorn, GunicornOf, GunicornOverUnix, Jvm,
@@ -190,21 +195,22 @@ const ROWS: &[Row] = &[
     Row { warm_up: 200, ..row("nginx", &[Nginx, Threaded], Complete(95.0)) },
     row("clock", &[Clock, Clock], Timed),
     node("node-callback", &[NodeStyle("callback"), Threaded], NODE_TURNS),
-    node("node-fresh", &[NodeStyle("fresh"), Threaded], NODE_TURNS),
-    node("node-phases", &[NodeStyle("phases"), Threaded], NODE_TURNS),
-    node("node-files", &[NodeStyle("files"), Threaded], NODE_TURNS),
-    node("node-fetch", &[NodeStyle("fetch"), Threaded], NODE_TURNS),
-    node("node-all", &[NodeStyle("all"), Threaded], NODE_TURNS),
-    node("node-then", &[NodeStyle("then"), Threaded], NODE_TURNS),
-    node("node-limited", &[NodeStyle("limited"), Threaded], NODE_TURNS),
+    long(node("node-fresh", &[NodeStyle("fresh"), Threaded], NODE_TURNS)),
+    long(node("node-phases", &[NodeStyle("phases"), Threaded], NODE_TURNS)),
+    long(node("node-files", &[NodeStyle("files"), Threaded], NODE_TURNS)),
+    long(node("node-fetch", &[NodeStyle("fetch"), Threaded], NODE_TURNS)),
+    long(node("node-all", &[NodeStyle("all"), Threaded], NODE_TURNS)),
+    long(node("node-then", &[NodeStyle("then"), Threaded], NODE_TURNS)),
+    long(node("node-limited", &[NodeStyle("limited"), Threaded], NODE_TURNS)),
     row("jvm-thread", &[Jvm("thread"), Threaded], JVM),
-    Row { warm_up: 100, ..row("jvm-virtual", &[Jvm("virtual"), Threaded], JVM) },
-    jvm_pool("jvm-submit", &[Jvm("submit"), Threaded]),
-    jvm_pool("jvm-get", &[Jvm("get"), Threaded]),
-    jvm_pool("jvm-stages", &[Jvm("stages"), Threaded]),
-    jvm_pool("jvm-scheduled", &[Jvm("scheduled"), Threaded]),
-    jvm_pool("jvm-forkjoin", &[Jvm("forkjoin"), Threaded]),
-    jvm_pool("jvm-client", &[Jvm("client"), Threaded]),
+    // Needs a JDK of 21 or later.
+    Row { warm_up: 100, long: true, ..row("jvm-virtual", &[Jvm("virtual"), Threaded], JVM) },
+    long(jvm_pool("jvm-submit", &[Jvm("submit"), Threaded])),
+    long(jvm_pool("jvm-get", &[Jvm("get"), Threaded])),
+    long(jvm_pool("jvm-stages", &[Jvm("stages"), Threaded])),
+    long(jvm_pool("jvm-scheduled", &[Jvm("scheduled"), Threaded])),
+    long(jvm_pool("jvm-forkjoin", &[Jvm("forkjoin"), Threaded])),
+    long(jvm_pool("jvm-client", &[Jvm("client"), Threaded])),
 ];
 
 /// What is proved of Node and the JVM so far.

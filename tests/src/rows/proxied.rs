@@ -2,7 +2,7 @@
 //! one runtime after the other.
 
 use super::Program::{Clock, Go, Nginx, NginxAs, Python, Threaded, Tokio};
-use super::{Claim, Program, Row, row};
+use super::{Claim, Program, Row, long, row};
 use crate::apps::tokio::{Build, Service};
 
 /// The request that an upstream connection works for, or the task that waits for the reply, is the parent. A process
@@ -62,10 +62,6 @@ const fn spawned(row: Row) -> Row {
 
 const fn chain(name: &'static str, programs: &'static [Program]) -> Row {
     Row { warm_up: 200, long: true, ..row(name, programs, Claim::NeverWrong) }
-}
-
-const fn long(row: Row) -> Row {
-    Row { long: true, ..row }
 }
 
 const ONE_THREAD: Program = Tokio(Service { style: "inline", build: Build::Stripped, one_thread: true });

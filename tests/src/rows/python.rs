@@ -5,7 +5,7 @@
 
 use super::Claim::OrphansNeverWrong;
 use super::Program::{GunicornOf, Python, Threaded};
-use super::{Program, Row, row};
+use super::{Program, Row, long, row};
 
 const fn asyncio(arguments: &'static [&'static str]) -> Program {
     Python { script: "async_service.py", arguments }
@@ -26,10 +26,6 @@ const fn below(name: &'static str, programs: &'static [Program]) -> Row {
 /// The call is made by somebody who was handed a job and nothing else.
 const fn handed(name: &'static str, programs: &'static [Program]) -> Row {
     row(name, programs, ORPHANS)
-}
-
-const fn long(row: Row) -> Row {
-    Row { long: true, ..row }
 }
 
 const fn timed(row: Row) -> Row {
