@@ -2,7 +2,7 @@
 //!
 //! A virtual thread that reads a request is that request's. For the threads of pools: the task is looked for on the
 //! stack, from its base inwards, by class, in the process's memory; once, since the frames of a pool's loop never
-//! return, so the walk reads that word from then on (`tlab::Depths`). The word's class is checked at each call.
+//! return, so the walk reads that word from then on (see `tlab`). The word's class is checked at each call.
 
 use std::collections::HashMap;
 
