@@ -129,9 +129,8 @@ fn looks(words: &[u64; SHAPE / 8]) -> Option<Library> {
         return Some(Library::XNet);
     }
     // nghttp2_hd_context: ring {buffer, mask, first, len}, mem, hd_table_bufsize, hd_table_bufsize_max (lib/nghttp2_hd.h).
-    if second > 0
+    if (1..2 * MAX_ENTRIES).contains(&second)
         && (second + 1).is_power_of_two()
-        && second < 2 * MAX_ENTRIES
         && (1..=second + 1).contains(&fourth)
         && pointer(fifth)
         && fits(fourth, sixth, seventh)
