@@ -537,6 +537,7 @@ by_cause!(
     connections,
     contexts,
     owners,
+    lives,
     births
 );
 

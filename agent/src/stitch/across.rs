@@ -11,7 +11,7 @@
 use super::Output;
 use super::graph::{Choice, allowed};
 use super::ledger::Orphan;
-use super::node::{Connection, NodeId, Peer, Wait};
+use super::node::{Connection, Node, NodeId, Peer, Wait};
 use super::span::LinkMethod;
 use super::stitcher::Stitcher;
 use crate::exchange::ExchangeId;
@@ -147,6 +147,9 @@ impl Stitcher {
             let waiting: Vec<NodeId> = self.connection(end).waiting.values().copied().collect();
             for server in waiting {
                 self.wait(server, Wait::Client, self.after(pending_age));
+                if self.nodes.get(&server).is_some_and(|server| server.answered.is_some()) {
+                    self.hurry(server);
+                }
                 self.find_client(server, out);
             }
         }
@@ -184,15 +187,26 @@ impl Stitcher {
         self.tidy_connection(connection);
     }
 
-    /// A server that answers on a connection whose other end is not known waits only for so long more.
+    /// A server that answers waits only for so long more, if the other end of its connection is not known, or has told
+    /// of no request since it was opened: then it is a program that is not traced.
     pub(super) fn hurry(&mut self, node: NodeId) {
         let Some(server) = self.nodes.get(&node) else { return };
         let (Some(Wait::Client), Some(deadline)) = (server.wait(), server.deadline) else { return };
-        let known = self.connections.get(&server.exchange.connection).map_or(Peer::Unknown, |c| c.peer);
-        if known == Peer::Unknown {
-            let soon = self.after(self.settings.limits.stream_grace);
-            self.wait(node, Wait::Client, deadline.min(soon));
-        }
+        let grace = match self.connections.get(&server.exchange.connection).map_or(Peer::Unknown, |c| c.peer)
+        {
+            Peer::Known { .. } if self.has_silent_client(server) => self.settings.limits.client_grace,
+            Peer::Known { .. } => return,
+            Peer::Unknown | Peer::Gone => self.settings.limits.stream_grace,
+        };
+        self.wait(node, Wait::Client, deadline.min(self.after(grace)));
+    }
+
+    /// Whether the other end of this server's connection, opened while we looked, has told of no request ever. An end that
+    /// was met late may only be understood later than this one.
+    pub(super) fn has_silent_client(&self, server: &Node) -> bool {
+        let peer = self.connections.get(&server.exchange.connection).map_or(Peer::Unknown, |c| c.peer);
+        let Peer::Known { id, .. } = peer else { return false };
+        server.ends.born_here && self.connections.get(&id).is_none_or(|end| end.last_client.is_none())
     }
 
     /// The node is not under way any more.

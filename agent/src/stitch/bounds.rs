@@ -107,7 +107,11 @@ impl Stitcher {
                 let known = self.connections.get(&waiting.exchange.connection);
                 let known = known.is_some_and(|c| c.peer != super::node::Peer::Unknown);
                 // Where nobody said that the other end is here, a server without context is a root.
-                let cause = (known || cause != Orphan::Expired).then_some(cause);
+                let cause = match cause {
+                    Orphan::Expired if !known => None,
+                    Orphan::Expired if self.has_silent_client(waiting) => Some(Orphan::ClientUnseen),
+                    cause => Some(cause),
+                };
                 self.without_client(node, cause, out);
             }
             Some(Wait::Rules | Wait::Answer(_) | Wait::Owner) | None => {

@@ -45,6 +45,7 @@ fn run(data: &[u8]) -> Ledger {
         pending_bytes: if kind & 2 == 0 { 6_000 } else { 12_000 * scale },
         pending_age: 1_000,
         stream_grace: 100,
+        client_grace: 400,
         remembered_clients: 2 * scale,
         remembered_owners: 1,
         connections: 6 * scale,
@@ -334,9 +335,10 @@ mod tests {
 
     /// What is 0 at the end, methods that do not exist yet, and what takes more luck than random bytes
     /// have: those have scenarios of their own.
-    const NEVER: [&str; 11] = [
+    const NEVER: [&str; 12] = [
         "clamps client_end",
         "forgotten births",
+        "forgotten lives",
         "forgotten values_cut",
         "held open",
         "held pending",

@@ -200,6 +200,8 @@ pub struct Forgotten {
     pub contexts: u64,
     /// Requests that are over, with what their tasks are: calls of such a task will be orphans.
     pub owners: u64,
+    /// Requests of a key that too many had, one after the other: claims as old as they find none.
+    pub lives: u64,
     /// Who made which task.
     pub births: u64,
 }

@@ -232,6 +232,11 @@ pub struct Limits {
     /// nanoseconds. Default 250 ms: only connections older than the agent need it, and two records
     /// tell; a tenth of a second may lie between a record and its reading.
     pub stream_grace: u64,
+    /// How long a server span waits, once it answers, for the first sign of a client at the other end of its
+    /// connection, if that end was opened here and has told of none; in nanoseconds. Default 1 s: the call that sent the
+    /// request ended before it was answered, or its thread was preempted within it; on this host but not traced is a client
+    /// that is not selected.
+    pub client_grace: u64,
     /// Client spans that went out and whose server may still be reported. Default 16,384: their servers
     /// come within milliseconds or never (when they are not traced).
     pub remembered_clients: usize,
@@ -255,6 +260,7 @@ impl Default for Limits {
             pending_bytes: 24 << 20,
             pending_age: 60_000_000_000,
             stream_grace: 250_000_000,
+            client_grace: 1_000_000_000,
             remembered_clients: 16_384,
             remembered_owners: 16_384,
             connections: 65_536,

@@ -12,8 +12,10 @@
 //!
 //! It must never choose among candidates, or compare keys of two processes.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+
+use foldhash::HashMap;
 
 use super::graph::{Choice, allowed};
 use super::ledger::Orphan;
@@ -26,14 +28,57 @@ use crate::identity::{Birth, Claim, EvidenceId, Facts, Gate, Key, Moment, Monoto
 /// What is known of the tasks of one process.
 #[derive(Debug, Default)]
 pub(super) struct Tasks {
-    /// Who owns or owned a key, in the order in which the requests were read.
-    owners: HashMap<Key, Vec<Owner>>,
+    /// Who owns or owned a key.
+    owners: HashMap<Key, Owners>,
     /// Requests under way that have not said what they own, by when they began.
     undetermined: BTreeSet<(Monotonic, NodeId)>,
     /// Who made a task, and when; the latest last.
     births: HashMap<Key, VecDeque<(Monotonic, Key)>>,
     /// Their keys in the order in which they came, to forget the oldest.
     births_by_age: VecDeque<Key>,
+}
+
+/// The requests that own or owned one key, in the order in which this became known.
+#[derive(Debug, Default)]
+struct Owners {
+    known: VecDeque<Owner>,
+    /// Until when there may have been others, which are no longer known: of these times nothing can be said.
+    unknown_until: Option<Monotonic>,
+}
+
+impl Owners {
+    /// Adds one; forgets the oldest if there are too many, and returns whether that was so.
+    fn add(&mut self, mut owner: Owner) -> bool {
+        for other in &mut self.known {
+            if other.until.is_none_or(|until| until > owner.from) {
+                (owner.shared, other.shared) = (true, true);
+            }
+        }
+        self.known.push_back(owner);
+        if self.known.len() <= MAX_OWNERS {
+            return false;
+        }
+        if let Some(oldest) = self.known.pop_front() {
+            // One that is not over makes the key useless from now on.
+            self.unknown_until = self.unknown_until.max(Some(oldest.until.unwrap_or(Monotonic(u64::MAX))));
+        }
+        true
+    }
+
+    /// It is over; most often the one that came last.
+    fn end(&mut self, node: NodeId, ended: Monotonic) {
+        for owner in self.known.iter_mut().rev().filter(|owner| owner.node == node).take(1) {
+            owner.until = Some(ended);
+        }
+    }
+
+    /// Forgets one, most often the one that came first; returns whether none is left.
+    fn forget(&mut self, node: NodeId) -> bool {
+        if let Some(at) = self.known.iter().position(|owner| owner.node == node) {
+            self.known.remove(at);
+        }
+        self.known.is_empty()
+    }
 }
 
 /// A request that owns a key.
@@ -156,20 +201,11 @@ impl Stitcher {
                 continue;
             }
             server.told.keys.push(key);
-            let owners = tasks.owners.entry(key).or_default();
-            let mut owner = Owner {
-                node,
-                from,
-                until: None,
-                gate: facts.gate.is_some().then(|| Arc::clone(facts)),
-                shared: false,
-            };
-            for other in owners.iter_mut() {
-                if other.until.is_none_or(|until| until > from) {
-                    (owner.shared, other.shared) = (true, true);
-                }
+            let gate = facts.gate.is_some().then(|| Arc::clone(facts));
+            let owner = Owner { node, from, until: None, gate, shared: false };
+            if tasks.owners.entry(key).or_default().add(owner) {
+                self.ledger.forgotten.lives += 1;
             }
-            owners.push(owner);
         }
     }
 
@@ -198,10 +234,8 @@ impl Stitcher {
         let (process, began) = (server.process, server.began);
         if let Some(tasks) = self.owned.tasks.get_mut(&process) {
             for key in &server.told.keys {
-                for owner in tasks.owners.get_mut(key).into_iter().flatten() {
-                    if owner.node == node {
-                        owner.until = Some(ended);
-                    }
+                if let Some(owners) = tasks.owners.get_mut(key) {
+                    owners.end(node, ended);
                 }
             }
         }
@@ -238,11 +272,8 @@ impl Stitcher {
     fn forget_keys(&mut self, process: ProcessKey, node: NodeId, keys: &[Key]) {
         if let Some(tasks) = self.owned.tasks.get_mut(&process) {
             for key in keys {
-                if let Some(owners) = tasks.owners.get_mut(key) {
-                    owners.retain(|owner| owner.node != node);
-                    if owners.is_empty() {
-                        tasks.owners.remove(key);
-                    }
+                if tasks.owners.get_mut(key).is_some_and(|owners| owners.forget(node)) {
+                    tasks.owners.remove(key);
                 }
             }
         }
@@ -398,8 +429,12 @@ impl Stitcher {
     /// The one request that owned a key at a time.
     fn find(&self, tasks: &Tasks, node: NodeId, called: Monotonic, at: Monotonic, claim: &Claim) -> Found {
         let Some(owners) = tasks.owners.get(&claim.key) else { return Found::None };
+        // A request that is no longer known may have owned it as well.
+        if owners.unknown_until.is_some_and(|until| at <= until) {
+            return Found::None;
+        }
         let own = self.own_server(node);
-        let owners = owners.iter().filter(|owner| Some(owner.node) != own);
+        let owners = owners.known.iter().filter(|owner| Some(owner.node) != own);
         if let Some(task) = claim.born {
             let made = |owner: &&Owner| {
                 let gate = owner.gate.as_ref().and_then(|facts| facts.gate.as_ref());
@@ -448,6 +483,9 @@ impl Stitcher {
 const MAX_KEYS: usize = 8;
 /// Claims of one call, and as many again by lineage.
 const MAX_CLAIMS: usize = 24;
+/// Requests remembered of one key. A key is used again as soon as its request is over, thousands of times a second
+/// for an object of a pool, and all that is done with one looks at each of them.
+const MAX_OWNERS: usize = 64;
 /// How far a lineage is followed: tasks nest a few deep.
 const MAX_LINEAGE: usize = 12;
 /// Lives of one key that are remembered: an address is used again, and a call may be told late.

@@ -2,7 +2,7 @@
 
 use super::super::span::LinkMethod;
 use super::super::{Limits, Settings};
-use super::{check, check_with};
+use super::{check, check_with, parse, run};
 
 #[test]
 fn a_call_belongs_to_the_one_request_that_owns_what_it_claims() {
@@ -223,6 +223,25 @@ fn requests_that_are_over_are_forgotten_at_the_bound_and_counted() {
          client web /x",
     );
     assert_eq!((ledger.forgotten.owners, ledger.orphans.no_owner), (1, 1));
+}
+
+#[test]
+fn of_a_key_that_many_had_the_oldest_owners_are_forgotten_and_counted() {
+    // Each request takes two lines, so two milliseconds.
+    let requests = |from: usize, to: usize| -> String {
+        (from..to).map(|n| format!("web.1 reads s{n} /r born many owns=1\nweb.1 answers s{n}\n")).collect()
+    };
+    let call = |claim: &str| format!("web.9 calls c1 /x born many claims={claim}\nweb.9 gets c1\nwait 400");
+    let claimed = |requests: String, claim: &str| {
+        let told = run(Settings::default(), &parse(&(requests + &call(claim))));
+        (told.ledger.links.task + told.ledger.links.waiter, told.ledger.forgotten.lives)
+    };
+    assert_eq!(claimed(requests(0, 64), "1@-128"), (1, 0));
+    assert_eq!(claimed(requests(0, 70), "1@-140"), (0, 6));
+    assert_eq!(claimed(requests(0, 70), "1@-2"), (1, 6));
+    // One that is still under way when it is forgotten may be the owner at any time.
+    let open = "web.1 reads s99 /r born many owns=1\n".to_owned();
+    assert_eq!(claimed(open + &requests(0, 70), "1@-2"), (0, 7));
 }
 
 #[test]

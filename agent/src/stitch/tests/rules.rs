@@ -146,6 +146,32 @@ fn a_server_on_a_joined_connection_waits_until_it_is_too_old() {
 }
 
 #[test]
+fn a_server_does_not_wait_for_a_client_on_this_host_that_is_not_traced() {
+    let script = "join c1 s1
+         web.1 reads s1 /a born
+         wait 2000
+         web.1 answers s1
+         wait 300";
+    let waiting = run(Settings::default(), &parse(script));
+    assert_eq!((waiting.ledger.orphans.client_unseen, waiting.ledger.orphans.shutdown), (0, 1));
+    let over = run(Settings::default(), &parse(&format!("{script}\nwait 1000")));
+    assert_eq!((over.ledger.orphans.client_unseen, over.ledger.orphans.total()), (1, 1));
+    // One that spoke is only late.
+    let spoke = "join c1 s1
+         curl.1 calls c1 /a
+         web.1 reads s1 /a born
+         web.1 answers s1
+         curl.1 gets c1
+         web.1 reads s1 /b born
+         web.1 answers s1
+         wait 5000
+         curl.1 calls c1 /b at=-5005
+         curl.1 gets c1";
+    let late = run(Settings::default(), &parse(spoke));
+    assert_eq!(late.ledger.orphans.total(), 0, "{}", late.tree);
+}
+
+#[test]
 fn a_server_on_a_connection_seen_from_its_start_does_not_wait() {
     let told = run(Settings::default(), &parse("web.1 reads s1 /a born"));
     assert!(
