@@ -133,7 +133,8 @@ pub fn go(at: &Endpoint, wiring: &Wiring, scratch: &Scratch) -> Result<Service> 
     Service::listening("go-service", &mut command, scratch, at)
 }
 
-/// The Go service in one of its styles; `build` is `plain`, `stripped` or `pie`.
+/// The Go service in one of its styles, with `+context` at the end if the request's context is passed; `build` is
+/// `plain`, `stripped` or `pie`.
 pub fn go_style(
     style: &str,
     build: &str,
@@ -147,7 +148,11 @@ pub fn go_style(
         _ => &[],
     };
     let mut command = Command::new(go_built(&format!("go-service-{build}"), flags)?);
-    command.arg(listen(at)).args(wiring.arguments()).arg(format!("style={style}"));
+    command.arg(listen(at)).args(wiring.arguments());
+    match style.split_once('+') {
+        Some((style, _)) => command.args([format!("style={style}"), "context=1".to_owned()]),
+        None => command.arg(format!("style={style}")),
+    };
     Service::listening("go-service", &mut command, scratch, at)
 }
 

@@ -68,12 +68,14 @@ pub struct Facts {
     pub gate: Option<Gate>,
     /// Nothing could be claimed now; the call that reads the answer may know.
     pub later: bool,
+    /// If it reads a request: the call that writes the answer tells more keys.
+    pub more: bool,
 }
 
 impl Facts {
     /// Whether they say nothing at all.
     pub fn is_empty(&self) -> bool {
-        self.owns.is_empty() && self.claims.is_empty() && self.gate.is_none() && !self.later
+        self.owns.is_empty() && self.claims.is_empty() && self.gate.is_none() && !self.later && !self.more
     }
 }
 

@@ -199,7 +199,7 @@ impl Made<'_> {
 
     fn facts(&mut self) -> Option<EvidenceId> {
         let kind = self.byte();
-        let mut facts = Facts { later: kind & 1 != 0, ..Facts::default() };
+        let mut facts = Facts { later: kind & 1 != 0, more: kind & 2 != 0, ..Facts::default() };
         for _ in 0..kind >> 1 & 3 {
             facts.owns.push(self.key());
         }

@@ -32,6 +32,8 @@ pub(super) struct Tasks {
     owners: HashMap<Key, Owners>,
     /// Requests under way that have not said what they own, by when they began.
     undetermined: BTreeSet<(Monotonic, NodeId)>,
+    /// Requests under way that have said what they own and will say more.
+    unfinished: BTreeSet<(Monotonic, NodeId)>,
     /// Who made a task, and when; the latest last.
     births: HashMap<Key, VecDeque<(Monotonic, Key)>>,
     /// Their keys in the order in which they came, to forget the oldest.
@@ -78,6 +80,21 @@ impl Owners {
             self.known.remove(at);
         }
         self.known.is_empty()
+    }
+}
+
+impl Tasks {
+    fn is_empty(&self) -> bool {
+        self.owners.is_empty()
+            && self.undetermined.is_empty()
+            && self.unfinished.is_empty()
+            && self.births.is_empty()
+    }
+
+    /// A request has said all that it owns.
+    fn said_all(&mut self, began: Monotonic, node: NodeId) {
+        self.undetermined.remove(&(began, node));
+        self.unfinished.remove(&(began, node));
     }
 }
 
@@ -186,7 +203,13 @@ impl Stitcher {
         let Some(server) = self.nodes.get(&node) else { return };
         let process = server.process;
         match facts.filter(|facts| !facts.owns.is_empty()) {
-            Some(facts) => self.add_keys(node, began.time, &facts),
+            Some(facts) => {
+                if facts.more {
+                    let tasks = self.owned.tasks.entry(process).or_default();
+                    tasks.unfinished.insert((began.time, node));
+                }
+                self.add_keys(node, began.time, &facts);
+            }
             None => {
                 self.owned.tasks.entry(process).or_default().undetermined.insert((began.time, node));
             }
@@ -213,17 +236,18 @@ impl Stitcher {
     pub(super) fn own_by_answer(&mut self, node: NodeId, at: &Moment) {
         let facts = self.facts(at);
         let Some(server) = self.nodes.get(&node) else { return };
-        let (process, began) = (server.process, server.began);
+        let (process, began, read) = (server.process, server.began, server.at);
         // A process that passes the socket on answers in another's name: its keys mean nothing here.
         if let Some(facts) = facts.filter(|_| at.process == process) {
-            self.add_keys(node, began, &facts);
+            // What serves it was made, or given to it, once its head was there.
+            self.add_keys(node, read, &facts);
         }
         self.determined(node, process, began);
     }
 
     fn determined(&mut self, node: NodeId, process: ProcessKey, began: Monotonic) {
         if let Some(tasks) = self.owned.tasks.get_mut(&process) {
-            tasks.undetermined.remove(&(began, node));
+            tasks.said_all(began, node);
         }
         self.tidy_tasks(process);
     }
@@ -249,7 +273,7 @@ impl Stitcher {
             return;
         }
         if let Some(tasks) = self.owned.tasks.get_mut(&node.process) {
-            tasks.undetermined.remove(&(node.began, id));
+            tasks.said_all(node.began, id);
         }
         if node.told.keys.is_empty() {
             return self.tidy_tasks(node.process);
@@ -281,9 +305,7 @@ impl Stitcher {
     }
 
     fn tidy_tasks(&mut self, process: ProcessKey) {
-        if self.owned.tasks.get(&process).is_some_and(|tasks| {
-            tasks.owners.is_empty() && tasks.undetermined.is_empty() && tasks.births.is_empty()
-        }) {
+        if self.owned.tasks.get(&process).is_some_and(Tasks::is_empty) {
             self.owned.tasks.remove(&process);
         }
     }
@@ -296,9 +318,7 @@ impl Stitcher {
                 tasks.births_by_age.clear();
             }
         }
-        self.owned.tasks.retain(|_, tasks| {
-            !(tasks.owners.is_empty() && tasks.undetermined.is_empty() && tasks.births.is_empty())
-        });
+        self.owned.tasks.retain(|_, tasks| !tasks.is_empty());
     }
 
     pub(super) fn forget_tasks(&mut self, process: ProcessKey) {
@@ -411,6 +431,10 @@ impl Stitcher {
         }
         let open = matches!(client.phase, Phase::Open);
         if (client.told.later && open) || !self.patience_is_over(node) {
+            return None;
+        }
+        let unfinished = tasks.and_then(|tasks| tasks.unfinished.first());
+        if client.told.claims.iter().any(|(at, _)| unfinished.is_some_and(|(from, _)| from <= at)) {
             return None;
         }
         let serves = tasks.is_some_and(|tasks| !tasks.owners.is_empty());

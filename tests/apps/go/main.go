@@ -1,14 +1,17 @@
 // A Go service: net/http in and out, the default transport and its pool.
 //
-//	service port=N routes=FILE [next=HOST:PORT] [copy=1] [background=FILE every=MS] [style=STYLE]
+//	service port=N routes=FILE [next=HOST:PORT] [copy=1] [background=FILE every=MS] [style=STYLE] [context=1]
 //
 // Styles: inline (the handler calls), fan (a goroutine for each call, waited for), nested (a goroutine of a goroutine),
-// late (the handler answers, a goroutine of its calls afterwards), pool (eight workers and a queue with a backlog, no
-// context passed; the handler waits for the answer).
+// late (the handler answers, a goroutine of its calls afterwards), pool (eight workers and a queue with a backlog; the
+// handler waits for the answer), lazy (as pool, but the first request starts the workers), drain (a goroutine that a
+// request starts if none is there, and that works until the queue is empty, for whomever that was). With context=1 the
+// request's context is passed with each call, without it none is.
 package main
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"log"
 	"net/http"
@@ -42,8 +45,8 @@ func lines(path string) []string {
 	return strings.Fields(strings.ReplaceAll(string(text), "\t", ";"))
 }
 
-func call(path string, from http.Header) {
-	request, err := http.NewRequest("GET", "http://"+settings["next"]+path, nil)
+func call(ctx context.Context, path string, from http.Header) {
+	request, err := http.NewRequestWithContext(ctx, "GET", "http://"+settings["next"]+path, nil)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -64,6 +67,7 @@ func call(path string, from http.Header) {
 }
 
 type job struct {
+	ctx  context.Context
 	path string
 	from http.Header
 	done chan struct{}
@@ -73,14 +77,61 @@ var jobs = make(chan job, 1024)
 
 func work() {
 	for job := range jobs {
-		call(job.path, job.from)
+		call(job.ctx, job.path, job.from)
 		job.done <- struct{}{}
+	}
+}
+
+var workers sync.Once
+
+func startWorkers() {
+	for worker := 0; worker < 8; worker++ {
+		go work()
+	}
+}
+
+var mailbox struct {
+	sync.Mutex
+	waiting []job
+	drains  int
+}
+
+// At most four goroutines drain the mailbox, each until it is empty.
+func post(one job) {
+	mailbox.Lock()
+	defer mailbox.Unlock()
+	mailbox.waiting = append(mailbox.waiting, one)
+	if mailbox.drains < 4 {
+		mailbox.drains++
+		go drain()
+	}
+}
+
+func drain() {
+	for {
+		mailbox.Lock()
+		if len(mailbox.waiting) == 0 {
+			mailbox.drains--
+			mailbox.Unlock()
+			return
+		}
+		one := mailbox.waiting[0]
+		mailbox.waiting = mailbox.waiting[1:]
+		mailbox.Unlock()
+		call(one.ctx, one.path, one.from)
+		close(one.done)
 	}
 }
 
 func serve(w http.ResponseWriter, r *http.Request) {
 	todo := table[r.URL.Path]
 	time.Sleep(todo.delay)
+	ctx := context.Background()
+	if settings["context"] != "" {
+		// As programs do: with something of their own between the request's and the call's.
+		type key struct{}
+		ctx = context.WithValue(r.Context(), key{}, r.URL.Path)
+	}
 	var all sync.WaitGroup
 	for _, path := range todo.calls {
 		path := path
@@ -89,28 +140,33 @@ func serve(w http.ResponseWriter, r *http.Request) {
 			all.Add(1)
 			go func() {
 				defer all.Done()
-				call(path, r.Header)
+				call(ctx, path, r.Header)
 			}()
 		case "nested":
 			all.Add(1)
 			go func() {
 				go func() {
 					defer all.Done()
-					call(path, r.Header)
+					call(ctx, path, r.Header)
 				}()
 			}()
 		case "late":
 			from := r.Header.Clone()
 			go func() {
 				time.Sleep(3 * time.Millisecond)
-				call(path, from)
+				call(context.Background(), path, from)
 			}()
-		case "pool":
+		case "pool", "lazy":
+			workers.Do(startWorkers)
 			done := make(chan struct{})
-			jobs <- job{path, r.Header, done}
+			jobs <- job{ctx, path, r.Header, done}
+			<-done
+		case "drain":
+			done := make(chan struct{})
+			post(job{ctx, path, r.Header, done})
 			<-done
 		default:
-			call(path, r.Header)
+			call(ctx, path, r.Header)
 		}
 	}
 	all.Wait()
@@ -142,11 +198,11 @@ func main() {
 	go func() {
 		for _, path := range lines(settings["background"]) {
 			time.Sleep(time.Duration(every) * time.Millisecond)
-			call(path, http.Header{})
+			call(context.Background(), path, http.Header{})
 		}
 	}()
-	for worker := 0; worker < 8; worker++ {
-		go work()
+	if settings["style"] == "pool" {
+		workers.Do(startWorkers)
 	}
 	log.Fatal(http.ListenAndServe("127.0.0.1:"+settings["port"], http.HandlerFunc(serve)))
 }

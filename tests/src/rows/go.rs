@@ -21,6 +21,16 @@ pub(super) const ROWS: &[Row] = &[
     Row { timer: 1, ..read(row("go-fan", &[GoStyle("fan", "plain"), Threaded], ORPHANS)) },
     read(row("go-late", &[GoStyle("late", "plain"), Threaded], ORPHANS)),
     Row { long: true, ..read(row("go-nested", &[GoStyle("nested", "plain"), Threaded], ORPHANS)) },
+    // With the request's context, as programs pass it, whoever calls can be told whose the call is.
+    Row { timer: 1, ..read(row("go-context-fan", &[GoStyle("fan+context", "plain"), Threaded], PROVED)) },
+    Row { timer: 1, ..read(row("go-context-pool", &[GoStyle("pool+context", "plain"), Threaded], PROVED)) },
+    Row {
+        long: true,
+        ..read(row("go-context-nested", &[GoStyle("nested+context", "pie"), Threaded], PROVED))
+    },
+    // Workers that a request started and that work for all; goroutines that work until a queue is empty.
+    read(row("go-lazy", &[GoStyle("lazy", "plain"), Threaded], ORPHANS)),
+    read(row("go-drain", &[GoStyle("drain", "plain"), Threaded], ORPHANS)),
     Row { timer: 1, ..read(row("go-pool", &[GoStyle("pool", "plain"), Threaded], ORPHANS)) },
     Row { long: true, ..read(row("go-stripped", &[GoStyle("fan", "stripped"), Threaded], ORPHANS)) },
     Row { long: true, ..read(row("go-pie", &[GoStyle("fan", "pie"), Threaded], ORPHANS)) },

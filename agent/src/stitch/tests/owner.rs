@@ -41,6 +41,45 @@ fn a_request_may_say_only_with_its_answer_what_it_owns() {
 }
 
 #[test]
+fn a_key_that_is_said_at_the_read_is_not_waited_for_and_one_that_comes_with_the_answer_is() {
+    check(
+        "web.1 reads s1 /a born many owns=1 more
+         web.1 reads s2 /b born many owns=2 more
+         web.9 calls c1 /x born many claims=8 claims=7
+         web.9 calls c2 /y born many claims=2
+         web.9 gets c1
+         web.9 gets c2
+         wait 400
+         web.1 answers s1 owns=7
+         web.1 answers s2 owns=9",
+        "
+         server web /a
+           client web /x waiter
+         server web /b
+           client web /y waiter",
+    );
+}
+
+#[test]
+fn a_call_that_claims_what_nobody_owns_waits_for_all_that_may_say_so() {
+    let ledger = check(
+        "web.1 reads s1 /a born many owns=1 more
+         web.9 calls c1 /x born many claims=7
+         web.9 gets c1
+         wait 400
+         web.1 answers s1
+         web.1 reads s2 /b born many owns=1 more
+         wait 400
+         web.1 answers s2 owns=7",
+        "
+         server web /a
+         client web /x
+         server web /b",
+    );
+    assert_eq!(ledger.orphans.no_owner, 1);
+}
+
+#[test]
 fn a_call_is_not_linked_before_every_request_of_its_time_has_said_what_it_owns() {
     // Both answers are written by the task that made the call: a server that answers in batches.
     let ledger = check(

@@ -21,6 +21,10 @@ pub(super) struct Layout {
     pub goidcache: (u64, u64),
     /// How far below the base of its stack the writer of an HTTP/1 connection keeps the channel of the answer.
     pub reply_channel: u64,
+    /// The data word of `http.Request.ctx`.
+    pub context: u64,
+    /// `http.conn.curReq`: a pointer to the `response`.
+    pub current: u64,
     /// How the compiler calls the functions that goroutines start with.
     pub names: Names,
 }
@@ -47,6 +51,13 @@ pub(super) const DATAQSIZ: u64 = 8;
 /// See [`DATAQSIZ`].
 pub(super) const ELEMSIZE: u64 = 24;
 
+/// How far below the base of its stack the goroutine of a server's connection keeps the `http.conn`.
+pub(super) const SERVED: u64 = 72;
+/// `http.response.req`; the first member is the `conn`.
+pub(super) const REQUEST: u64 = 8;
+/// The data word of the first member of every context that is derived from another: its parent, an interface.
+pub(super) const DERIVED_FROM: u64 = 8;
+
 const OLD: Names = Names {
     writer: "net/http.(*Transport).dialConn.func6",
     reader: "net/http.(*Transport).dialConn.func5",
@@ -69,12 +80,21 @@ const V19: Layout = Layout {
     sudog_c: 80,
     goidcache: (384, 392),
     reply_channel: 128,
+    context: 240,
+    current: 120,
     names: OLD,
 };
-const V21: Layout = Layout { parent: Some(272), startpc: 296, ..V19 };
+const V21: Layout = Layout { parent: Some(272), startpc: 296, current: 112, ..V19 };
 const V22: Layout = Layout { reply_channel: 96, names: NEW, ..V21 };
-const V23: Layout =
-    Layout { goid: 160, parent: Some(280), startpc: 304, recvq: 64, goidcache: (376, 384), ..V22 };
+const V23: Layout = Layout {
+    goid: 160,
+    parent: Some(280),
+    startpc: 304,
+    recvq: 64,
+    goidcache: (376, 384),
+    context: 256,
+    ..V22
+};
 const V25: Layout = Layout { curg: 184, goid: 152, parent: Some(272), startpc: 296, ..V23 };
 const V26: Layout = Layout { parent: Some(280), startpc: 304, sudog_c: 88, goidcache: (384, 392), ..V25 };
 

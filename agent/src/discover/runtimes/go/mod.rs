@@ -3,7 +3,10 @@
 //! ```text
 //!   client   the connection's writer goroutine keeps the channel of the answer at a fixed distance from the base of
 //!            its stack; who waits on that channel made the call (`waiter`), or its maker did (`parentGoid`)
-//!   server   the goroutine of the connection is the owner, from the read of the request on
+//!   context  the request that it is given names a context, and that those that it was derived from; one of them is the
+//!            context of the request that is served, if the program passes that on (`task`)
+//!   server   the goroutine of the connection is the owner, from the read of the request on; when it writes the answer,
+//!            the connection names the request and so its context
 //!   birth    a goroutine's number says whether it was made after a request was read (`Gate`); not used yet (`LINEAGE`)
 //! ```
 //! No probe is needed for any of it. Facts: layouts by version (`layout`), functions by name from the table that every
@@ -26,7 +29,7 @@ use crate::discover::runtime::go_version;
 use crate::identity::{Claim, Direction, Facts, Gate, Key, LinkMethod};
 use layout::Layout;
 use table::Function;
-use walks::{KIND_CALLER, KIND_CLIENT, KIND_SERVER, KIND_UNANSWERED, Places};
+use walks::{KIND_ANSWER, KIND_CALLER, KIND_CLIENT, KIND_SERVER, KIND_UNANSWERED, Places};
 
 /// The runtime.
 pub struct Go;
@@ -292,9 +295,20 @@ struct GoReader {
 
 /// Goroutines, by number.
 const GOROUTINE: u8 = 0;
+/// Contexts (`context.Context`), by address.
+const CONTEXT: u8 = 1;
 
 fn goroutine(number: u64) -> Key {
     Key { space: GOROUTINE, value: number }
+}
+
+fn context(address: u64) -> Key {
+    Key { space: CONTEXT, value: address }
+}
+
+/// A call is that request's from whose context its own is derived.
+fn derived(contexts: &[u64]) -> impl Iterator<Item = Claim> + '_ {
+    contexts.iter().map(|&at| Claim { key: context(at), at: None, born: None, method: LinkMethod::Task })
 }
 
 /// Whose a call is that this goroutine waits for: its own, or that of the one that made it.
@@ -322,13 +336,29 @@ impl Reader for GoReader {
                     }),
                     _ => None,
                 },
+                // Its context is made after it was read.
+                more: true,
                 ..Facts::default()
             },
-            [KIND_CLIENT, number, parent] => {
-                Facts { claims: claims(number, parent, LinkMethod::Waiter), ..Facts::default() }
+            [KIND_CLIENT, number, parent, ref contexts @ ..] => {
+                let mut claims = claims(number, parent, LinkMethod::Waiter);
+                claims.extend(derived(contexts));
+                Facts { claims, ..Facts::default() }
             }
             // Nobody waits yet: the answer's read will tell.
-            [KIND_UNANSWERED] => Facts { later: seen.direction == Direction::Send, ..Facts::default() },
+            [KIND_UNANSWERED, ref contexts @ ..] => Facts {
+                claims: derived(contexts).collect(),
+                later: seen.direction == Direction::Send,
+                ..Facts::default()
+            },
+            // The goroutine of a server's connection, with the context of the request that it serves.
+            [KIND_ANSWER, number, parent, ref contexts @ ..] => Facts {
+                owns: std::iter::once(goroutine(number))
+                    .chain(contexts.iter().copied().map(context))
+                    .collect(),
+                claims: claims(number, parent, LinkMethod::Task),
+                ..Facts::default()
+            },
             // Whoever calls by himself.
             [KIND_CALLER, number, parent] => Facts {
                 owns: vec![goroutine(number)],

@@ -5,17 +5,21 @@
 
 use spandrel_proto::walk::{Step, saved};
 
-use super::layout::{DATAQSIZ, ELEMSIZE, Layout, M, STACK_HI};
+use super::layout::{DATAQSIZ, DERIVED_FROM, ELEMSIZE, Layout, M, REQUEST, SERVED, STACK_HI};
 use crate::discover::runtimes::{Walk, Walks};
 
 /// Words: the goroutine of a server's connection; then the gate, if there is one.
 pub(super) const KIND_SERVER: u64 = 1;
-/// Words: the goroutine that waits for the answer, its maker.
+/// Words: the goroutine that waits for the answer, its maker; then the contexts of the call, if it is sent.
 pub(super) const KIND_CLIENT: u64 = 2;
-/// A client's connection on which nobody waits.
+/// A client's connection on which nobody waits. Words: the contexts of the call.
 pub(super) const KIND_UNANSWERED: u64 = 3;
 /// Words: the calling goroutine, its maker.
 pub(super) const KIND_CALLER: u64 = 4;
+/// Words: the goroutine of a server's connection, its maker, the context of the request that it serves.
+pub(super) const KIND_ANSWER: u64 = 5;
+/// Contexts that are followed from a call to what they are derived from.
+const MAX_CONTEXTS: u64 = 12;
 
 /// Where things are in the process.
 #[derive(Clone, Debug, Default)]
@@ -57,7 +61,11 @@ pub(super) fn walks(layout: &Layout, places: &Places) -> Walks {
             Step::remember(A),
         ];
         branch.extend(waiter(layout));
+        branch.extend(contexts(layout));
         on(&mut send, writer, branch);
+    }
+    if let Some(server) = places.server {
+        on(&mut send, server, answering(layout));
     }
     send.extend(caller());
 
@@ -65,6 +73,7 @@ pub(super) fn walks(layout: &Layout, places: &Places) -> Walks {
     if let Some(reader) = places.reader {
         let mut branch = vec![Step::remembered(A)];
         branch.extend(waiter(layout));
+        branch.push(Step::end());
         on(&mut receive, reader, branch);
     }
     if let Some(background) = places.background
@@ -111,7 +120,7 @@ fn head(layout: &Layout) -> Vec<Step> {
     steps
 }
 
-/// From the channel of an answer in `A` to who waits on it.
+/// From the channel of an answer in `A` to who waits on it; what follows comes after either.
 fn waiter(layout: &Layout) -> Vec<Step> {
     let mut steps = vec![
         Step::block(A, 0, (layout.recvq + 8) as u32),
@@ -121,7 +130,7 @@ fn waiter(layout: &Layout) -> Vec<Step> {
         Step::field2(B, ELEMSIZE),
         Step::equal(B, 16),
         Step::field8(B, layout.recvq),
-        Step::not_zero(B).or(8 + u8::from(layout.parent.is_some())),
+        Step::not_zero(B).or(11 + u8::from(layout.parent.is_some())),
         Step::block(B, 0, (layout.sudog_c + 8) as u32),
         Step::field8(B, layout.sudog_c),
         Step::equal_register(B, A),
@@ -133,17 +142,64 @@ fn waiter(layout: &Layout) -> Vec<Step> {
     if let Some(parent) = layout.parent {
         steps.push(Step::field8(PARENT, parent));
     }
-    steps.push(Step::jump(2));
     steps.extend([
-        // Nobody waits.
-        Step::keep_value(KIND_UNANSWERED),
-        Step::end(),
         Step::keep_value(KIND_CLIENT),
         Step::keep(NUMBER),
         Step::keep(PARENT),
-        Step::end(),
+        Step::jump(1),
+        // Nobody waits.
+        Step::keep_value(KIND_UNANSWERED),
     ]);
     steps
+}
+
+/// The context of the call that a writer was given, and what it is derived from: beside the channel stands the
+/// `transportRequest`, which begins with the `http.Request`.
+fn contexts(layout: &Layout) -> Vec<Step> {
+    let mut steps = vec![
+        Step::read8(A, STACK, (layout.reply_channel + 8).wrapping_neg()),
+        Step::read8(A, A, 0),
+        Step::read8(A, A, layout.context),
+        Step::not_zero(A),
+        Step::keep(A),
+        Step::set(B, MAX_CONTEXTS - 1),
+        Step::read8(A, A, DERIVED_FROM),
+        Step::not_zero(A),
+        Step::keep(A),
+        Step::repeat(B, 3),
+    ];
+    end_at_failure(&mut steps);
+    steps
+}
+
+/// The goroutine of a server's connection writes: the context of the request that it serves, if it serves one.
+fn answering(layout: &Layout) -> Vec<Step> {
+    let mut steps = vec![
+        Step::keep_value(KIND_ANSWER),
+        Step::keep(NUMBER),
+        Step::keep(PARENT),
+        Step::read8(A, STACK, SERVED.wrapping_neg()),
+        Step::read8(B, A, layout.current),
+        Step::not_zero(B),
+        // A response points back to its connection.
+        Step::read8(START, B, 0),
+        Step::equal_register(START, A),
+        Step::read8(A, B, REQUEST),
+        Step::read8(A, A, layout.context),
+        Step::not_zero(A),
+        Step::keep(A),
+    ];
+    end_at_failure(&mut steps);
+    steps
+}
+
+/// Appends the end, and makes whatever fails before it go there: what was kept by then holds.
+fn end_at_failure(steps: &mut Vec<Step>) {
+    let all = steps.len();
+    for (index, step) in steps.iter_mut().enumerate() {
+        step.or = (all - index - 1) as u8;
+    }
+    steps.push(Step::end());
 }
 
 fn serving(layout: &Layout, gate: Option<&GatePlaces>) -> Vec<Step> {
@@ -322,6 +378,18 @@ mod tests {
             let parent = if program.layout.parent.is_some() { 39 } else { 0 };
             let want = [KIND_CLIENT, 40, parent];
             let remembered = program.check(&program.walks.send, G, 0, Some(&want));
+            // The context that the call was given, and what that was derived from.
+            let layout = program.layout;
+            let (call, request) = (G + 0x5000, G + 0x5100);
+            program.image.0.extend([
+                (G + 0x4000 - layout.reply_channel - 8, call),
+                (call, request),
+                (request + layout.context, 0x9000),
+                (0x9000 + DERIVED_FROM, 0x9100),
+                (0x9100 + DERIVED_FROM, 0x9200),
+            ]);
+            let all = [KIND_CLIENT, 40, parent, 0x9000, 0x9100, 0x9200];
+            program.check(&program.walks.send, G, 0, Some(&all));
             assert_eq!(remembered, CHANNEL);
             // The reader of the connection finds it by what was remembered.
             program.goroutine(G, 8, 1, READER);
@@ -375,6 +443,45 @@ mod tests {
     }
 
     #[test]
+    fn a_chain_of_contexts_that_does_not_end_is_cut() {
+        let mut program = Program::new(24);
+        program.goroutine(G, 7, 1, WRITER);
+        program.channel(CHANNEL, G, 0);
+        let (call, layout) = (G + 0x5000, program.layout);
+        program.image.0.extend([
+            (G + 0x4000 - layout.reply_channel - 8, call),
+            (call, call),
+            (call + layout.context, 0x9000),
+            (0x9000 + DERIVED_FROM, 0x9000),
+        ]);
+        let mut want = vec![KIND_UNANSWERED];
+        want.resize(1 + MAX_CONTEXTS as usize, 0x9000);
+        program.check(&program.walks.send, G, 0, Some(&want));
+    }
+
+    #[test]
+    fn whoever_answers_names_the_context_of_the_request_that_his_connection_serves() {
+        for minor in [19, 21, 24, 27] {
+            let mut program = Program::new(minor);
+            program.goroutine(G, 12, 1, SERVER);
+            let layout = program.layout;
+            let (served, response, request) = (G + 0x5000, G + 0x5200, G + 0x5400);
+            let parent = if layout.parent.is_some() { 1 } else { 0 };
+            program.check(&program.walks.send, G, 0, Some(&[KIND_ANSWER, 12, parent]));
+            program.image.0.extend([
+                (G + 0x4000 - SERVED, served),
+                (served + layout.current, response),
+                (response, served),
+                (response + REQUEST, request),
+                (request + layout.context, 0x9000),
+            ]);
+            program.check(&program.walks.send, G, 0, Some(&[KIND_ANSWER, 12, parent, 0x9000]));
+            program.image.0.insert(response, served + 8);
+            program.check(&program.walks.send, G, 0, Some(&[KIND_ANSWER, 12, parent]));
+        }
+    }
+
+    #[test]
     fn whoever_calls_by_himself_is_named() {
         let mut program = Program::new(27);
         program.goroutine(G, 12, 3, 0x40_9000);
@@ -394,6 +501,7 @@ mod tests {
             gate: Some(gate),
         };
         let walks = walks(&layout, &places);
+        assert!(walks.send.unwrap().steps.len() <= spandrel_proto::walk::MAX_STEPS);
         let longest = walks.receive.unwrap().steps.len();
         assert!(longest <= spandrel_proto::walk::MAX_STEPS, "{longest}");
     }

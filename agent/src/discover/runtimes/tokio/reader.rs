@@ -206,6 +206,7 @@ fn facts(found: &Found, direction: Direction) -> Facts {
         claims,
         gate: None,
         later: found.waiter.is_none() && direction == Direction::Send,
+        more: false,
     }
 }
 
