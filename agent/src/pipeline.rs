@@ -822,6 +822,7 @@ impl Behind {
                     let serving = match self.table.serving(process) {
                         discover::Serving::Unknown => Serving::Unknown,
                         discover::Serving::OneRequestPerThread => Serving::OneRequestPerThread,
+                        discover::Serving::OneIfBlocking => Serving::OneIfBlocking,
                         discover::Serving::ManyPerThread => Serving::ManyPerThread,
                     };
                     let resource = self.table.resource(process);

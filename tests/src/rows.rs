@@ -202,7 +202,7 @@ const ROWS: &[Row] = &[
     long(node("node-all", &[NodeStyle("all"), Threaded], NODE_TURNS)),
     long(node("node-then", &[NodeStyle("then"), Threaded], NODE_TURNS)),
     long(node("node-limited", &[NodeStyle("limited"), Threaded], NODE_TURNS)),
-    row("jvm-thread", &[Jvm("thread"), Threaded], JVM),
+    row("jvm-thread", &[Jvm("thread"), Threaded], PROVED),
     // Needs a JDK of 21 or later.
     Row { warm_up: 100, long: true, ..row("jvm-virtual", &[Jvm("virtual"), Threaded], JVM) },
     long(jvm_pool("jvm-submit", &[Jvm("submit"), Threaded])),

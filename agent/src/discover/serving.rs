@@ -18,6 +18,9 @@ pub enum Serving {
     Unknown,
     /// A thread that has read a request works for it alone until it has written the response.
     OneRequestPerThread,
+    /// A thread that reads a request from a blocking socket works for it alone: what the program can wait for together
+    /// with others, it must have made non-blocking. Whether the socket is in an epoll set says nothing.
+    OneIfBlocking,
     /// A thread switches between requests: what it does next says nothing about the last one.
     ManyPerThread,
 }
@@ -32,7 +35,10 @@ pub fn serving(facts: &ProcessFacts, runtime: Option<&Runtime>) -> Serving {
         Some((Interpreter::Ruby, _)) => ruby(facts),
         Some((Interpreter::Python, _)) => python(facts),
         // Tomcat's worker reads, works and writes, but asynchronous servlets, Netty and virtual threads hand
-        // over, and which it is cannot be read off the command line.
+        // over, and which it is cannot be read off the command line. A channel of Java's is never blocking while it is
+        // registered with a selector (java.nio.channels.SelectableChannel); one that was taken back from its selector
+        // stays in the epoll set until that selects again.
+        Some((Interpreter::Java, _)) => Serving::OneIfBlocking,
         Some(_) => Serving::Unknown,
         // An applet of BusyBox has the name of the program that it stands in for, and not its design.
         None if base_name(&facts.executable).starts_with(b"busybox") => Serving::Unknown,
@@ -141,12 +147,16 @@ mod tests {
     }
 
     #[test]
+    fn a_java_program_is_known_for_what_its_blocking_sockets_mean() {
+        check("/usr/lib/jvm/bin/java", "java -jar tomcat.jar", Serving::OneIfBlocking);
+    }
+
+    #[test]
     fn what_a_command_line_cannot_show_stays_unknown() {
         for (executable, command) in [
             ("/usr/bin/python3.11", "python3 app.py"),
             ("/usr/bin/python3.11", "python3 /usr/bin/gunicorn -w 4 x:y"),
             ("/usr/bin/python3.11", "python3 /usr/bin/gunicorn -k sync x:y"),
-            ("/usr/lib/jvm/bin/java", "java -jar tomcat.jar"),
             ("/usr/bin/ruby3.1", "ruby app.rb"),
             ("/bin/busybox", "httpd -f"),
             ("/usr/bin/php8.2", "php react.php"),

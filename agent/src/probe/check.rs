@@ -360,6 +360,9 @@ fn serving(serving: Serving) -> &'static str {
         Serving::ManyPerThread => {
             "serve many requests at once: a call has a parent only if it carries its request's trace context"
         }
+        Serving::OneIfBlocking => {
+            "one request at a time on blocking sockets: a call belongs to its thread's request then"
+        }
         Serving::Unknown => {
             "not known: a call belongs to its thread's request if that was read from a blocking socket"
         }

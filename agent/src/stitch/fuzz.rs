@@ -252,7 +252,8 @@ impl Made<'_> {
                     ends: Endpoints { born_here: step & 64 == 0, ..Endpoints::default() },
                     resource: Arc::new(Resource { service: String::new(), attributes: Vec::new() }),
                     serving: match step >> 6 {
-                        0 | 1 => Serving::Unknown,
+                        0 => Serving::Unknown,
+                        1 => Serving::OneIfBlocking,
                         2 => Serving::OneRequestPerThread,
                         _ => Serving::ManyPerThread,
                     },

@@ -3,7 +3,8 @@
 //!
 //! `thread` is a proof only if all of this holds: the thread that read the request also answers it, and
 //! between the two it held no other unanswered request, earlier ones included; and the program is known to
-//! serve one request per thread at a time, or the request was read from a blocking socket in no epoll set. On
+//! serve one request per thread at a time, or the request was read from a blocking socket in no epoll set (in Java,
+//! whose selectors take no blocking sockets, a socket that is blocking may still be in one). On
 //! sockets alone two more things are asked, since a loop over blocking sockets would look the same: no two calls
 //! of the thread in flight at once, and no record lost in that time. A process in which a thread once
 //! held two unanswered requests loses the rule for life. That is certain once the earlier one is answered: if
@@ -43,13 +44,14 @@ impl Stitcher {
         serving: Serving,
         out: &mut Vec<Output>,
     ) {
-        let blocking = |moment: &Moment| !moment.nonblocking && !moment.in_epoll;
+        let watched = |moment: &Moment| moment.in_epoll && serving != Serving::OneIfBlocking;
+        let blocking = |moment: &Moment| !moment.nonblocking && !watched(moment);
         let proof = match serving {
             _ if began.thread != at.thread || began.process != at.process => Proof::None,
             Serving::ManyPerThread => Proof::None,
             Serving::OneRequestPerThread => Proof::Program,
-            Serving::Unknown if blocking(began) && blocking(at) => Proof::Blocking,
-            Serving::Unknown => Proof::None,
+            Serving::Unknown | Serving::OneIfBlocking if blocking(began) && blocking(at) => Proof::Blocking,
+            Serving::Unknown | Serving::OneIfBlocking => Proof::None,
         };
         let process = self.processes.entry(at.process).or_default();
         process.unanswered += 1;

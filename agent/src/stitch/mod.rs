@@ -159,6 +159,8 @@ pub enum Serving {
     Unknown,
     /// One request per thread at a time (Apache's prefork and worker, Puma, ...).
     OneRequestPerThread,
+    /// One per thread if it was read from a blocking socket, whatever epoll sets that is in (Java).
+    OneIfBlocking,
     /// A thread serves many at once (Node, Go, nginx, asyncio): the thread rule is never used.
     ManyPerThread,
 }

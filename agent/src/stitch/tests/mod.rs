@@ -10,7 +10,7 @@
 //! close c1 · exit web · lost · wait 300 (ms)
 //! ```
 //! Each line happens 1 ms after the one before. Flags on `reads` and `calls`: `nonblocking`, `epoll`, `born`,
-//! `one`, `many` (how the program serves), `by=2` (thread 2 completed the head), `ctx=7:5:01` (trace, span,
+//! `one`, `oneifblocking`, `many` (how the program serves), `by=2` (thread 2 completed the head), `ctx=7:5:01` (trace, span,
 //! flags), `at=-3` (reported to have happened 3 ms earlier), `intake`.
 //!
 //! Evidence, also on `begins` and `answers`: `owns=5` (a key), `claims=5`, `claims=5@-3` (who owned it 3 ms before),
@@ -314,6 +314,7 @@ impl Parser {
                 ("epoll", _) => (began.in_epoll, at.in_epoll) = (true, true),
                 ("born", _) => born_here = true,
                 ("one", _) => serving = Serving::OneRequestPerThread,
+                ("oneifblocking", _) => serving = Serving::OneIfBlocking,
                 ("many", _) => serving = Serving::ManyPerThread,
                 ("by", thread) => at.thread = ThreadId(thread.parse().unwrap()),
                 ("ctx", context) => {

@@ -109,6 +109,19 @@ fn no_link_by_thread_without_a_proof() {
 }
 
 #[test]
+fn where_nobody_waits_for_blocking_sockets_together_their_epoll_sets_say_nothing() {
+    check(
+        &THREAD.replace("/a born", "/a born epoll oneifblocking"),
+        "
+         server web /a
+           client web /b thread",
+    );
+    refused(&THREAD.replace("/a born", "/a born epoll nonblocking oneifblocking"), |l| {
+        l.orphans.not_blocking
+    });
+}
+
+#[test]
 fn a_program_known_for_one_request_per_thread_needs_no_blocking_socket() {
     check(
         &THREAD
