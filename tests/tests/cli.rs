@@ -8,7 +8,7 @@ use spandrel_tests::agent::{self, Agent, END_WITHIN, Options};
 use spandrel_tests::apps::{self, Wiring};
 use spandrel_tests::checks::{is_harmless, joined, machine};
 use spandrel_tests::otlp::Kind;
-use spandrel_tests::process::{Endpoint, PATIENCE, Scratch, needed, output, until};
+use spandrel_tests::process::{Endpoint, PATIENCE, Scratch, Service, needed, output, until};
 
 /// What the agent says to this; it must end by itself.
 fn says(command: &mut Command) -> Result<Output> {
@@ -147,6 +147,40 @@ fn check_says_what_is_there_and_help_and_version_work() -> Result<()> {
     ] {
         ensure!(help.contains(flag), "the help does not mention {flag}");
     }
+    Ok(())
+}
+
+#[test]
+fn check_says_of_a_process_what_was_proved_of_its_runtime() -> Result<()> {
+    let scratch = Scratch::new("check")?;
+    let wiring = Wiring::default();
+    let start = |service: fn(&Endpoint, &Wiring, &Scratch) -> Result<Service>| -> Result<Service> {
+        service(&Endpoint::free()?, &wiring, &scratch)
+    };
+    let services = [
+        (start(apps::go)?, &["inside      go: Go 1."][..]),
+        (
+            start(|at, wiring, scratch| apps::python_service("asyncio_service.py", at, wiring, scratch))?,
+            &["inside      python: "],
+        ),
+        (start(|at, wiring, scratch| apps::node("await", at, wiring, scratch))?, &["inside      node: "]),
+        (start(apps::clock)?, &["inside      of no runtime that is read"]),
+    ];
+    for (service, want) in &services {
+        let pid = service.pid().to_string();
+        // A program may need a moment until its runtime has set itself up.
+        until(&format!("check knows process {pid}: {want:?}"), PATIENCE, || {
+            let out = says(&mut spandrel(&["check", "--pid", &pid])?)?;
+            let text = String::from_utf8_lossy(&out.stdout);
+            Ok(out.status.success()
+                && want.iter().all(|line| text.contains(line))
+                && !text.contains("not yet"))
+        })?;
+    }
+    let pid = services[0].0.pid().to_string();
+    let out = says(&mut spandrel(&["check", "--pid", &pid, "--no-runtime", "go"])?)?;
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    ensure!(text.contains("of no runtime that is read and not switched off"), "{text}");
     Ok(())
 }
 

@@ -22,7 +22,7 @@ use crate::discover::resource::Description;
 use crate::discover::select::Verdict;
 use crate::discover::table::candidate;
 use crate::discover::text::harmless;
-use crate::discover::{ProcessTable, Selection, Serving};
+use crate::discover::{ProcessTable, Selection, Serving, runtimes};
 
 /// Everything that `check` found out.
 #[derive(Clone, Debug)]
@@ -61,6 +61,8 @@ pub struct Asked {
     pub fate: Fate,
     /// Whether its TLS would be read.
     pub tls: Option<&'static str>,
+    /// What was proved of its runtime, and what not and why.
+    pub proved: Vec<String>,
 }
 
 /// Whether a process would be traced.
@@ -122,7 +124,7 @@ pub fn run(settings: &Settings, pid: Option<u32>, out: &mut impl Write) -> anyho
     let mut pids: Vec<u32> = pid.into_iter().chain(settings.selection.pids.iter().copied()).collect();
     pids.sort_unstable();
     pids.dedup();
-    let asked = pids.into_iter().map(|pid| ask(&mut processes, pid, &settings.selection)).collect();
+    let asked = pids.into_iter().map(|pid| ask(&mut processes, pid, settings)).collect();
     let release = std::fs::read("/proc/sys/kernel/osrelease").unwrap_or_default();
     let checked = Checked {
         kernel: harmless(&release, MAX_SHOWN),
@@ -168,10 +170,14 @@ fn running(processes: &ProcessTable, selection: &Selection) -> Running {
     running
 }
 
-fn ask(processes: &mut ProcessTable, pid: u32, selection: &Selection) -> Asked {
+fn ask(processes: &mut ProcessTable, pid: u32, settings: &Settings) -> Asked {
+    let selection = &settings.selection;
     let description = match processes.describe_pid(pid) {
         Ok(description) => description,
-        Err(error) => return Asked { pid, description: None, fate: Fate::Unreadable(error), tls: None },
+        Err(error) => {
+            let fate = Fate::Unreadable(error);
+            return Asked { pid, description: None, fate, tls: None, proved: Vec::new() };
+        }
     };
     let leader = thread_group(&std::fs::read(format!("/proc/{pid}/status")).unwrap_or_default());
     let fate = if pid == std::process::id() {
@@ -189,8 +195,10 @@ fn ask(processes: &mut ProcessTable, pid: u32, selection: &Selection) -> Asked {
         }
     };
     let runs_program = fate != Fate::KernelThread;
-    let tls = (runs_program && fate != Fate::Itself).then(|| sessions::describe(pid));
-    Asked { pid, description: runs_program.then_some(description), fate, tls }
+    let looked_at = runs_program && fate != Fate::Itself;
+    let tls = looked_at.then(|| sessions::describe(pid));
+    let proved = if looked_at { runtimes::describe(pid, &settings.no_runtime) } else { Vec::new() };
+    Asked { pid, description: runs_program.then_some(description), fate, tls, proved }
 }
 
 /// The field `Tgid` of `/proc/PID/status` (proc_pid_status(5)): the process that a thread is of.
@@ -267,7 +275,7 @@ fn hooks(text: &mut String, plan: &Plan) -> std::fmt::Result {
 }
 
 fn process(text: &mut String, asked: &Asked, possible: bool) -> std::fmt::Result {
-    let Asked { pid, description, fate, tls } = asked;
+    let Asked { pid, description, fate, tls, proved } = asked;
     writeln!(text, "\nProcess {pid}")?;
     if let Some(description) = description {
         writeln!(text, "  service     {} ({})", description.service, source(description.source))?;
@@ -284,6 +292,10 @@ fn process(text: &mut String, asked: &Asked, possible: bool) -> std::fmt::Result
         writeln!(text, "  runtime     {runtime}")?;
         writeln!(text, "  cgroup      {}", harmless(description.cgroup.as_bytes(), MAX_SHOWN))?;
         writeln!(text, "  threads     {}", serving(description.serving))?;
+        for (number, line) in proved.iter().enumerate() {
+            let name = if number == 0 { "inside" } else { "" };
+            writeln!(text, "  {name:10}  {}", harmless(line.as_bytes(), MAX_SHOWN))?;
+        }
         if let Some(tls) = tls {
             writeln!(text, "  TLS         {tls}")?;
         }
@@ -445,7 +457,7 @@ mod tests {
     }
 
     fn asked(fate: Fate) -> Vec<Asked> {
-        vec![Asked { pid: 7, description: Some(python()), fate, tls: None }]
+        vec![Asked { pid: 7, description: Some(python()), fate, tls: None, proved: Vec::new() }]
     }
 
     #[test]
@@ -532,12 +544,22 @@ mod tests {
         let description = Arc::new(describe(&facts, &membership, &Declared::default(), None));
         let mut checked = checked(
             &[],
-            vec![Asked { pid: 7, description: Some(description), fate: Fate::Traced, tls: None }],
+            vec![Asked {
+                pid: 7,
+                description: Some(description),
+                fate: Fate::Traced,
+                tls: None,
+                proved: vec!["go: Go \u{1b}[2J1.24".to_owned(), "go: more".to_owned()],
+            }],
         );
         checked.running = Err("no \\proc".to_owned());
         let text = render(&checked);
         assert!(text.chars().all(|character| character == '\n' || !character.is_control()), "{text:?}");
         assert!(text.contains("could not be listed: no \\proc"), "{text}");
+        assert!(
+            text.contains("\n  inside      go: Go ") && text.contains("\n              go: more\n"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -556,11 +578,11 @@ mod tests {
 
     #[test]
     fn the_agent_itself_is_not_traced_and_a_thread_is_told_from_its_process() {
-        let own = ask(&mut ProcessTable::new(), std::process::id(), &Selection::default());
+        let own = ask(&mut ProcessTable::new(), std::process::id(), &Settings::defaults().unwrap());
         assert_eq!(own.fate, Fate::Itself);
         assert_eq!(thread_group(b"Name:\tx\nTgid:\t41\nPid:\t42\n"), Some(41));
         assert_eq!(thread_group(b"Name:\t\xff\n"), None);
-        let gone = ask(&mut ProcessTable::new(), u32::MAX, &Selection::default());
+        let gone = ask(&mut ProcessTable::new(), u32::MAX, &Settings::defaults().unwrap());
         assert_eq!(gone.fate, Fate::Unreadable(ReadError::Gone));
     }
 

@@ -23,7 +23,7 @@ pub mod tokio;
 mod worker;
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -239,6 +239,21 @@ impl Cache {
         }
         all.insert(name.to_vec(), Arc::<T>::clone(&made));
         made
+    }
+}
+
+/// What one look at the process that has this pid now tells, as lines for people: of which runtime it is, what was
+/// proved, what not and why. `off`: names of runtimes that are not asked.
+pub fn describe(pid: u32, off: &HashSet<&'static str>) -> Vec<String> {
+    let key = ProcessKey { pid, exec: 0, started: 0 };
+    match worker::look_at(key, &Cache::default(), off) {
+        worker::Look::Proved(name, proved) => {
+            proved.report.into_iter().map(|line| format!("{name}: {line}")).collect()
+        }
+        worker::Look::Refused(name, why) => vec![format!("{name}: not read: {why}")],
+        worker::Look::Again(_, name, why) => vec![format!("{name}: not yet: {why}")],
+        worker::Look::None if off.is_empty() => vec!["of no runtime that is read".to_owned()],
+        worker::Look::None => vec!["of no runtime that is read and not switched off".to_owned()],
     }
 }
 
