@@ -194,10 +194,10 @@ const ROWS: &[Row] = &[
     Row { timer: 1, ..row("poll-timer", &[Poll, Threaded], OrphansNeverWrong { service: 1 }) },
     Row { warm_up: 200, ..row("nginx", &[Nginx, Threaded], Complete(95.0)) },
     row("clock", &[Clock, Clock], Timed),
-    node("node-callback", &[NodeStyle("callback"), Threaded], NODE_TURNS),
-    long(node("node-fresh", &[NodeStyle("fresh"), Threaded], NODE_TURNS)),
-    long(node("node-phases", &[NodeStyle("phases"), Threaded], NODE_TURNS)),
-    long(node("node-files", &[NodeStyle("files"), Threaded], NODE_TURNS)),
+    callbacks("node-callback", &[NodeStyle("callback"), Threaded]),
+    long(callbacks("node-fresh", &[NodeStyle("fresh"), Threaded])),
+    long(callbacks("node-phases", &[NodeStyle("phases"), Threaded])),
+    long(callbacks("node-files", &[NodeStyle("files"), Threaded])),
     long(node("node-fetch", &[NodeStyle("fetch"), Threaded], NODE_TURNS)),
     long(node("node-all", &[NodeStyle("all"), Threaded], NODE_TURNS)),
     long(node("node-then", &[NodeStyle("then"), Threaded], NODE_TURNS)),
@@ -221,6 +221,11 @@ const JVM: Claim = OrphansNeverWrong { service: 1 };
 /// A row of Node, judged once what it needs is attached, with no bound on hits.
 const fn node(name: &'static str, programs: &'static [Program], attached: &'static str) -> Row {
     Row { warm_up: 100, attached, environment: &[("SPANDREL_PROBE_HITS", "0")], ..row(name, programs, NODE) }
+}
+
+/// A row of Node without promises: the event loop proves it all. (What was under way when the probes came is not proved.)
+const fn callbacks(name: &'static str, programs: &'static [Program]) -> Row {
+    Row { claim: Complete(95.0), ..node(name, programs, NODE_TURNS) }
 }
 
 /// A row of the JVM whose work is handed over: what links it is a habit, which has to be allowed.

@@ -31,13 +31,16 @@ pub enum Mark {
     Job = 7,
     JobOfNobody = 8,
     Moved = 9,
+    Microtasks = 10,
 }
 
 impl Mark {
     /// The mark with this tag.
     pub fn of(tag: u16) -> Option<Self> {
-        use Mark::{Boundary, Call, Derived, Immediates, Job, JobOfNobody, Made, Moved, Register};
-        [Call, Made, Boundary, Immediates, Register, Derived, Job, JobOfNobody, Moved]
+        use Mark::{
+            Boundary, Call, Derived, Immediates, Job, JobOfNobody, Made, Microtasks, Moved, Register,
+        };
+        [Call, Made, Boundary, Immediates, Register, Derived, Job, JobOfNobody, Moved, Microtasks]
             .into_iter()
             .find(|&mark| mark as u16 == tag)
     }
@@ -55,17 +58,19 @@ pub struct Places {
 }
 
 /// Symbols of the event loop; all must be there but those that are marked. `AsyncReset` has a third argument up to 20.
+/// `uv__stream_io` is where all that a stream can tell its program begins: bytes, an end, a connection that was
+/// made, a write that is finished. `TryRunMicrotasks` is called only if there is a microtask to run.
 const TURNS: &[(&str, Mark, bool)] = &[
     ("_ZN4node9AsyncWrap10AsyncResetEN2v85LocalINS1_6ObjectEEEd", Mark::Made, false),
     ("_ZN4node9AsyncWrap10AsyncResetEN2v85LocalINS1_6ObjectEEEdb", Mark::Made, false),
     ("_ZN4node11Environment9RunTimersEP10uv_timer_s", Mark::Boundary, true),
     ("_ZN4node11Environment14CheckImmediateEP10uv_check_s", Mark::Immediates, true),
-    ("_ZN4node14ConnectionWrapINS_7TCPWrapE8uv_tcp_sE12AfterConnectEP12uv_connect_si", Mark::Boundary, true),
     (
-        "_ZN4node14ConnectionWrapINS_8PipeWrapE9uv_pipe_sE12AfterConnectEP12uv_connect_si",
-        Mark::Boundary,
+        "_ZN2v88internal9Execution16TryRunMicrotasksEPNS0_7IsolateEPNS0_14MicrotaskQueueE",
+        Mark::Microtasks,
         true,
     ),
+    ("uv__stream_io", Mark::Boundary, true),
     ("uv__async_io", Mark::Boundary, true),
     ("uv__server_io", Mark::Boundary, true),
     ("uv__poll_io", Mark::Boundary, false),
@@ -91,7 +96,7 @@ const PREFIXES: &[&[u8]] = &[
     b"Builtins_P",
     b"_ZN4node9AsyncWrap10AsyncReset",
     b"_ZN4node11Environment",
-    b"_ZN4node14ConnectionWrap",
+    b"_ZN2v88internal9Execution16TryRun",
     b"_ZN2v88internal13GlobalHandles",
     b"_ZN2v88internal20MarkCompactCollector",
 ];
@@ -144,6 +149,11 @@ pub fn places(elf: &Elf) -> Option<Places> {
         all.promises.extend(found);
     }
     (!all.turns.is_empty()).then_some(all)
+}
+
+/// Whether a missing symbol is one of promises, without which the event loop can be watched.
+pub fn is_of_promises(missing: &str) -> bool {
+    PROMISES.iter().any(|(name, _)| *name == missing)
 }
 
 fn place(elf: &Elf, address: u64, mark: Mark) -> Option<Place> {

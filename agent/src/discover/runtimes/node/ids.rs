@@ -108,9 +108,14 @@ impl Ids {
         self.forgotten += insert(&mut self.found, id, owner);
     }
 
+    /// What was noted of an id: that it is somebody's, or nobody's.
+    pub fn noted(&self, id: u64) -> Option<Option<Owner>> {
+        self.native.get(&id).or_else(|| self.found.get(&id)).copied()
+    }
+
     /// The owner that was noted for an id.
     pub fn owner(&self, id: u64) -> Option<Owner> {
-        self.native.get(&id).or_else(|| self.found.get(&id)).copied().flatten()
+        self.noted(id).flatten()
     }
 
     /// An id from before the agent looked was met in this turn. It is believed to be the connection's own, a handle

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   read of a connection ──▶ turn of its request ──▶ ids given out, promises registered: its own
-//!   timers, immediates, thread pool, accept, connect ──▶ no turn: the ids say who made what runs now
+//!   timers, immediates, thread pool, anything else of a stream ──▶ no turn: the ids say who made what runs now
+//!   microtasks ──▶ from here to the end of the turn ids are anybody's
 //!   promise job ──▶ its own owner, whatever the turn
 //! ```
 //! Each event brings three of the four words that Node keeps of its current resource: the id of what runs, the id
@@ -73,6 +74,8 @@ pub enum Event {
     Boundary,
     /// The same, and the loop's phase of immediates begins.
     Immediates,
+    /// Microtasks run from here on: jobs of promises, anybody's.
+    Microtasks,
     /// Handlers of a promise are registered: what their result goes to, and the two.
     Register([u64; 3]),
     /// `then` returned this promise.
@@ -153,6 +156,15 @@ impl Machine {
         }
     }
 
+    /// The event loop is observed from now on: what was concluded before is void, since turns may have been missed.
+    pub fn begin(&mut self) {
+        let mut connections = std::mem::take(&mut self.connections);
+        for connection in connections.values_mut() {
+            (connection.last, connection.used) = (None, true);
+        }
+        *self = Self { connections, ..Self::new() };
+    }
+
     /// Promise jobs are observed from now on, or not any more: what is known of them is void.
     pub fn watch_promises(&mut self, watched: Watched) {
         self.watches_promises = watched == Watched::Yes;
@@ -201,6 +213,7 @@ impl Machine {
                 self.iteration += 1;
                 self.reset_under.clear();
             }
+            Event::Microtasks => self.jobs_ran = true,
             Event::Register(objects) => {
                 let owner = self.owner(words);
                 self.promises.register(objects, owner);
@@ -343,7 +356,7 @@ impl Machine {
 
     /// Something older than the turn runs in it: the connection's own handle or parser, or a resource that is entered.
     fn owner_of_resource(&mut self, id: u64, turn: &Turn) -> Option<Owner> {
-        let own = self.ids.owner(id).or_else(|| self.owner_by_interval(id));
+        let own = self.owner_of_trigger(id);
         if self.is_of(id, turn) {
             return match own {
                 None => turn.owner,
@@ -369,22 +382,26 @@ impl Machine {
                 if trigger <= turn.counter {
                     return if self.is_of(trigger, &turn) { turn.owner } else { self.ids.owner(trigger) };
                 }
-                // Made by something that was made in the same turn: without a look at promise jobs that may be
-                // the continuation of another request.
-                if self.watches_promises { turn.owner } else { self.ids.owner(trigger) }
+                // Made by something that was made in the same turn, before any microtask ran.
+                self.ids.noted(trigger).unwrap_or(turn.owner)
             }
             Some(During::Job { owner, certain }) if trigger == 0 || certain => owner,
             _ if self.ids.is_native(id) => self.ids.owner(id),
-            _ if trigger != 0 => self.ids.owner(trigger).or_else(|| self.owner_by_interval(trigger)),
+            _ if trigger != 0 => self.owner_of_trigger(trigger),
             _ => None,
         }
+    }
+
+    /// The owner of an id of which no more is known: what was noted, else by when it was given out.
+    fn owner_of_trigger(&self, id: u64) -> Option<Owner> {
+        self.ids.noted(id).unwrap_or_else(|| self.owner_by_interval(id))
     }
 
     /// The owner of an id whose trigger is not known, by when it was given out.
     fn owner_by_interval(&self, id: u64) -> Option<Owner> {
         match self.ids.interval(id)?.during {
             During::Job { owner, certain: true } => owner,
-            During::Turn(turn) if self.watches_promises => turn.owner,
+            During::Turn(turn) => turn.owner,
             _ => None,
         }
     }

@@ -52,11 +52,7 @@ impl Runtime for Node {
         let name = elf.build_id().unwrap_or_else(|| super::file_name(file));
         let places = process.cache.get::<Option<Places>>(&name, || binary::places(&elf));
         let Some(places) = places.as_ref() else { return Outcome::Not };
-        if places
-            .missing
-            .iter()
-            .any(|missing| !missing.starts_with("Builtins_") && !missing.contains("v88internal"))
-        {
+        if places.missing.iter().any(|missing| !binary::is_of_promises(missing)) {
             return Outcome::Refused(format!("its program lacks symbols: {}", places.missing.join(", ")));
         }
         let Some(bias) = load_bias(&elf, process.maps, file) else {

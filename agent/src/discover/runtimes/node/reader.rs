@@ -16,8 +16,20 @@ pub struct NodeReader {
     main: ThreadId,
     memory: Box<dyn ReadMemory + Send>,
     clock: fn() -> Monotonic,
-    turns: Option<ProbeSet>,
+    turns: Turns,
     promises: Promises,
+}
+
+/// How far the watching of the event loop is.
+enum Turns {
+    /// Nothing was read yet.
+    Possible(ProbeSet),
+    /// It was asked for, or it failed or came off: nobody knows who runs.
+    Asked,
+    /// All probes have been there since then; what came before may be in part.
+    Attached(Monotonic),
+    /// It is done.
+    Watched,
 }
 
 /// How far the watching of promises is.
@@ -51,7 +63,7 @@ impl NodeReader {
             main,
             memory: Box::new(memory),
             clock,
-            turns: Some(turns),
+            turns: Turns::Possible(turns),
             promises: promises.map_or(Promises::Impossible, Promises::Possible),
         }
     }
@@ -63,6 +75,19 @@ impl NodeReader {
     fn event(&mut self, event: &Event, words: Words) -> Option<super::machine::Owner> {
         let memory = &self.memory;
         self.machine.event(event, words, &|address| memory.word(address))
+    }
+
+    /// Whether the event loop is followed at this time.
+    fn follows(&mut self, time: Monotonic) -> bool {
+        match self.turns {
+            Turns::Watched => true,
+            Turns::Attached(since) if time > since => {
+                self.machine.begin();
+                self.turns = Turns::Watched;
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Whether hits of promises may be believed at this time.
@@ -84,14 +109,16 @@ impl Reader for NodeReader {
         if seen.thread != self.main {
             return Facts::default();
         }
-        if let Some(turns) = self.turns.take() {
-            wishes.push(Wish::Observe(turns));
+        match std::mem::replace(&mut self.turns, Turns::Asked) {
+            Turns::Possible(turns) => wishes.push(Wish::Observe(turns)),
+            other => self.turns = other,
         }
         let Some(words) = Self::words(seen.words) else {
             self.machine.blind();
             return Facts::default();
         };
         let connection = seen.connection.0;
+        let follows = self.follows(seen.time);
         let starts = Starts::of(seen.bytes);
         let mut facts = Facts::default();
         match seen.direction {
@@ -101,7 +128,7 @@ impl Reader for NodeReader {
             }
             Direction::Send => {
                 let owner = self.event(&Event::Write { connection, starts }, words);
-                if let Some(owner) = owner {
+                if let Some(owner) = owner.filter(|_| follows) {
                     facts.claims.push(Claim {
                         key: Key { space: CONNECTION, value: owner.connection },
                         at: Some(Monotonic(owner.at)),
@@ -110,7 +137,7 @@ impl Reader for NodeReader {
                     });
                 }
                 let of_promise = words.id == 0 || words.trigger == 0;
-                if starts == Starts::Request && owner.is_none() && of_promise {
+                if starts == Starts::Request && owner.is_none() && of_promise && follows {
                     match std::mem::replace(&mut self.promises, Promises::Asked) {
                         Promises::Possible(set) => wishes.push(Wish::Observe(set)),
                         other => self.promises = other,
@@ -133,6 +160,7 @@ impl Reader for NodeReader {
         let event = match mark {
             Mark::Call => return Vec::new(),
             Mark::Made => Event::Made,
+            Mark::Microtasks => Event::Microtasks,
             Mark::Boundary => Event::Boundary,
             Mark::Immediates => Event::Immediates,
             Mark::Register => Event::Register([word(3), word(4), word(5)]),
@@ -148,6 +176,9 @@ impl Reader for NodeReader {
                 Event::Moved
             }
         };
+        if !self.follows(hit.time) {
+            return Vec::new();
+        }
         let of_promises =
             matches!(mark, Mark::Register | Mark::Derived | Mark::Job | Mark::JobOfNobody | Mark::Moved);
         if of_promises && !self.watched(hit.time) {
@@ -158,8 +189,9 @@ impl Reader for NodeReader {
     }
 
     fn attached(&mut self, set: &str, at: Monotonic) {
-        if set == PROMISES {
-            self.promises = Promises::Attached(at);
+        match set {
+            PROMISES => self.promises = Promises::Attached(at),
+            _ => self.turns = Turns::Attached(at),
         }
     }
 
@@ -168,7 +200,7 @@ impl Reader for NodeReader {
             self.machine.watch_promises(Watched::No);
             self.promises = Promises::Impossible;
         } else {
-            self.machine.blind();
+            self.turns = Turns::Asked;
         }
     }
 }

@@ -80,6 +80,59 @@ fn timers_of_two_requests_are_told_apart() {
 }
 
 #[test]
+fn a_timer_that_was_set_in_a_tick_of_the_turn_is_the_requests() {
+    let mut scene = Scene::new(Watched::No);
+    let owner = scene.reads(1);
+    let tick = scene.made_by_script();
+    let timer = scene.made_by_script();
+    scene.at(0, 0, Event::Boundary);
+    assert_eq!(scene.asks(50, timer, tick), Some(owner));
+}
+
+#[test]
+fn what_is_made_behind_microtasks_is_anybodys() {
+    let mut scene = Scene::new(Watched::No);
+    let owner = scene.reads(1);
+    let tick = scene.made_by_script();
+    scene.at(tick, PARSER[1], Event::Microtasks);
+    let of_job = scene.made_by_script();
+    let timer = scene.made_by_script();
+    let made_in_tick = scene.made_by_script();
+    scene.at(0, 0, Event::Boundary);
+    assert_eq!(scene.asks(50, timer, of_job), None);
+    assert_eq!(scene.asks(51, of_job, 0), None);
+    // The tick itself was made before.
+    assert_eq!(scene.asks(52, made_in_tick, tick), Some(owner));
+}
+
+#[test]
+fn what_an_entered_resource_made_in_anothers_turn_is_not_the_turns() {
+    let mut scene = Scene::new(Watched::No);
+    scene.reads(1);
+    let queued = scene.made_by_script();
+    let other = scene.reads(2);
+    let before = scene.made_by_script();
+    let tick = scene.made_by_script();
+    // The socket is re-keyed for what waited, in its tick: this shows whose tick it is.
+    scene.at(tick, queued, Event::Made);
+    scene.counter += 1;
+    let timer = scene.made_by_script();
+    scene.at(0, 0, Event::Boundary);
+    assert_ne!(scene.asks(50, timer, tick), Some(other));
+    assert_eq!(scene.asks(51, before, PARSER[2]), Some(other));
+}
+
+#[test]
+fn what_was_concluded_before_the_loop_was_watched_is_void() {
+    let mut scene = Scene::new(Watched::No);
+    scene.reads(1);
+    let timer = scene.made_by_script();
+    scene.at(0, 0, Event::Boundary);
+    scene.machine.begin();
+    assert_eq!(scene.asks(50, timer, PARSER[1]), None);
+}
+
+#[test]
 fn what_the_last_read_was_says_nothing_in_a_timer() {
     let mut scene = Scene::new(Watched::No);
     scene.reads(1);
