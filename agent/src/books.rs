@@ -54,6 +54,8 @@ pub struct Books {
     pub exchange: exchange::Ledger,
     /// Exchanges and spans.
     pub stitch: stitch::Ledger,
+    /// Failures of connections that belong to no span, by destination and reason.
+    pub failed_connects: Vec<(&'static str, u64)>,
     /// Processes.
     pub discover: discover::Ledger,
     /// Runtimes that are read from inside.
@@ -109,6 +111,7 @@ impl Report for Books {
             parsers,
             exchange,
             stitch,
+            failed_connects,
             discover,
             runtimes,
             terminal,
@@ -127,6 +130,7 @@ impl Report for Books {
         http2.counters(out);
         exchange.counters(out);
         stitch.counters(out);
+        push_by(out, "spandrel_stitch_unowned_connects_total", failed_connects.iter().copied());
         discover.counters(out);
         runtimes.counters(out);
         if let Some(terminal) = terminal {
@@ -439,6 +443,7 @@ impl Report for stitch::Ledger {
             thread_rule_lost,
             stray,
             forgotten,
+            connects,
             values_cut,
         } = self;
         out.push(Counter::new("spandrel_stitch_exchanges_total", *exchanges));
@@ -454,6 +459,7 @@ impl Report for stitch::Ledger {
         thread_rule_lost.counters(out);
         stray.counters(out);
         forgotten.counters(out);
+        connects.counters(out);
         out.push(Counter::new("spandrel_stitch_cut_values_total", *values_cut));
     }
 }
@@ -541,11 +547,23 @@ by_cause!(
     births
 );
 
+impl Report for stitch::Connects {
+    fn counters(&self, out: &mut Vec<Counter>) {
+        let Self { asked, established, told, crowded, late, alone, forgotten } = *self;
+        out.push(Counter::new("spandrel_stitch_asked_connects_total", asked));
+        out.push(Counter::new("spandrel_stitch_established_connects_total", established));
+        let failed = [("told", told), ("crowded", crowded), ("late", late), ("alone", alone)];
+        push_by(out, "spandrel_stitch_failed_connects_total", failed);
+        out.push(Counter::new("spandrel_stitch_forgotten_connects_total", forgotten));
+    }
+}
+
 impl Report for stitch::Held {
     fn counters(&self, out: &mut Vec<Counter>) {
-        let Self { open, pending, undecided } = *self;
+        let Self { open, pending, undecided, connects } = *self;
         push_by(out, "spandrel_stitch_held_exchanges", [("open", open), ("pending", pending)]);
         out.push(Counter::new("spandrel_stitch_undecided_exchanges", undecided));
+        out.push(Counter::new("spandrel_stitch_held_connects", connects));
     }
 }
 

@@ -283,6 +283,28 @@ impl Pipeline {
             Record::Opened { opened, path } => {
                 streams.opened(&opened, path, &mut |event| behind.event(event))
             }
+            Record::Connecting { connecting, words: found } => {
+                let process = stream::process(&connecting.header);
+                if behind.admits_process(process) != Verdict::Selected {
+                    return;
+                }
+                let evidence = readers.knows(process).then(|| {
+                    words.clear();
+                    words.extend(record::words(found));
+                    let seen = Seen {
+                        tag: connecting.walk,
+                        words,
+                        time: Monotonic(connecting.header.time),
+                        thread: ThreadId(connecting.header.thread),
+                        connection: ConnectionId(connecting.socket.connection),
+                        direction: Direction::Send,
+                        bytes: &[],
+                    };
+                    readers.read(process, &seen)
+                });
+                let evidence = evidence.and_then(|facts| stitcher.note(facts));
+                streams.connecting(&connecting, evidence, &mut |event| behind.event(event));
+            }
             Record::State(state) => streams.state(&state, &mut |event| behind.event(event)),
             Record::Exec { header, cgroup, filename, arguments } => {
                 let key = stream::process(&header);
@@ -516,6 +538,7 @@ impl Pipeline {
             parsers,
             exchange,
             stitch: self.stitcher.ledger(),
+            failed_connects: self.stitcher.failed_connects().collect(),
             discover: self.behind.table.ledger(),
             runtimes: readers::Ledger {
                 walks_refused: self.kernel.refused_walks(),
@@ -560,6 +583,16 @@ impl Pipeline {
     }
 }
 
+/// How a process serves, as `stitch` says it.
+fn serving(table: &mut ProcessTable, process: ProcessKey) -> Serving {
+    match table.serving(process) {
+        discover::Serving::Unknown => Serving::Unknown,
+        discover::Serving::OneRequestPerThread => Serving::OneRequestPerThread,
+        discover::Serving::OneIfBlocking => Serving::OneIfBlocking,
+        discover::Serving::ManyPerThread => Serving::ManyPerThread,
+    }
+}
+
 /// A call, as the readers of runtimes see it.
 fn seen<'a>(data: &Data, words: &'a [u64], bytes: &'a [u8]) -> Seen<'a> {
     Seen {
@@ -580,21 +613,7 @@ impl Behind {
             return Verdict::Selected;
         }
         let process = stream::process(&data.header);
-        let verdict = match self.verdicts.get(&process) {
-            Some(verdict) => *verdict,
-            None => {
-                let verdict = self.table.verdict(process, &self.selection);
-                if verdict == Verdict::No {
-                    self.ignore.push(process);
-                }
-                // Entries go with their process; this is for those whose exit record was lost.
-                if self.verdicts.len() >= MAX_VERDICTS {
-                    self.verdicts.clear();
-                }
-                self.verdicts.insert(process, verdict);
-                verdict
-            }
-        };
+        let verdict = self.admits_process(process);
         if verdict == Verdict::IfItServes {
             let connection = ConnectionId(data.socket.connection);
             let local = self.connections.get(&connection).and_then(|end| end.ends.local.as_ref());
@@ -610,8 +629,36 @@ impl Behind {
         verdict
     }
 
+    /// Whether a process is traced.
+    fn admits_process(&mut self, process: ProcessKey) -> Verdict {
+        if self.selection.is_everything() {
+            return Verdict::Selected;
+        }
+        if let Some(verdict) = self.verdicts.get(&process) {
+            return *verdict;
+        }
+        let verdict = self.table.verdict(process, &self.selection);
+        if verdict == Verdict::No {
+            self.ignore.push(process);
+        }
+        // Entries go with their process; this is for those whose exit record was lost.
+        if self.verdicts.len() >= MAX_VERDICTS {
+            self.verdicts.clear();
+        }
+        self.verdicts.insert(process, verdict);
+        verdict
+    }
+
     fn event(&mut self, event: Event<'_>) {
         match event {
+            Event::Connecting { connection, at, peer } => {
+                let serving = serving(&mut self.table, at.process);
+                self.inputs.push(Input::Connecting { connection, at: *at, peer, serving });
+            }
+            Event::Connected { connection } => self.inputs.push(Input::Connected { connection }),
+            Event::ConnectFailed { connection, time, errno } => {
+                self.inputs.push(Input::ConnectFailed { connection, time, errno });
+            }
             Event::Opened(opened) => {
                 let known = |address: &Address| match address {
                     Address::Ip(ip) if ip.port() == 0 => None,
@@ -819,12 +866,7 @@ impl Behind {
             self.inputs.push(match event {
                 exchange::Event::Opened { id, role, began, at, head, carried } => {
                     let process = began.process;
-                    let serving = match self.table.serving(process) {
-                        discover::Serving::Unknown => Serving::Unknown,
-                        discover::Serving::OneRequestPerThread => Serving::OneRequestPerThread,
-                        discover::Serving::OneIfBlocking => Serving::OneIfBlocking,
-                        discover::Serving::ManyPerThread => Serving::ManyPerThread,
-                    };
+                    let serving = serving(&mut self.table, process);
                     let resource = self.table.resource(process);
                     log::trace(format_args!(
                         "{} of {} opened by thread {} on {:?}",

@@ -31,6 +31,7 @@ use aya_ebpf::macros::{btf_tracepoint, tracepoint, uprobe};
 use aya_ebpf::programs::{BtfTracePointContext, ProbeContext, TracePointContext};
 use aya_log_ebpf::debug;
 use spandrel_proto::call::{self, Way};
+use spandrel_proto::record::tcp_state;
 
 use crate::maps::run;
 use crate::memory::Registers;
@@ -135,6 +136,25 @@ pub fn state_changed(context: BtfTracePointContext) -> i32 {
             transferred::state_changed::<memory::Typed>(sk, from, to);
         } else {
             transferred::state_changed::<memory::Helped>(sk, from, to);
+        }
+    }
+    0
+}
+
+/// The same tracepoint, where a task asks for a connection: `tcp_v4_connect` and `tcp_v6_connect` (net/ipv4/tcp_ipv4.c,
+/// net/ipv6/tcp_ipv6.c) set the state once the peer's address is in the socket.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn connecting(context: BtfTracePointContext) -> i32 {
+    let sk = argument!(context, 0) as *const u8;
+    if argument!(context, 2) as u32 != tcp_state::SYN_SENT {
+        return 0;
+    }
+    // SAFETY: `sk` is the tracepoint's typed argument.
+    unsafe {
+        if run!(typed_sockets) != 0 {
+            transferred::asked::<memory::Typed>(sk);
+        } else {
+            transferred::asked::<memory::Helped>(sk);
         }
     }
     0

@@ -11,7 +11,7 @@ use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 use spandrel_proto::counter::{CALL_NUMBERS, Counter};
 use spandrel_proto::layout::{Learned, Offsets, Run};
 use spandrel_proto::policy::{SLOTS, Slot};
-use spandrel_proto::record::{Data, Exec, Loss, Observed};
+use spandrel_proto::record::{Connecting, Data, Exec, Loss, Observed};
 use spandrel_proto::walk::{self, MAX_STEPS, Probed, ProbedAt, Step, WORDS_ROOM, Walked};
 
 /// Where members of kernel structures are. Set by the agent.
@@ -68,8 +68,8 @@ pub struct SocketState {
     pub note: u64,
     /// Calls that have looked for the secrets of a TLS session.
     pub sought: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// 1 once its *connecting* record was written.
+    pub connecting: u32,
 }
 
 /// To the agent, in order.
@@ -113,9 +113,10 @@ static WALKED: HashMap<u32, Walked> = HashMap::with_max_entries(16384, 1 /* BPF_
 #[map]
 static PROBED: HashMap<ProbedAt, Probed> = HashMap::with_max_entries(16384, 1 /* BPF_F_NO_PREALLOC */);
 
-/// What walks work on: for each CPU one for calls that send, for calls that receive, and for probes.
+/// What walks work on: for each CPU one for calls that send, for calls that receive, for probes, and for
+/// connections that are asked for.
 #[map]
-static WALK_STATES: Array<walk::State> = Array::with_max_entries(3, 0);
+static WALK_STATES: Array<walk::State> = Array::with_max_entries(walk::STATES, 0);
 
 /// 32 bytes that a walk may ask for, by connection.
 #[map]
@@ -242,6 +243,27 @@ static SIGHTING: PerCpuArray<Sighting> = PerCpuArray::with_max_entries(1, 0);
 #[inline(always)]
 pub fn sighting() -> Option<*mut Sighting> {
     SIGHTING.get_ptr_mut(0)
+}
+
+/// A connecting record, with room for its words.
+#[repr(C)]
+pub struct Asking {
+    /// The fixed part.
+    pub connecting: Connecting,
+    /// The words.
+    pub words: [u64; WORDS_ROOM],
+    /// The socket's address: here no more than a number.
+    pub sk: u64,
+}
+
+/// Where a connecting record is put together.
+#[map]
+static ASKING: PerCpuArray<Asking> = PerCpuArray::with_max_entries(1, 0);
+
+/// This CPU's place for a connecting record.
+#[inline(always)]
+pub fn asking() -> Option<*mut Asking> {
+    ASKING.get_ptr_mut(0)
 }
 
 /// Where an exec record is put together.

@@ -140,7 +140,7 @@ pub unsafe fn state<M: Memory>(sk: *const u8, create: bool) -> Option<*mut Socke
             born: 0,
             follows: 0,
             sought: 0,
-            reserved: 0,
+            connecting: 0,
             note: 0,
         };
         if SOCKETS_BY_ADDRESS.insert(key, fresh, 0).is_err() {

@@ -15,9 +15,9 @@ use spandrel_proto::counter::Counter;
 use spandrel_proto::head::{STEP, empty_line};
 use spandrel_proto::policy::{BLOCK, Decision, Policy, decide};
 use spandrel_proto::record::{
-    Data, FLAG_ACTIVE, FLAG_FIRST, FLAG_IN_EPOLL, FLAG_LAST, FLAG_LATE, FLAG_NONBLOCKING, FLAG_SEND, Loss,
-    Opened, REST_NOTHING, REST_UNREADABLE, REST_UNSEEN, REST_VECTOR, State, TAG_DATA, TAG_OPENED, TAG_STATE,
-    TRANSPORT_FOREIGN, TRANSPORT_TCP, TRANSPORT_UNIX, tcp_state,
+    Connecting, Data, FLAG_ACTIVE, FLAG_FIRST, FLAG_IN_EPOLL, FLAG_LAST, FLAG_LATE, FLAG_NONBLOCKING,
+    FLAG_SEND, Loss, Opened, REST_NOTHING, REST_UNREADABLE, REST_UNSEEN, REST_VECTOR, State, TAG_CONNECTING,
+    TAG_DATA, TAG_OPENED, TAG_STATE, TRANSPORT_FOREIGN, TRANSPORT_TCP, TRANSPORT_UNIX, tcp_state,
 };
 
 use spandrel_proto::walk::WORDS_ROOM;
@@ -466,7 +466,8 @@ pub unsafe fn state_changed<M: Memory>(sk: *const u8, from: u32, to: u32) {
             }
             return;
         }
-        if (*state).announced != 0 {
+        let refused = from == tcp_state::SYN_SENT && (*state).connecting != 0;
+        if (*state).announced != 0 || refused {
             let mut record = State { header: header(TAG_STATE, 0, size_of::<State>()), ..State::default() };
             socket::describe::<M>(addr_of_mut!(record.socket), sk, transport, (*state).id, 0);
             record.header.lost = (*state).lost;
@@ -478,6 +479,39 @@ pub unsafe fn state_changed<M: Memory>(sk: *const u8, from: u32, to: u32) {
         if to == tcp_state::CLOSE {
             socket::forget(sk);
         }
+    }
+}
+
+/// A task asks for a connection: the one moment at which it is known who does.
+///
+/// # Safety
+/// `sk` must be a socket that `M` may read.
+#[inline(always)]
+pub unsafe fn asked<M: Memory>(sk: *const u8) {
+    // SAFETY: the caller's promise; the scratch space is this program's and this CPU's.
+    unsafe {
+        let (transport, family) = socket::transport::<M>(sk);
+        let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+        if transport != TRANSPORT_TCP || pid == run!(own_pid) || maps::ignored(pid) {
+            return;
+        }
+        let Some(state) = socket::state::<M>(sk, true) else { return socket::count_stateless(0) };
+        let Some(asking) = maps::asking() else { return };
+        addr_of_mut!((*asking).sk).write_volatile(sk as u64);
+        let evidence = crate::walk::evidence_asking(pid, (*state).id);
+        let words = core::hint::black_box(evidence >> 16) & (WORDS_ROOM as u32 - 1);
+        if evidence != 0 {
+            crate::walk::asked_words(addr_of_mut!((*asking).words) as *mut u64, words);
+        }
+        let length = size_of::<Connecting>() + words as usize * 8;
+        let record = addr_of_mut!((*asking).connecting);
+        addr_of_mut!((*record).header).write(header(TAG_CONNECTING, 0, length));
+        socket::describe::<M>(addr_of_mut!((*record).socket), sk, transport, (*state).id, 0);
+        socket::addresses::<M>(addr_of_mut!((*record).addresses), sk, family);
+        addr_of_mut!((*record).walk).write(evidence as u16);
+        addr_of_mut!((*record).words).write(words as u16);
+        addr_of_mut!((*record).reserved).write(0);
+        (*state).connecting = ring::write(asking as *mut u8, length as u64) as u32;
     }
 }
 

@@ -13,8 +13,8 @@ use aya_ebpf::helpers::generated::{
 use spandrel_proto::counter::Counter;
 use spandrel_proto::record::{Observed, TAG_OBSERVED};
 use spandrel_proto::walk::{
-    BLOCK_ROOM, MAX_EXECUTED, MAX_STEPS, Next, PARAMETERS, ProbedAt, REGISTERS, SAVED_ROOM, State,
-    WORDS_ROOM, World, step,
+    BLOCK_ROOM, MAX_EXECUTED, MAX_STEPS, Next, PARAMETERS, ProbedAt, REGISTERS, SAVED_ROOM, STATES, State,
+    WORDS_ROOM, Walked, World, step,
 };
 
 use crate::maps::{self, count, off, run};
@@ -23,6 +23,8 @@ use crate::{process, ring};
 
 /// Epoll sets that a descriptor may be in.
 const EPOLL_SETS: u32 = 4;
+/// Which of a CPU's states is for connections that are asked for.
+const ASKING: u32 = 3;
 /// `sizeof(struct pt_regs)`, x86-64.
 const PT_REGS: u32 = 168;
 
@@ -35,16 +37,12 @@ pub extern "C" fn evidence(index: u32, pid: u32) -> u32 {
     let Some(walked) = maps::walked(pid) else { return 0 };
     let Some(scratch) = maps::scratch(index) else { return 0 };
     let receives = index & 1;
-    let place = (index >> 1) * 3 + receives;
+    let place = (index >> 1) * STATES + receives;
     let Some(state) = maps::walk_state(place) else { return 0 };
     // SAFETY: map values; the task is the current one.
     unsafe {
         let slot = if receives != 0 { (*walked).receive } else { (*walked).send };
-        if slot == 0 || (*walked).started != process::started() {
-            return 0;
-        }
-        let exec: u32 = of_task(current_task(), off!(task_self_exec_id));
-        if (*walked).exec != exec {
+        if slot == 0 || !is_this_process(walked) {
             return 0;
         }
         let saved = addr_of_mut!((*state).saved) as *mut u64;
@@ -70,13 +68,71 @@ pub extern "C" fn evidence(index: u32, pid: u32) -> u32 {
     }
 }
 
+/// Runs the walk of this process, if it has one, for a connection that its task asks for, as for a call that sends on
+/// its socket. Returns as [`evidence`] does; the words are read by [`asked_words`], which must be called, since nobody
+/// else walks here until then.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn evidence_asking(pid: u32, connection: u64) -> u32 {
+    let Some(walked) = maps::walked(pid) else { return 0 };
+    let Some(asking) = maps::asking() else { return 0 };
+    // SAFETY: the helper takes nothing.
+    let place = unsafe { bpf_get_smp_processor_id() } * STATES + ASKING;
+    let Some(state) = maps::walk_state(place) else { return 0 };
+    // SAFETY: map values; the task is the current one.
+    unsafe {
+        let slot = (*walked).send;
+        if slot == 0 || !is_this_process(walked) {
+            return 0;
+        }
+        let saved = addr_of_mut!((*state).saved) as *mut u64;
+        if !begin(state, &(*walked).parameters) || !Registers::current().copy(saved) {
+            return 0;
+        }
+        addr_of_mut!((*state).call).write([(*asking).sk, connection, 1, 0]);
+        let found = walk(place, slot - 1);
+        if found != Next::Done as u32 {
+            (*state).busy = 0;
+            count(Counter::WalksFailed, 1);
+            return 0;
+        }
+        count(Counter::Walks, 1);
+        ((*walked).tags & 0xffff) | (*state).kept << 16
+    }
+}
+
+/// Copies the words of the walk that [`evidence_asking`] ran, and lets the next one run.
+///
+/// # Safety
+/// `to` must have room for [`WORDS_ROOM`] words.
+#[inline(always)]
+pub unsafe fn asked_words(to: *mut u64, words: u32) {
+    // SAFETY: the helper takes nothing; the rest is the caller's promise.
+    unsafe {
+        let Some(state) = maps::walk_state(bpf_get_smp_processor_id() * STATES + ASKING) else { return };
+        let words = core::hint::black_box(words) & (WORDS_ROOM as u32 - 1);
+        bpf_probe_read_kernel(to as *mut c_void, words * 8, addr_of!((*state).words) as *const c_void);
+        addr_of_mut!((*state).busy).write_volatile(0);
+    }
+}
+
+/// Whether the walk was written for the program that runs now.
+#[inline(always)]
+unsafe fn is_this_process(walked: *const Walked) -> bool {
+    // SAFETY: a map value; the task is the current one.
+    unsafe {
+        let exec: u32 = of_task(current_task(), off!(task_self_exec_id));
+        (*walked).started == process::started() && (*walked).exec == exec
+    }
+}
+
 /// An instruction that is probed was reached; `registers` are those of the thread there.
 #[inline(always)]
 pub fn observed(address: u64, registers: *const u8) {
     let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
     let Some(probed) = maps::probed(&ProbedAt { pid, reserved: 0, address }) else { return };
     // SAFETY: the helper takes nothing.
-    let place = unsafe { bpf_get_smp_processor_id() } * 3 + 2;
+    let place = unsafe { bpf_get_smp_processor_id() } * STATES + 2;
     let Some(state) = maps::walk_state(place) else { return };
     // SAFETY: map values; the helper writes as many bytes as there is room for.
     unsafe {
@@ -124,7 +180,7 @@ pub fn observed(address: u64, registers: *const u8) {
 /// `to` must have room for `words` words, of which there are fewer than [`WORDS_ROOM`].
 #[inline(always)]
 pub unsafe fn copy_words(index: u32, to: *mut u64, words: u32) {
-    let Some(state) = maps::walk_state((index >> 1) * 3 + (index & 1)) else { return };
+    let Some(state) = maps::walk_state((index >> 1) * STATES + (index & 1)) else { return };
     // SAFETY: the caller's promise.
     unsafe {
         bpf_probe_read_kernel(to as *mut c_void, words * 8, addr_of!((*state).words) as *const c_void);

@@ -44,6 +44,8 @@ pub const TAG_FORK: u16 = 5;
 pub const TAG_EXIT: u16 = 6;
 /// A probed instruction was reached.
 pub const TAG_OBSERVED: u16 = 7;
+/// A TCP connection is asked for.
+pub const TAG_CONNECTING: u16 = 8;
 
 /// The process wrote the bytes; else it read them.
 pub const FLAG_SEND: u16 = 1;
@@ -222,6 +224,25 @@ pub struct Addresses {
     pub peer: [u8; 16],
 }
 
+/// [`TAG_CONNECTING`]: the header's thread asks for a TCP connection: what it does then may be told much later, and by
+/// no call of its own. Evidence words follow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Connecting {
+    /// What all records begin with.
+    pub header: Header,
+    /// The socket; it has no positions yet.
+    pub socket: Socket,
+    /// Where to. Its own port may not be chosen yet.
+    pub addresses: Addresses,
+    /// The walk that found the evidence; 0 for none.
+    pub walk: u16,
+    /// How many evidence words follow.
+    pub words: u16,
+    /// Spelled-out padding.
+    pub reserved: u32,
+}
+
 /// [`TAG_STATE`]: a TCP connection leaves one state for another (`FIN_WAIT1`, `LAST_ACK`, `CLOSE`…).
 /// The process in the header is whoever was running, and means nothing.
 #[repr(C)]
@@ -338,6 +359,7 @@ const _: () = {
     assert!(size_of::<Data>() == 120);
     assert!(size_of::<Opened>() == 152);
     assert!(size_of::<State>() == 112);
+    assert!(size_of::<Connecting>() == 152);
     assert!(size_of::<Exec>() == 56 + FILENAME + ARGUMENTS);
     assert!(size_of::<Fork>() == 56);
     assert!(size_of::<Observed>() == 56);
@@ -362,6 +384,13 @@ pub enum Record<'a> {
         opened: Opened,
         /// A unix stream's path.
         path: &'a [u8],
+    },
+    /// [`TAG_CONNECTING`]
+    Connecting {
+        /// The record's fixed part.
+        connecting: Connecting,
+        /// The evidence words, 8 bytes each.
+        words: &'a [u8],
     },
     /// [`TAG_STATE`]
     State(State),
@@ -442,6 +471,17 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, Undecodable> {
                 reserved: reader.u32()?,
             };
             Ok(Record::Opened { opened, path: reader.take(opened.path as usize)? })
+        }
+        TAG_CONNECTING => {
+            let connecting = Connecting {
+                header,
+                socket: reader.socket()?,
+                addresses: reader.addresses()?,
+                walk: reader.u16()?,
+                words: reader.u16()?,
+                reserved: reader.u32()?,
+            };
+            Ok(Record::Connecting { connecting, words: reader.take(usize::from(connecting.words) * 8)? })
         }
         TAG_STATE => Ok(Record::State(State {
             header,

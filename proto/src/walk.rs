@@ -377,6 +377,9 @@ const _: () = {
     assert!(size_of::<ProbedAt>() == 16);
 };
 
+/// States that a CPU has: for calls that send, calls that receive, probes, and connections that are asked for.
+pub const STATES: u32 = 4;
+
 /// Walks that the kernel side holds at once.
 pub const WALKS: u32 = 512;
 

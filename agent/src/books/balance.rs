@@ -34,6 +34,7 @@ pub fn imbalances(books: &Books) -> Vec<String> {
         parsers,
         exchange,
         stitch,
+        failed_connects,
         discover,
         runtimes: _,
         terminal,
@@ -54,6 +55,8 @@ pub fn imbalances(books: &Books) -> Vec<String> {
     found.http1(http1);
     found.http2(http2);
     found.stitch(stitch, exchange);
+    let unowned = failed_connects.iter().map(|(_, count)| count).sum();
+    found.sum("stitch, connects of no request", stitch.connects.alone, &[("by destination", unowned)]);
     found.discover(discover);
     if let Some(terminal) = terminal {
         found.terminal(terminal, stitch);
@@ -299,6 +302,10 @@ impl Found {
     fn stitch(&mut self, stitch: &stitch::Ledger, exchange: &exchange::Ledger) {
         let opened = [("opened before", exchange.opened)];
         self.sum("stitch, exchanges", stitch.exchanges, &opened);
+        let connects = stitch.connects.balance(stitch.held.connects);
+        if connects != 0 {
+            self.0.push(format!("the books do not balance: stitch, connects: off by {connects}"));
+        }
         let (out, decided) = stitch.balance();
         for (sum, missing) in [("spans, left out and held", out), ("links, roots and orphans", decided)] {
             if missing != 0 {

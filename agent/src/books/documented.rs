@@ -196,6 +196,15 @@ pub const DOCUMENTED: &[(&str, &str)] = &[
     ),
     ("spandrel_stitch_stray_inputs_total", "Inputs that fit nothing that is known"),
     ("spandrel_stitch_forgotten_entries_total", "What was forgotten before its time to stay within a bound"),
+    ("spandrel_stitch_asked_connects_total", "TCP connections that programs asked for"),
+    ("spandrel_stitch_established_connects_total", "Of these, those that came about"),
+    (
+        "spandrel_stitch_failed_connects_total",
+        "Of these, those that failed: told as an event of a span, one too many for it, too late for it, or of no request that is known",
+    ),
+    ("spandrel_stitch_unowned_connects_total", "Of the last, how many by destination and reason"),
+    ("spandrel_stitch_forgotten_connects_total", "Of these, those whose end was not seen in time"),
+    ("spandrel_stitch_held_connects", "Of these, those that are not decided"),
     ("spandrel_stitch_cut_values_total", "Attribute values that were cut because they were too long"),
     ("spandrel_discover_met_processes_total", "Processes that were entered into the table"),
     ("spandrel_discover_held_processes", "Processes in the table"),
@@ -275,6 +284,7 @@ in `_total` only grow while the agent runs; the others are levels. A cause is th
 pub(super) fn every() -> Books {
     Books {
         kernel: Some(Kernel { unseen_calls: vec![(0, 0)], ..Kernel::default() }),
+        failed_connects: vec![("192.0.2.1:80/timeout", 0)],
         terminal: Some(Default::default()),
         export: Some(Exported::default()),
         ..Books::default()

@@ -121,6 +121,7 @@ fn balanced() -> Books {
             ..Default::default()
         },
         stitch,
+        failed_connects: Vec::new(),
         discover: discover::Ledger {
             met: 3,
             held: 2,

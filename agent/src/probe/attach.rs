@@ -77,7 +77,7 @@ pub fn attach(plan: &Plan, found: &Found, options: Options) -> anyhow::Result<At
         .override_global("AYA_LOG_LEVEL", &options.log_level, true)
         .map_max_entries("RECORDS", options.ring_bytes)
         .map_max_entries("SCRATCH", cpus as u32 * 2)
-        .map_max_entries("WALK_STATES", cpus as u32 * 3)
+        .map_max_entries("WALK_STATES", cpus as u32 * spandrel_proto::walk::STATES)
         .map_max_entries("FOLLOWING", cpus as u32 * 2)
         .map_max_entries("TLS_SCRATCH", cpus as u32 * 2);
     if socket_backend {

@@ -95,6 +95,7 @@ pub fn plan(answer: &dyn Fn(Feature) -> Answer, wanted: Option<Backend>) -> Resu
         ("forked", Hook::Typed("sched_process_fork")),
         ("exited", Hook::Typed("sched_process_exit")),
         ("state_changed", Hook::Typed("inet_sock_set_state")),
+        ("connecting", Hook::Typed("inet_sock_set_state")),
     ];
     match backend {
         Backend::Socket => attachments.extend([
@@ -131,7 +132,7 @@ mod tests {
     fn an_older_kernel_gets_the_call_exits() {
         let plan = plan(&without(&[Feature::SocketTracepoints]), None).unwrap();
         assert_eq!(plan.backend, Backend::Syscall);
-        assert_eq!(plan.attachments.len(), 4 + call::HOOKED.len());
+        assert_eq!(plan.attachments.len(), 5 + call::HOOKED.len());
     }
 
     #[test]

@@ -50,6 +50,7 @@ impl Stitcher {
             .map(|&(at, _)| at)
             .chain(self.closing.first().map(|&(at, _)| at))
             .chain(ready)
+            .chain(self.detained_until())
             .min()
     }
 
@@ -91,6 +92,7 @@ impl Stitcher {
             self.force(node, Orphan::Limit, out);
         } else if let Some(&node) = self.open.first() {
             self.give_up(node, |dropped| &mut dropped.byte_limit, out);
+        } else if self.free_a_detained(out) {
         } else if !self.ready.is_empty() {
             self.link_ready(out);
         } else {

@@ -15,8 +15,8 @@ use crate::discover::Resource;
 use crate::exchange::{Carried, Exchange, ExchangeId, Failure, FailureKind};
 use crate::identity::evidence::Evidence;
 use crate::identity::{
-    Birth, Claim, ConnectionId, Direction, EvidenceId, Facts, Gate, Key, Moment, Monotonic, ProcessKey, Role,
-    ThreadId,
+    Address, Birth, Claim, ConnectionId, Direction, EvidenceId, Facts, Gate, Key, Moment, Monotonic,
+    ProcessKey, Role, ThreadId,
 };
 use crate::protocol::{FieldName, Fields, RequestHead, ResponseHead, Version};
 
@@ -49,6 +49,7 @@ fn run(data: &[u8]) -> Ledger {
         remembered_clients: 2 * scale,
         remembered_owners: 1,
         connections: 6 * scale,
+        connects: 3 * scale,
         inbound_contexts: 8 * scale,
         lost_processes: 3,
     };
@@ -82,6 +83,8 @@ fn run(data: &[u8]) -> Ledger {
         assert!(stitcher.processes.len() <= limits.open_exchanges);
         assert!(stitcher.doomed.len() <= limits.open_exchanges);
         assert!(stitcher.closing.len() <= limits.connections);
+        assert_eq!(ledger.connects.balance(ledger.held.connects), 0, "{ledger:#?}");
+        assert!(ledger.held.connects <= limits.connects as u64);
         assert_eq!(stitcher.connections.len(), stitcher.connections_by_age.len());
         assert_eq!(stitcher.by_exchange.len(), stitcher.nodes.len());
     }
@@ -92,6 +95,7 @@ fn run(data: &[u8]) -> Ledger {
     assert_eq!((stitcher.nodes.len(), stitcher.bytes, stitcher.unbound), (0, 0, 0));
     assert!(stitcher.deadlines.is_empty() && stitcher.processes.is_empty());
     assert_eq!(stitcher.owned.sizes(), (0, 0));
+    assert_eq!(stitcher.connects_held(), 0);
     assert_eq!(stitcher.ledger().spans, judge.spans);
     assert!(judge.bound.keys().all(|span| judge.over.contains(span)), "a bound span never ended");
     stitcher.ledger()
@@ -293,6 +297,24 @@ impl Made<'_> {
                 b_to_a: if step & 64 == 0 { 0 } else { i64::from(step) - 300 },
             },
             12 => Input::ConnectionClosed { connection: self.connection(), time: Monotonic(self.time) },
+            13 if step & 64 != 0 => match step & 176 {
+                16 => Input::Connected { connection: self.connection() },
+                0 | 32 | 128 | 160 => Input::Connecting {
+                    connection: self.connection(),
+                    at: self.moment(),
+                    peer: Address::Unix(String::new()),
+                    serving: if step & 32 == 0 {
+                        Serving::OneRequestPerThread
+                    } else {
+                        Serving::OneIfBlocking
+                    },
+                },
+                _ => Input::ConnectFailed {
+                    connection: self.connection(),
+                    time: Monotonic(self.time),
+                    errno: i32::from(step & 32),
+                },
+            },
             13 => Input::ProcessExited { process: self.moment().process, time: Monotonic(self.time) },
             _ if step & 128 != 0 => {
                 let birth = Birth { child: self.key(), parent: self.key(), time: Monotonic(self.time) };
@@ -336,16 +358,18 @@ mod tests {
 
     /// What is 0 at the end, methods that do not exist yet, and what takes more luck than random bytes
     /// have: those have scenarios of their own.
-    const NEVER: [&str; 12] = [
+    const NEVER: [&str; 14] = [
         "clamps client_end",
+        "connects crowded",
+        "connects late",
+        "connects values_cut",
         "forgotten births",
         "forgotten lives",
-        "forgotten values_cut",
+        "held connects",
         "held open",
         "held pending",
         "held undecided",
         "links inferred",
-        "links task",
         "orphans cycle",
         "orphans two_calls",
         "thread_rule_lost two_calls",

@@ -281,6 +281,10 @@ impl Stitcher {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let State::Bound(bound) = &node.state else { return };
         let bound = bound.clone();
+        if self.detain(id) {
+            return;
+        }
+        let Some(node) = self.nodes.get_mut(&id) else { return };
         let exchange = match std::mem::replace(&mut node.phase, Phase::Sealed) {
             Phase::Closed(exchange) => exchange,
             other => {
@@ -318,7 +322,11 @@ impl Stitcher {
         let endpoints = http::Endpoints { local, peer, tls: node.ends.tls.as_ref() };
         let described = http::describe(&Subject::new(exchange, endpoints), &self.settings.http);
         self.ledger.values_cut += u64::from(described.cut);
-        let mut attributes = described.attributes;
+        let (mut attributes, mut events) = (described.attributes, described.events);
+        if let Some(connects) = &node.held.connects {
+            events.extend(connects.failed.iter().cloned());
+            events.sort_by_key(|event| event.time);
+        }
         if let Some(parent) = node.parent {
             attributes.push((LINK_METHOD, Value::Text(parent.method.name().to_owned())));
         }
@@ -337,7 +345,7 @@ impl Stitcher {
             end,
             wall_offset: bound.wall_offset,
             attributes,
-            events: described.events,
+            events,
             error: described.error,
             process: node.process,
             resource: Arc::clone(&node.resource),

@@ -20,7 +20,7 @@ use super::node::{NodeId, Phase, Process, Proof, State, Wait};
 use super::span::{LinkMethod, SpanId, TraceId};
 use super::stitcher::Stitcher;
 use super::{Output, Serving};
-use crate::identity::{Moment, Monotonic, ProcessKey};
+use crate::identity::{Moment, Monotonic, ProcessKey, ThreadId};
 
 /// What the context of an outbound request says.
 enum Owner {
@@ -133,11 +133,24 @@ impl Stitcher {
         }
     }
 
-    /// The one request that the calling thread holds and may hold at a time, or why there is none: no
-    /// cause if the process serves nothing.
+    /// As [`Self::holder_of`], for a call.
     fn holder(&self, node: NodeId, began: &Moment, serving: Serving) -> Result<NodeId, Option<Orphan>> {
         let Some(client) = self.nodes.get(&node) else { return Err(None) };
-        let Some(process) = self.processes.get(&client.process).filter(|p| p.unanswered > 0) else {
+        let found = self.holder_of(client.process, client.thread, began.time, serving);
+        // Two threads wrote the request.
+        if began.thread != client.thread { found.and(Err(Some(Orphan::OtherThreadHolds))) } else { found }
+    }
+
+    /// The one request that the calling thread holds and may hold at a time, or why there is none: no
+    /// cause if the process serves nothing.
+    pub(super) fn holder_of(
+        &self,
+        process: ProcessKey,
+        thread: ThreadId,
+        time: Monotonic,
+        serving: Serving,
+    ) -> Result<NodeId, Option<Orphan>> {
+        let Some(held) = self.processes.get(&process).filter(|p| p.unanswered > 0) else {
             return Err(None);
         };
         if !allowed(LinkMethod::Thread, self.settings.weakest_link) {
@@ -146,13 +159,10 @@ impl Stitcher {
         if serving == Serving::ManyPerThread {
             return Err(Some(Orphan::ManyPerThread));
         }
-        if self.rule_is_lost(client.process) {
+        if self.rule_is_lost(process) {
             return Err(Some(Orphan::RuleLost));
         }
-        if began.thread != client.thread {
-            return Err(Some(Orphan::OtherThreadHolds));
-        }
-        let holder = match process.threads.get(&client.thread).map(Vec::as_slice) {
+        let holder = match held.threads.get(&thread).map(Vec::as_slice) {
             None | Some([]) => return Err(Some(Orphan::OtherThreadHolds)),
             Some([only]) => *only,
             Some(_) => return Err(Some(Orphan::TwoRequests)),
@@ -160,7 +170,7 @@ impl Stitcher {
         match self.nodes.get(&holder) {
             Some(server) if server.held.overlapped => Err(Some(Orphan::TwoRequests)),
             Some(server) if server.held.proof == Proof::None => Err(Some(Orphan::NotBlocking)),
-            Some(server) if server.at <= began.time => Ok(holder),
+            Some(server) if server.at <= time => Ok(holder),
             _ => Err(Some(Orphan::OtherThreadHolds)),
         }
     }
@@ -181,7 +191,7 @@ impl Stitcher {
         if at.thread != server.thread || at.process != process {
             return self.refuse_calls(node, Orphan::OtherThreadAnswered, out);
         }
-        if server.held.calls.is_empty() {
+        if server.held.calls.is_empty() && server.held.connects.is_none() {
             return;
         }
         if let Some(server) = self.nodes.get_mut(&node) {
@@ -207,6 +217,16 @@ impl Stitcher {
             server.held.ready = false;
             let calls = std::mem::take(&mut server.held.calls);
             let verdict = self.verdict(node, &calls);
+            if self.nodes.get(&node).is_some_and(|server| server.held.connects.is_some()) {
+                let called = self.intervals(&calls).into_iter().map(|(began, ended, _)| (began, ended));
+                let called = called.collect();
+                if let Some(connects) =
+                    self.nodes.get_mut(&node).and_then(|server| server.held.connects.as_mut())
+                {
+                    connects.called = called;
+                }
+                self.decide_connects(node, verdict.is_ok());
+            }
             for call in calls {
                 if self.nodes.get(&call).and_then(|n| n.wait()) == Some(Wait::Answer(node)) {
                     let choice = match verdict {
@@ -246,16 +266,7 @@ impl Stitcher {
 
     /// Whether a call began before the response to an earlier one did.
     fn calls_overlap(&self, calls: &[NodeId]) -> Overlap {
-        let mut spans: Vec<(Monotonic, Option<Monotonic>, bool)> = calls
-            .iter()
-            .filter_map(|call| self.nodes.get(call))
-            .map(|call| match (&call.phase, &call.state) {
-                _ if call.answered.is_some() => (call.began, call.answered, true),
-                (Phase::Closed(exchange), _) => (call.began, Some(exchange.ended), false),
-                (Phase::Sealed, State::Bound(_)) => (call.began, Some(call.began), false),
-                _ => (call.began, None, false),
-            })
-            .collect();
+        let mut spans = self.intervals(calls);
         spans.sort_unstable_by_key(|&(began, ..)| began);
         let mut overlap = Overlap::None;
         for (earlier, later) in spans.iter().zip(spans.iter().skip(1)) {
@@ -270,10 +281,27 @@ impl Stitcher {
         overlap
     }
 
+    /// From when until when calls were under way, and whether their responses were seen.
+    fn intervals(&self, calls: &[NodeId]) -> Vec<(Monotonic, Option<Monotonic>, bool)> {
+        calls
+            .iter()
+            .filter_map(|call| self.nodes.get(call))
+            .map(|call| match (&call.phase, &call.state) {
+                _ if call.answered.is_some() => (call.began, call.answered, true),
+                (Phase::Closed(exchange), _) => (call.began, Some(exchange.ended), false),
+                (Phase::Sealed, State::Bound(_)) => (call.began, Some(call.began), false),
+                _ => (call.began, None, false),
+            })
+            .collect()
+    }
+
     /// The calls that wait for a server's answer get no parent by it.
     pub(super) fn refuse_calls(&mut self, node: NodeId, cause: Orphan, out: &mut Vec<Output>) {
         let Some(server) = self.nodes.get_mut(&node) else { return };
         let calls = std::mem::take(&mut server.held.calls);
+        if server.held.connects.is_some() {
+            self.decide_connects(node, false);
+        }
         for call in calls {
             if self.nodes.get(&call).and_then(|n| n.wait()) == Some(Wait::Answer(node)) {
                 self.decide(call, Choice::Orphan(cause), out);

@@ -34,6 +34,8 @@ pub struct Ledger {
     pub stray: Stray,
     /// What was forgotten before its time to stay within a bound.
     pub forgotten: Forgotten,
+    /// Connections that were asked for.
+    pub connects: Connects,
     /// Attribute values that were cut at the limit.
     pub values_cut: u64,
 }
@@ -62,6 +64,27 @@ pub struct Held {
     pub pending: u64,
     /// Of both, those whose parent is not decided.
     pub undecided: u64,
+    /// Connections that were asked for and are not there, or failed and are not decided.
+    pub connects: u64,
+}
+
+/// What became of connections that were asked for.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Connects {
+    /// All of them.
+    pub asked: u64,
+    /// They came about.
+    pub established: u64,
+    /// They failed, and are an event of a span.
+    pub told: u64,
+    /// They failed, and the span that they belong to has too many such events.
+    pub crowded: u64,
+    /// They failed, and the span that they belong to was out.
+    pub late: u64,
+    /// They failed, and belong to no request that is known.
+    pub alone: u64,
+    /// What became of them was not seen in time.
+    pub forgotten: u64,
 }
 
 /// Parents that were found, by [`LinkMethod`].
@@ -207,17 +230,25 @@ pub struct Forgotten {
 }
 
 impl Ledger {
-    /// What is missing in the two sums; `(0, 0)` unless there is a bug.
+    /// What is missing in the two sums of exchanges; `(0, 0)` unless there is a bug.
     pub fn balance(&self) -> (i128, i128) {
         let Dropped { duplicate, open_limit, byte_limit, never_closed, shutdown } = self.dropped;
         let dropped = duplicate + open_limit + byte_limit + never_closed + shutdown;
-        let Held { open, pending, undecided } = self.held;
+        let Held { open, pending, undecided, connects: _ } = self.held;
         let out = self.spans + self.suppressed + self.not_sampled + dropped + open + pending;
         let Roots { server, client, suppressed } = self.roots;
         let decided =
             self.links.total() + server + client + suppressed + self.orphans.total() + duplicate + undecided;
         let missing = |sum: u64| i128::from(self.exchanges) - i128::from(sum);
         (missing(out), missing(decided))
+    }
+}
+
+impl Connects {
+    /// What is missing in the sum of connections, if so many are held; 0 unless there is a bug.
+    pub fn balance(&self, held: u64) -> i128 {
+        let Self { asked, established, told, crowded, late, alone, forgotten } = *self;
+        i128::from(asked) - i128::from(established + told + crowded + late + alone + forgotten + held)
     }
 }
 

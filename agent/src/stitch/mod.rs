@@ -19,8 +19,7 @@
 //! Ledger ([`Ledger`]): exchanges in = spans + suppressed + not sampled + dropped by cause + held; and each
 //! exchange that is decided is exactly one of a link, a root or an orphan.
 //!
-//! Not here yet: `connect.failed` events. A failed connect will be an input of its own, attached as an
-//! event to the server span that the rules of `inside` name, and counted by destination without one.
+//! A connection that failed has no span: it is an event of the server span that the rules name (`connects`).
 
 pub mod context;
 pub mod http;
@@ -31,6 +30,7 @@ pub mod span;
 
 mod across;
 mod bounds;
+mod connects;
 mod graph;
 mod inside;
 mod node;
@@ -52,6 +52,7 @@ use crate::exchange::{Carried, Exchange, ExchangeId};
 use crate::identity::{Address, Birth, ConnectionId, Moment, Monotonic, ProcessKey, Role};
 use crate::protocol::RequestHead;
 
+use graph::LINK_METHOD;
 pub use ledger::Ledger;
 pub use stitcher::Stitcher;
 
@@ -126,6 +127,31 @@ pub enum Input {
     Unobserved {
         /// The process.
         process: ProcessKey,
+    },
+    /// A task asked for a connection.
+    Connecting {
+        /// Which.
+        connection: ConnectionId,
+        /// When, and who.
+        at: Moment,
+        /// Where to.
+        peer: Address,
+        /// How the process serves.
+        serving: Serving,
+    },
+    /// A connection that was asked for came about.
+    Connected {
+        /// Which.
+        connection: ConnectionId,
+    },
+    /// A connection that was asked for failed.
+    ConnectFailed {
+        /// Which.
+        connection: ConnectionId,
+        /// When.
+        time: Monotonic,
+        /// The socket's error: an errno, or 0 if the program closed the socket itself.
+        errno: i32,
     },
     /// Records of some connections were lost in this time, so what a thread did then is not known to
     /// be all that it did. To be given before the [`Stitcher::poll`] that follows the loss.
@@ -246,6 +272,9 @@ pub struct Limits {
     pub remembered_owners: usize,
     /// Connections whose other end is known. Default 65,536, as for open exchanges.
     pub connections: usize,
+    /// Connections that are asked for and not there, and those that failed and are not decided. Default 16,384; one
+    /// that is never answered fails after two minutes, and programs give up far earlier.
+    pub connects: usize,
     /// Inbound span ids remembered, to tell a context that was passed on from one that an SDK made.
     /// Default 262,144, about 9 MiB: half a minute of 10,000 requests a second, each with a context.
     pub inbound_contexts: usize,
@@ -266,6 +295,7 @@ impl Default for Limits {
             remembered_clients: 16_384,
             remembered_owners: 16_384,
             connections: 65_536,
+            connects: 16_384,
             inbound_contexts: 262_144,
             lost_processes: 65_536,
         }

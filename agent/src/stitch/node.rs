@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::Endpoints;
 use super::context::Context;
 use super::owner::Told;
-use super::span::{Parent, SpanId, TraceId};
+use super::span::{Parent, SpanEvent, SpanId, TraceId};
 use crate::discover::Resource;
 use crate::exchange::{Exchange, ExchangeId};
 use crate::identity::{ConnectionId, Monotonic, ProcessKey, Role, ThreadId};
@@ -121,8 +121,25 @@ pub(super) struct Held {
     pub followed: bool,
     /// Calls by its thread that wait for the answer.
     pub calls: Vec<NodeId>,
+    /// What is known of connections that failed.
+    pub connects: Option<Box<Connecting>>,
     /// The answer came from the same thread; the calls are linked at the next poll.
     pub ready: bool,
+}
+
+/// What a server knows of connections that were asked for and are not there.
+#[derive(Debug, Default)]
+pub(super) struct Connecting {
+    /// Connections that its thread asked for and that the answer decides, by number.
+    pub asked: Vec<u64>,
+    /// Calls that were linked to it by its thread: from when until when.
+    pub called: Vec<(Monotonic, Option<Monotonic>)>,
+    /// Connections that failed.
+    pub failed: Vec<SpanEvent>,
+    /// It is over and held back until then, since a connection that failed may be its own.
+    pub detained: Option<Monotonic>,
+    /// It was held back long enough.
+    pub freed: bool,
 }
 
 /// Why a thread is believed to serve one request at a time.

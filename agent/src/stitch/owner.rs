@@ -151,6 +151,21 @@ impl Ownership {
     }
 }
 
+/// What is claimed of who asked for something.
+pub(super) struct Claimed<'a> {
+    pub process: ProcessKey,
+    /// When it was asked for.
+    pub called: Monotonic,
+    /// Who owned this key then? Strongest first.
+    pub claims: &'a [(Monotonic, Claim)],
+    /// The request that it carries, which did not ask for it.
+    pub own: Option<NodeId>,
+    /// More may be claimed.
+    pub hopeful: bool,
+    /// Requests may be told late.
+    pub patient: bool,
+}
+
 enum Found {
     /// It, and since when.
     One(NodeId, Monotonic),
@@ -362,23 +377,18 @@ impl Stitcher {
     /// Puts claims to a call, each followed by those of its lineage.
     fn add_claims(&mut self, node: NodeId, time: Monotonic, facts: &Facts) {
         let Some(client) = self.nodes.get_mut(&node) else { return };
-        let tasks = self.owned.tasks.get(&client.process);
-        for &claim in facts.claims.iter().take(MAX_CLAIMS) {
-            let mut at = claim.at.unwrap_or(time);
-            let mut claim = claim;
-            for _ in 0..=MAX_LINEAGE {
-                if client.told.claims.len() >= MAX_CLAIMS * 2 {
-                    return;
-                }
-                if !client.told.claims.contains(&(at, claim)) {
-                    client.told.claims.push((at, claim));
-                }
-                let births = tasks.and_then(|tasks| tasks.births.get(&claim.key));
-                let birth = births.and_then(|lives| lives.iter().rev().find(|(time, _)| *time <= at));
-                let Some(&(time, parent)) = birth else { break };
-                (at, claim) = (time, Claim { key: parent, born: None, method: LinkMethod::Task, ..claim });
-            }
+        follow(&mut client.told.claims, self.owned.tasks.get(&client.process), time, facts);
+    }
+
+    /// What the tasks claim that asked for a connection, if that is for this rule to decide.
+    pub(super) fn claims_of(&self, at: &Moment, serving: Serving) -> Option<Vec<(Monotonic, Claim)>> {
+        let facts = self.facts(at)?;
+        if facts.claims.is_empty() && (!facts.later || serving == Serving::OneRequestPerThread) {
+            return None;
         }
+        let mut claims = Vec::new();
+        follow(&mut claims, self.owned.tasks.get(&at.process), at.time, &facts);
+        Some(claims)
     }
 
     /// Decides the calls for which this rule is final. Done at a poll, when what had happened by then is known.
@@ -403,16 +413,28 @@ impl Stitcher {
         if client.wait() != Some(Wait::Owner) {
             return Some(Choice::Root); // decided otherwise: deciding again does nothing
         }
-        let tasks = self.owned.tasks.get(&client.process);
+        self.judge(&Claimed {
+            process: client.process,
+            called: client.began,
+            claims: &client.told.claims,
+            own: self.own_server(node),
+            hopeful: client.told.later && matches!(client.phase, Phase::Open),
+            patient: !self.patience_is_over(node),
+        })
+    }
+
+    /// Whose something is that was asked for; none while this is not final.
+    pub(super) fn judge(&self, claimed: &Claimed<'_>) -> Option<Choice> {
+        let tasks = self.owned.tasks.get(&claimed.process);
         let first = tasks.and_then(|tasks| tasks.undetermined.first()).map(|&(from, _)| from);
         let mut cause = Orphan::NoOwner;
-        for (at, claim) in &client.told.claims {
+        for (at, claim) in claimed.claims {
             // A request that began later cannot have owned anything then.
             if first.is_some_and(|first| first <= *at) {
                 return None;
             }
-            match tasks.map_or(Found::None, |tasks| self.find(tasks, node, client.began, *at, claim)) {
-                Found::One(_, from) if self.lost_between(from, client.began) => {
+            match tasks.map_or(Found::None, |tasks| find(tasks, claimed, *at, claim)) {
+                Found::One(_, from) if self.lost_between(from, claimed.called) => {
                     cause = Orphan::RecordsLost;
                 }
                 Found::One(owner, _) if allowed(claim.method, self.settings.weakest_link) => {
@@ -423,18 +445,15 @@ impl Stitcher {
                     });
                 }
                 Found::One(..) => cause = Orphan::WeakestLink,
-                Found::Shared => {
-                    return self.patience_is_over(node).then_some(Choice::Orphan(Orphan::KeyShared));
-                }
+                Found::Shared => return (!claimed.patient).then_some(Choice::Orphan(Orphan::KeyShared)),
                 Found::None => {}
             }
         }
-        let open = matches!(client.phase, Phase::Open);
-        if (client.told.later && open) || !self.patience_is_over(node) {
+        if claimed.hopeful || claimed.patient {
             return None;
         }
         let unfinished = tasks.and_then(|tasks| tasks.unfinished.first());
-        if client.told.claims.iter().any(|(at, _)| unfinished.is_some_and(|(from, _)| from <= at)) {
+        if claimed.claims.iter().any(|(at, _)| unfinished.is_some_and(|(from, _)| from <= at)) {
             return None;
         }
         let serves = tasks.is_some_and(|tasks| !tasks.owners.is_empty());
@@ -448,34 +467,6 @@ impl Stitcher {
 
     fn patience_is_over(&self, node: NodeId) -> bool {
         self.nodes.get(&node).is_none_or(|client| client.told.patience <= self.clock)
-    }
-
-    /// The one request that owned a key at a time.
-    fn find(&self, tasks: &Tasks, node: NodeId, called: Monotonic, at: Monotonic, claim: &Claim) -> Found {
-        let Some(owners) = tasks.owners.get(&claim.key) else { return Found::None };
-        // A request that is no longer known may have owned it as well.
-        if owners.unknown_until.is_some_and(|until| at <= until) {
-            return Found::None;
-        }
-        let own = self.own_server(node);
-        let owners = owners.known.iter().filter(|owner| Some(owner.node) != own);
-        if let Some(task) = claim.born {
-            let made = |owner: &&Owner| {
-                let gate = owner.gate.as_ref().and_then(|facts| facts.gate.as_ref());
-                owner.from <= called && gate.is_some_and(|gate: &Gate| gate.is_before(task))
-            };
-            return match owners.filter(made).max_by_key(|owner| (owner.from, owner.node)) {
-                Some(owner) if owner.shared => Found::Shared,
-                Some(owner) => Found::One(owner.node, owner.from),
-                None => Found::None,
-            };
-        }
-        let mut then = owners.filter(|o| o.from <= at && o.until.is_none_or(|until| at <= until));
-        match (then.next(), then.next()) {
-            (Some(_), Some(_)) => Found::Shared,
-            (Some(owner), None) => Found::One(owner.node, owner.from),
-            (None, _) => Found::None,
-        }
     }
 
     fn tell_unowned(&mut self, node: NodeId, cause: Orphan) {
@@ -503,6 +494,53 @@ impl Stitcher {
     }
 }
 
+/// The one request that owned a key at a time.
+fn find(tasks: &Tasks, claimed: &Claimed<'_>, at: Monotonic, claim: &Claim) -> Found {
+    let Some(owners) = tasks.owners.get(&claim.key) else { return Found::None };
+    // A request that is no longer known may have owned it as well.
+    if owners.unknown_until.is_some_and(|until| at <= until) {
+        return Found::None;
+    }
+    let owners = owners.known.iter().filter(|owner| Some(owner.node) != claimed.own);
+    if let Some(task) = claim.born {
+        let made = |owner: &&Owner| {
+            let gate = owner.gate.as_ref().and_then(|facts| facts.gate.as_ref());
+            owner.from <= claimed.called && gate.is_some_and(|gate: &Gate| gate.is_before(task))
+        };
+        return match owners.filter(made).max_by_key(|owner| (owner.from, owner.node)) {
+            Some(owner) if owner.shared => Found::Shared,
+            Some(owner) => Found::One(owner.node, owner.from),
+            None => Found::None,
+        };
+    }
+    let mut then = owners.filter(|o| o.from <= at && o.until.is_none_or(|until| at <= until));
+    match (then.next(), then.next()) {
+        (Some(_), Some(_)) => Found::Shared,
+        (Some(owner), None) => Found::One(owner.node, owner.from),
+        (None, _) => Found::None,
+    }
+}
+
+/// Adds claims, each followed by those of its lineage.
+fn follow(to: &mut Vec<(Monotonic, Claim)>, tasks: Option<&Tasks>, time: Monotonic, facts: &Facts) {
+    for &claim in facts.claims.iter().take(MAX_CLAIMS) {
+        let mut at = claim.at.unwrap_or(time);
+        let mut claim = claim;
+        for _ in 0..=MAX_LINEAGE {
+            if to.len() >= MAX_CLAIMS * 2 {
+                return;
+            }
+            if !to.contains(&(at, claim)) {
+                to.push((at, claim));
+            }
+            let births = tasks.and_then(|tasks| tasks.births.get(&claim.key));
+            let birth = births.and_then(|lives| lives.iter().rev().find(|(time, _)| *time <= at));
+            let Some(&(time, parent)) = birth else { break };
+            (at, claim) = (time, Claim { key: parent, born: None, method: LinkMethod::Task, ..claim });
+        }
+    }
+}
+
 /// Keys that one request may own.
 const MAX_KEYS: usize = 8;
 /// Claims of one call, and as many again by lineage.
@@ -519,4 +557,4 @@ const MAX_BIRTHS: usize = 65_536;
 /// Calls told of between two looks.
 const MAX_UNOWNED: usize = 256;
 /// How long a call waits for requests that are told late, nanoseconds: pieces behind a hole are held for 50 ms.
-const PATIENCE: u64 = 150_000_000;
+pub(super) const PATIENCE: u64 = 150_000_000;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use foldhash::{HashMap, HashMapExt as _, HashSet, HashSetExt as _};
 use rand::RngCore;
 
+use super::connects::Connects;
 use super::intake::{Intake, is_intake};
 use super::ledger::{Held as HeldCount, Ledger};
 use super::node::{
@@ -44,6 +45,8 @@ pub struct Stitcher {
     pub(super) lost: HashSet<ProcessKey>,
     /// What the tasks of processes are.
     pub(super) owned: Ownership,
+    /// Connections that were asked for and are not there.
+    pub(super) connects: Connects,
     /// Contexts that requests brought to a process, as hashes.
     pub(super) inbound: Recent<u64, ()>,
     /// The wall offsets of traces that others began.
@@ -89,6 +92,7 @@ impl Stitcher {
             processes: HashMap::new(),
             lost: HashSet::new(),
             owned: Ownership::default(),
+            connects: Connects::default(),
             deadlines: BTreeSet::new(),
             ready: Vec::new(),
             open: BTreeSet::new(),
@@ -131,6 +135,13 @@ impl Stitcher {
                 self.advance(birth.time);
                 self.born(process, birth);
             }
+            Input::Connecting { connection, at, peer, serving } => {
+                self.connecting(connection, &at, peer, serving);
+            }
+            Input::Connected { connection } => self.connected(connection),
+            Input::ConnectFailed { connection, time, errno } => {
+                self.connect_failed(connection, time, errno);
+            }
             Input::Unobserved { process } => self.forget_births(Some(process)),
             Input::RecordsLost { since, until } => {
                 self.forget_births(None);
@@ -146,6 +157,7 @@ impl Stitcher {
         self.advance(now);
         self.link_ready(out);
         self.link_owned(out);
+        self.link_connects(out);
         self.expire(out);
         self.enforce_bounds(out);
         self.next_deadline()
@@ -157,6 +169,7 @@ impl Stitcher {
         self.advance(now);
         self.link_ready(out);
         self.link_owned(out);
+        self.give_up_connects(out);
         self.give_up_everything(out);
     }
 
@@ -165,7 +178,8 @@ impl Stitcher {
         let open = self.open.len() as u64;
         let pending = self.pending;
         let undecided = self.deadlines.len() as u64;
-        Ledger { held: HeldCount { open, pending, undecided }, ..self.ledger }
+        let connects = self.connects_held();
+        Ledger { held: HeldCount { open, pending, undecided, connects }, ..self.ledger }
     }
 
     /// Estimated memory of the spans held, in bytes.

@@ -87,6 +87,10 @@ impl Streams {
     /// A TCP connection went to another state.
     pub fn state(&mut self, record: &record::State, out: &mut dyn FnMut(Event<'_>)) {
         let connection = ConnectionId(record.socket.connection);
+        if record.from == tcp_state::SYN_SENT && record.to == tcp_state::CLOSE {
+            let (time, errno) = (Monotonic(record.header.time), record.error.cast_signed());
+            out(Event::ConnectFailed { connection, time, errno });
+        }
         let Place::Tcp(tcp) = record.socket.place() else { return };
         let Some(end) = self.ends.get_mut(&connection) else { return };
         let time = Monotonic(record.header.time);

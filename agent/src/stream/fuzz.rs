@@ -165,7 +165,10 @@ impl Watch {
             Event::Closed { connection, .. } | Event::Abandoned { connection, .. } => {
                 assert!(self.next.remove(connection).is_some(), "{event:?} of an end that is not open");
             }
-            Event::Gap(_) => {}
+            Event::Connecting { .. }
+            | Event::Connected { .. }
+            | Event::ConnectFailed { .. }
+            | Event::Gap(_) => {}
         }
     }
 }

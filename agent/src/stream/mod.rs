@@ -66,6 +66,29 @@ pub enum Event<'a> {
         /// Added to an offset of what `b` sends.
         b_to_a: i64,
     },
+    /// A task asked for a connection, which is not there yet.
+    Connecting {
+        /// Which.
+        connection: ConnectionId,
+        /// When, and who.
+        at: &'a Moment,
+        /// Where to.
+        peer: Address,
+    },
+    /// A connection that was asked for came about.
+    Connected {
+        /// Which.
+        connection: ConnectionId,
+    },
+    /// A connection that was asked for failed: it never was.
+    ConnectFailed {
+        /// Which.
+        connection: ConnectionId,
+        /// When.
+        time: crate::identity::Monotonic,
+        /// The socket's error: an errno, or 0 if the program closed the socket itself.
+        errno: i32,
+    },
     /// No more bytes will be read at this end, though it may still write.
     Finished {
         /// Which end.

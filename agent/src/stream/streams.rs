@@ -119,12 +119,27 @@ impl Streams {
         (self.ends.len(), self.names.len())
     }
 
+    /// A task asked for a connection; on whose behalf, if that is known.
+    pub fn connecting(
+        &mut self,
+        record: &record::Connecting,
+        evidence: Option<EvidenceId>,
+        out: &mut dyn FnMut(Event<'_>),
+    ) {
+        let (_, peer) = addresses(&record.addresses, &[]);
+        let connection = ConnectionId(record.socket.connection);
+        out(Event::Connecting { connection, at: &Moment { evidence, ..moment(&record.header) }, peer });
+    }
+
     /// A connection was established, or met late.
     pub fn opened(&mut self, record: &record::Opened, path: &[u8], out: &mut dyn FnMut(Event<'_>)) {
         let connection = ConnectionId(record.socket.connection);
         let late = record.header.flags & FLAG_LATE != 0;
         let (local, peer) = addresses(&record.addresses, path);
         let moment = moment(&record.header);
+        if record.header.flags & FLAG_ACTIVE != 0 && !late {
+            out(Event::Connected { connection });
+        }
         if let Some(end) = self.ends.get_mut(&connection) {
             if !end.known_addresses {
                 end.opened.local = local;

@@ -331,6 +331,9 @@ fn text(event: &Event<'_>) -> String {
             text
         }
         Event::Abandoned { connection, .. } => format!("{} abandoned", name(connection)),
+        Event::Connecting { connection, peer, .. } => format!("{} asked for {peer}", name(connection)),
+        Event::Connected { connection } => format!("{} came about", name(connection)),
+        Event::ConnectFailed { connection, errno, .. } => format!("{} failed: {errno}", name(connection)),
         Event::Gap(gap) => {
             let verb = if gap.direction == Send { "sending" } else { "getting" };
             format!("{} misses {} {verb} at {}", name(&gap.connection), gap.length, gap.position)

@@ -40,6 +40,7 @@ fn both_ends_of_a_connection_are_joined_when_the_second_opens() {
     let (client, server) = pair((1001, 5001));
     let mut bench = Bench::default();
     bench.give([kernel.opened(&client, false), kernel.opened(&server, false)]).says(&[
+        "client came about",
         "client opened 127.0.0.1:40000 to 127.0.0.1:80 born here",
         "server opened 127.0.0.1:80 to 127.0.0.1:40000 born here",
         "server = client +0 +0",

@@ -16,9 +16,11 @@
 //! Evidence, also on `begins` and `answers`: `owns=5` (a key), `claims=5`, `claims=5@-3` (who owned it 3 ms before),
 //! `claims=5^41` (who owned it and made task 41), `gate=40` (tasks up to 40 were made before), `later`,
 //! `more` (the answer tells more keys).
-//! `web.1 bears 7 5`: task 5 makes task 7.
+//! `web.1 bears 7 5`: task 5 makes task 7. `web.1 asks x1` (flags as `calls`): a connection is asked for; `connected x1`,
+//! `refused x1` (errno 111), `dropped x1` (no error): what becomes of it. A span shows its events as `!name`.
 
 mod bounds;
+mod connects;
 mod order;
 mod owner;
 mod rules;
@@ -37,8 +39,8 @@ use super::{Endpoints, Input, Output, Serving, Settings, Stitcher};
 use crate::discover::Resource;
 use crate::exchange::{Carried, Exchange, ExchangeId, Failure, FailureKind};
 use crate::identity::{
-    Birth, Claim, ConnectionId, Direction, EvidenceId, Facts, Gate, Key, LinkMethod, Moment, Monotonic,
-    ProcessKey, Role, ThreadId,
+    Address, Birth, Claim, ConnectionId, Direction, EvidenceId, Facts, Gate, Key, LinkMethod, Moment,
+    Monotonic, ProcessKey, Role, ThreadId,
 };
 use crate::protocol::{FieldName, Fields, RequestHead, ResponseHead, Version};
 
@@ -116,6 +118,7 @@ pub(super) fn run(settings: Settings, lines: &[Line]) -> Told {
     let ledger = stitcher.ledger();
     assert_eq!(ledger.balance(), (0, 0), "{ledger:#?}");
     assert_eq!(ledger.held, super::ledger::Held::default());
+    assert_eq!(ledger.connects.balance(0), 0, "{ledger:#?}");
     tell(out, ledger)
 }
 
@@ -173,7 +176,9 @@ fn tree(spans: &[Arc<Span>]) -> String {
             Some(p) if known.contains_key(&p.span) => format!(" {}", p.method.name()),
             Some(p) => format!(" {} {:x}:{:x}", p.method.name(), span.trace.0[15], p.span.0[7]),
         };
-        text += &format!("{}{kind} {}{link}\n", "  ".repeat(depth), span.resource.service);
+        let events = span.events.iter().filter(|event| event.name.starts_with("connect."));
+        let events: String = events.map(|event| format!(" !{}", event.name)).collect();
+        text += &format!("{}{kind} {}{link}{events}\n", "  ".repeat(depth), span.resource.service);
         below(Some(span.id), depth + 1, &mut work);
     }
     text
@@ -417,6 +422,28 @@ pub(super) fn parse(script: &str) -> Vec<Line> {
                 time += ms * MS;
                 wait = Some(ms * MS);
                 vec![]
+            }
+            (_, ["asks", c, flags @ ..]) => {
+                let (name, thread) = who.split_once('.').unwrap();
+                let pid = parser.number(name) as u32;
+                let mut at = moment(time, pid, thread.parse().unwrap());
+                let (mut serving, mut facts) = (Serving::Unknown, Facts::default());
+                for flag in flags {
+                    serving = match *flag {
+                        "one" => Serving::OneRequestPerThread,
+                        "many" => Serving::ManyPerThread,
+                        other if fact(&mut facts, time, other) => serving,
+                        other => panic!("{other:?}"),
+                    };
+                }
+                at.evidence = parser.note(facts);
+                let peer = Address::Unix((*c).to_owned());
+                vec![Input::Connecting { connection: ConnectionId(parser.number(c)), at, peer, serving }]
+            }
+            ("connected", [c]) => vec![Input::Connected { connection: ConnectionId(parser.number(c)) }],
+            (verb @ ("refused" | "dropped"), [c]) => {
+                let errno = if verb == "refused" { 111 } else { 0 };
+                vec![Input::ConnectFailed { connection: ConnectionId(parser.number(c)), time: now, errno }]
             }
             (_, [verb @ ("reads" | "calls"), rest @ ..]) => parser.open(time, who, verb, rest),
             (_, [verb @ ("begins" | "ends" | "answers" | "gets" | "fails"), rest @ ..]) => {
