@@ -193,7 +193,7 @@ fn otlp_span(span: &Span) -> OtlpSpan {
         trace_state: span.trace_state.clone().unwrap_or_default(),
         parent_span_id: span.parent.map(|parent| parent.span.0.to_vec()).unwrap_or_default(),
         flags: flags(span),
-        name: span.name.clone(),
+        name: span.name.to_string(),
         kind: kind(span) as i32,
         start_time_unix_nano,
         end_time_unix_nano,
@@ -269,7 +269,7 @@ fn attribute(key: &str, value: &Value) -> KeyValue {
     key_value(
         key,
         match value {
-            Value::Text(text) => any_value::Value::StringValue(text.clone()),
+            Value::Text(text) => any_value::Value::StringValue(text.to_string()),
             Value::Integer(number) => any_value::Value::IntValue(*number),
             Value::Boolean(truth) => any_value::Value::BoolValue(*truth),
         },
@@ -404,7 +404,7 @@ mod tests {
     fn a_batch_above_the_limit_is_split_and_each_span_is_sent_once_or_reported() {
         let mut spans: Vec<_> = (1..=100).map(|n| Arc::new(Sample::server(n))).collect();
         let mut giant = Sample::server(1_000);
-        giant.name = "x".repeat(20_000);
+        giant.name = "x".repeat(20_000).into();
         spans.insert(37, Arc::new(giant));
         for encoding in [Encoding::Protobuf, Encoding::Json] {
             for limit in [3_000, 10_000, 19_000] {

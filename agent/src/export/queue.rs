@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::metrics::{Counter, Report};
-use crate::stitch::span::{Span, Value};
+use crate::stitch::span::{Span, Text, Value};
 
 /// What became of the spans that were offered to a destination: `offered` is the sum of all others but
 /// `calls` and `failed_calls`.
@@ -318,23 +318,23 @@ pub enum Failed {
 /// What a span costs in memory: its own size, its texts, and its lists by capacity. Its resource is not
 /// counted, because the spans of a program share one. A typical HTTP span is about 1 KiB.
 pub fn estimate(span: &Span) -> usize {
+    let beside = |text: &Text| if text.is_heap_allocated() { text.capacity() } else { 0 };
     let pairs = |attributes: &Vec<(&'static str, Value)>| {
         let texts: usize = attributes
             .iter()
             .map(|(_, value)| match value {
-                Value::Text(text) => text.capacity(),
+                Value::Text(text) => beside(text),
                 Value::Integer(_) | Value::Boolean(_) => 0,
             })
             .sum();
         attributes.capacity() * size_of::<(&'static str, Value)>() + texts
     };
-    let text = |text: &Option<String>| text.as_ref().map_or(0, String::capacity);
     size_of::<Span>()
         + ARC_COUNTERS
         + size_of::<Entry>()
-        + span.name.capacity()
-        + text(&span.trace_state)
-        + text(&span.error)
+        + beside(&span.name)
+        + span.trace_state.as_ref().map_or(0, String::capacity)
+        + span.error.as_ref().map_or(0, beside)
         + pairs(&span.attributes)
         + span.events.capacity() * size_of::<crate::stitch::span::SpanEvent>()
         + span.events.iter().map(|event| pairs(&event.attributes)).sum::<usize>()
@@ -442,7 +442,7 @@ mod tests {
     fn an_estimate_grows_with_what_a_span_holds() {
         let small = estimate(&one(1));
         let mut span = Sample::server(1);
-        span.attributes.push(("url.query", Value::Text("x".repeat(2_000))));
+        span.attributes.push(("url.query", Value::Text("x".repeat(2_000).into())));
         assert!(estimate(&span) >= small + 2_000);
     }
 

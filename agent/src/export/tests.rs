@@ -437,7 +437,7 @@ fn a_flaky_server_leaves_no_span_unaccounted() {
 fn a_span_too_large_for_a_message_is_counted_and_the_others_arrive() {
     let (seen, rig) = against([], "");
     let mut giant = Sample::server(1);
-    giant.name = "x".repeat(super::worker::MAX_MESSAGE);
+    giant.name = "x".repeat(super::worker::MAX_MESSAGE).into();
     rig.exporter.offer(Arc::new(Sample::server(2)));
     rig.exporter.offer(Arc::new(giant));
     rig.exporter.offer(Arc::new(Sample::server(3)));

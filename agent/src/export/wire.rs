@@ -174,7 +174,7 @@ mod tests {
         (0..random.random_range(0..6))
             .map(|_| {
                 let value = match random.random_range(0..3) {
-                    0 => Value::Text(some_text(random)),
+                    0 => Value::Text(some_text(random).into()),
                     1 => Value::Integer(
                         *[0, 1, -1, 127, 128, i64::MAX, i64::MIN].get(random.random_range(0..7)).unwrap(),
                     ),
@@ -199,13 +199,13 @@ mod tests {
                         span.kind = Kind::Client;
                     }
                     span.resource = service("shop", random.random_range(0..3));
-                    span.trace_state = random.random::<bool>().then(|| some_text(&mut random));
-                    span.name = some_text(&mut random);
+                    span.trace_state = random.random::<bool>().then(|| some_text(&mut random).into());
+                    span.name = some_text(&mut random).into();
                     span.flags = random.random();
                     span.start = Monotonic(*[0, 1, u64::MAX].get(random.random_range(0..3)).unwrap());
                     span.wall_offset = random.random_range(0..2);
                     span.attributes = some_attributes(&mut random);
-                    span.error = random.random::<bool>().then(|| some_text(&mut random));
+                    span.error = random.random::<bool>().then(|| some_text(&mut random).into());
                     span.parent = random.random::<bool>().then(|| Parent {
                         span: SpanId(random.random()),
                         method: LinkMethod::Header,

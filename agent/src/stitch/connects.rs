@@ -373,14 +373,14 @@ impl Stitcher {
 
 /// A failure as an event at its moment.
 fn event(peer: &Address, time: Monotonic, errno: i32, method: LinkMethod) -> SpanEvent {
-    let text = |text: &str| Value::Text(text.to_owned());
+    let text = |text: &str| Value::Text(text.into());
     let mut attributes = Vec::new();
     if errno != 0 {
         attributes.push(("error.type", text(reason(errno))));
     }
     match peer {
         Address::Ip(ip) => {
-            attributes.push(("network.peer.address", Value::Text(ip.ip().to_string())));
+            attributes.push(("network.peer.address", Value::Text(ip.ip().to_string().into())));
             attributes.push(("network.peer.port", Value::Integer(i64::from(ip.port()))));
         }
         Address::Unix(path) => attributes.push(("network.peer.address", text(path))),

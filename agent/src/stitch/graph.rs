@@ -328,7 +328,7 @@ impl Stitcher {
             events.sort_by_key(|event| event.time);
         }
         if let Some(parent) = node.parent {
-            attributes.push((LINK_METHOD, Value::Text(parent.method.name().to_owned())));
+            attributes.push((LINK_METHOD, Value::Text(parent.method.name().into())));
         }
         Some(Span {
             trace: bound.trace,

@@ -52,7 +52,7 @@ pub struct Span {
     /// Server or client.
     pub kind: Kind,
     /// The name, by the conventions.
-    pub name: String,
+    pub name: Text,
     /// First byte, `CLOCK_MONOTONIC`.
     pub start: Monotonic,
     /// Last byte, `CLOCK_MONOTONIC`.
@@ -64,18 +64,21 @@ pub struct Span {
     /// Events, in order of time.
     pub events: Vec<SpanEvent>,
     /// `Some` if the span's status is ERROR: the value of `error.type`.
-    pub error: Option<String>,
+    pub error: Option<Text>,
     /// The program.
     pub process: ProcessKey,
     /// The service that the program is.
     pub resource: Arc<Resource>,
 }
 
+/// A text of a span. Most are short, and stand in place: a span has a dozen, made by one thread and dropped by another.
+pub type Text = compact_str::CompactString;
+
 /// An attribute's value.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub enum Value {
-    Text(String),
+    Text(Text),
     Integer(i64),
     Boolean(bool),
 }

@@ -335,7 +335,7 @@ fn size(span: &Span) -> usize {
     size_of::<Span>()
         + span.name.len()
         + span.trace_state.as_ref().map_or(0, String::len)
-        + span.error.as_ref().map_or(0, String::len)
+        + span.error.as_ref().map_or(0, |error| error.len())
         + attributes(&span.attributes)
         + span.events.iter().map(event).sum::<usize>()
 }

@@ -24,13 +24,13 @@ fn span(text: &str) -> Arc<Span> {
     });
     let kind = if kind == "client" { Kind::Client } else { Kind::Server };
     let key = if kind == Kind::Client { "url.full" } else { "url.path" };
-    let mut attributes = vec![(key, Value::Text(place.replace('_', " ")))];
+    let mut attributes = vec![(key, Value::Text(place.replace('_', " ").into()))];
     let error = match status.parse::<i64>() {
         Ok(code) => {
             attributes.push(("http.response.status_code", Value::Integer(code)));
-            (code >= 500 || code >= 400 && kind == Kind::Client).then(|| code.to_string())
+            (code >= 500 || code >= 400 && kind == Kind::Client).then(|| code.to_string().into())
         }
-        Err(_) => Some(status.to_owned()),
+        Err(_) => Some(status.into()),
     };
     let (start, end) = times.split_once("..").unwrap();
     let time = |text: &str| Monotonic(5_000_000_000 + text.parse::<u64>().unwrap() * 1_000);
@@ -41,7 +41,7 @@ fn span(text: &str) -> Arc<Span> {
         flags: 3,
         trace_state: None,
         kind,
-        name: name.to_owned(),
+        name: name.into(),
         start: time(start),
         end: time(end),
         wall_offset: 0,
@@ -220,9 +220,9 @@ fn what_would_move_a_terminal_is_shown_as_what_it_is() {
     }
     let hostile = "\u{1b}]0;x\u{7}\u{202e}";
     let mut bad = Span::clone(&span("a1 - s client GET http://h/ 500 0..1"));
-    bad.name = hostile.to_owned();
-    bad.error = Some(hostile.to_owned());
-    bad.attributes = vec![("url.full", Value::Text(format!("http://{hostile}/{hostile}")))];
+    bad.name = hostile.into();
+    bad.error = Some(hostile.into());
+    bad.attributes = vec![("url.full", Value::Text(format!("http://{hostile}/{hostile}").into()))];
     bad.resource = Arc::new(Resource { service: hostile.to_owned(), attributes: Vec::new() });
     let bad = [Arc::new(bad)];
     for text in

@@ -6,6 +6,9 @@
 //!
 //! It must never take for an address what is none: `unknown`, an obfuscated name, arbitrary text.
 
+use compact_str::ToCompactString as _;
+
+use super::super::span::Text;
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
@@ -18,7 +21,7 @@ pub enum Client {
     /// No proxy said anything: it is the peer.
     Peer,
     /// A proxy said who.
-    At(String),
+    At(Text),
     /// A proxy is between, and does not say who.
     Hidden,
 }
@@ -35,9 +38,9 @@ pub fn client(fields: &Fields) -> Client {
 }
 
 /// The scheme of the client's own request, in lower case.
-pub fn proto(fields: &Fields) -> Option<String> {
+pub fn proto(fields: &Fields) -> Option<Text> {
     let forwarded = parameter(fields, "proto");
-    let named = |text: &[u8]| scheme(text).map(str::to_ascii_lowercase);
+    let named = |text: &[u8]| scheme(text).map(|scheme| Text::from(scheme.to_ascii_lowercase()));
     forwarded
         .as_deref()
         .and_then(named)
@@ -45,38 +48,38 @@ pub fn proto(fields: &Fields) -> Option<String> {
 }
 
 /// The authority of the client's own request: host and port.
-pub fn host(fields: &Fields) -> Option<(String, Option<u16>)> {
+pub fn host(fields: &Fields) -> Option<(Text, Option<u16>)> {
     let forwarded = parameter(fields, "host");
     let listed = || first_listed(fields, FieldName::XForwardedHost).and_then(Authority::parse);
-    let owned = |authority: Authority<'_>| (authority.host.to_owned(), authority.port);
+    let owned = |authority: Authority<'_>| (Text::from(authority.host), authority.port);
     forwarded.as_deref().and_then(Authority::parse).map(owned).or_else(|| listed().map(owned))
 }
 
 /// A node identifier (RFC 7239 §6) or an entry of `X-Forwarded-For`: an address, or a name, without its
 /// port.
-fn node(text: &[u8]) -> Option<String> {
+fn node(text: &[u8]) -> Option<Text> {
     let text = std::str::from_utf8(text).ok()?;
     if let Ok(address) = text.parse::<IpAddr>() {
-        return Some(address.to_string());
+        return Some(address.to_compact_string());
     }
     if let Ok(address) = text.parse::<SocketAddr>() {
-        return Some(address.ip().to_string());
+        return Some(address.ip().to_compact_string());
     }
     // RFC 7239 §6.3: an obfuscated identifier or port begins with `_`.
     let (name, port) = text.split_once(':').unwrap_or((text, "_"));
     if port.starts_with('_')
         && let Ok(address) = name.parse::<IpAddr>()
     {
-        return Some(address.to_string());
+        return Some(address.to_compact_string());
     }
     if let Some((inside, rest)) = text.strip_prefix('[').and_then(|text| text.split_once(']'))
         && (rest.is_empty() || rest.starts_with(":_"))
     {
-        return inside.parse::<std::net::Ipv6Addr>().ok().map(|address| address.to_string());
+        return inside.parse::<std::net::Ipv6Addr>().ok().map(|address| address.to_compact_string());
     }
     let authority = Authority::parse(text.as_bytes())?;
     let named = authority.host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
-    (named && !authority.host.eq_ignore_ascii_case("unknown")).then(|| authority.host.to_owned())
+    (named && !authority.host.eq_ignore_ascii_case("unknown")).then(|| authority.host.into())
 }
 
 /// The first entry of a comma-separated list; none if it is empty.

@@ -81,5 +81,5 @@ pub fn fuzz_describe(data: &[u8]) {
     assert!(wanted.iter().all(|key| keys.contains(key)), "{keys:?}");
     assert_eq!(keys.contains("error.type"), described.error.is_some());
     assert_eq!(described.events.len(), usize::from(subject.failure.is_some()));
-    assert!(described.name == "HTTP" || settings.known_methods.contains(&described.name));
+    assert!(described.name == "HTTP" || settings.known_methods.iter().any(|known| *known == described.name));
 }

@@ -20,11 +20,11 @@ mod tests;
 #[cfg(test)]
 mod tests_rpc;
 
-use std::borrow::Cow;
+use compact_str::{ToCompactString as _, format_compact};
 
 use self::forwarded::Client;
 use self::url::{Authority, Target};
-use super::span::{SpanEvent, Value};
+use super::span::{SpanEvent, Text, Value};
 use crate::exchange::{Exchange, Failure, FailureKind, StreamFacts};
 use crate::identity::{Address, Direction, Monotonic, Role};
 use crate::protocol::{FieldName, RequestHead, ResponseHead, Version};
@@ -138,11 +138,11 @@ impl<'a> Subject<'a> {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Described {
     /// The span's name: the method, or `HTTP` if it is not a known one.
-    pub name: String,
+    pub name: Text,
     /// Each key once, in a fixed order.
     pub attributes: Vec<(&'static str, Value)>,
     /// `Some` if the span's status is ERROR: the value of `error.type`, which is among the attributes too.
-    pub error: Option<String>,
+    pub error: Option<Text>,
     /// What happened on the way.
     pub events: Vec<SpanEvent>,
     /// How many values were cut at the limit.
@@ -174,7 +174,8 @@ pub fn describe(subject: &Subject<'_>, settings: &Settings) -> Described {
 }
 
 impl Described {
-    fn text(&mut self, key: &'static str, mut value: String, settings: &Settings) {
+    fn text(&mut self, key: &'static str, value: impl Into<Text>, settings: &Settings) {
+        let mut value = value.into();
         self.cut += u32::from(text::cut(&mut value, settings.value_limit));
         self.attributes.push((key, Value::Text(value)));
     }
@@ -191,12 +192,12 @@ fn method(subject: &Subject<'_>, settings: &Settings, to: &mut Described) {
     let known = settings.known_methods.iter().find(|known| known.as_bytes() == original);
     // A connection of HTTP/2 that was joined late: what is not known is not said.
     if original.is_empty() && subject.request.version == Version::Http2 {
-        to.name = "HTTP".to_owned();
-        return to.text("http.request.method", OTHER.to_owned(), settings);
+        to.name = "HTTP".into();
+        return to.text("http.request.method", OTHER, settings);
     }
     let method = known.map_or(OTHER, String::as_str);
-    to.name = known.map_or("HTTP", String::as_str).to_owned();
-    to.text("http.request.method", method.to_owned(), settings);
+    to.name = known.map_or("HTTP", String::as_str).into();
+    to.text("http.request.method", method, settings);
     if original != method.as_bytes() {
         to.text("http.request.method_original", text::harmless(original), settings);
     }
@@ -213,25 +214,25 @@ fn hop_scheme(subject: &Subject<'_>) -> &'static str {
 /// `tls.*`: what the two ends have agreed on.
 fn tls(agreed: &crate::tls::Agreed, settings: &Settings, to: &mut Described) {
     let crate::tls::Agreed { version, cipher, protocol } = agreed;
-    to.text("tls.protocol.name", "tls".to_owned(), settings);
+    to.text("tls.protocol.name", "tls", settings);
     if let Some(version) = version {
-        to.text("tls.protocol.version", version.name().to_owned(), settings);
+        to.text("tls.protocol.version", version.name(), settings);
     }
     if let Some(cipher) = cipher {
-        to.text("tls.cipher", (*cipher).to_owned(), settings);
+        to.text("tls.cipher", *cipher, settings);
     }
     if let Some(protocol) = protocol {
-        to.text("tls.next_protocol", protocol.to_string(), settings);
+        to.text("tls.next_protocol", protocol.to_compact_string(), settings);
     }
 }
 
 /// The scheme that the request itself names: in its target, or as `:scheme`.
-fn own_scheme(subject: &Subject<'_>, target: &Target<'_>) -> Option<String> {
+fn own_scheme(subject: &Subject<'_>, target: &Target<'_>) -> Option<Text> {
     let field =
         || subject.request.fields.first(FieldName::Scheme).and_then(|scheme| str::from_utf8(scheme).ok());
     let plausible =
         |scheme: &&str| scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
-    target.scheme.or_else(field).filter(plausible).map(str::to_ascii_lowercase)
+    target.scheme.or_else(field).filter(plausible).map(|scheme| scheme.to_ascii_lowercase().into())
 }
 
 /// `url.*`, `server.*`, `client.*` and `user_agent.*` of a server span: what the client asked for, as far as
@@ -240,19 +241,19 @@ fn server(subject: &Subject<'_>, target: &Target<'_>, settings: &Settings, to: &
     let fields = &subject.request.fields;
     // HTTP/2 that was joined late may not know it.
     if !subject.request.target.is_empty() || subject.request.version != Version::Http2 {
-        let mut path = String::new();
+        let mut path = Text::default();
         text::push_url(&mut path, target.path);
         to.text("url.path", path, settings);
     }
     if let Some(query) = target.query {
-        let mut text = String::new();
+        let mut text = Text::default();
         url::push_query(&mut text, query, settings.query_values);
         to.text("url.query", text, settings);
     }
     let scheme = forwarded::proto(fields)
         .or_else(|| own_scheme(subject, target))
-        .unwrap_or_else(|| hop_scheme(subject).to_owned());
-    let own = || authority(subject, target).map(|authority| (authority.host.to_owned(), authority.port));
+        .unwrap_or_else(|| hop_scheme(subject).into());
+    let own = || authority(subject, target).map(|authority| (Text::from(authority.host), authority.port));
     match (forwarded::host(fields).or_else(own), subject.endpoints.local) {
         (Some((host, port)), _) => {
             to.text("server.address", host, settings);
@@ -267,7 +268,7 @@ fn server(subject: &Subject<'_>, target: &Target<'_>, settings: &Settings, to: &
     match (forwarded::client(fields), subject.endpoints.peer) {
         (Client::At(address), _) => to.text("client.address", address, settings),
         (Client::Peer, Some(Address::Ip(peer))) => {
-            to.text("client.address", peer.ip().to_string(), settings);
+            to.text("client.address", peer.ip().to_compact_string(), settings);
         }
         (Client::Peer, Some(Address::Unix(path))) if !path.is_empty() => {
             to.text("client.address", text::harmless(path.as_bytes()), settings);
@@ -281,21 +282,21 @@ fn server(subject: &Subject<'_>, target: &Target<'_>, settings: &Settings, to: &
 
 /// `url.full` and `server.*` of a client span: what it asked for, not where its packets went.
 fn client(subject: &Subject<'_>, target: &Target<'_>, settings: &Settings, to: &mut Described) {
-    let scheme = own_scheme(subject, target).map_or(Cow::Borrowed(hop_scheme(subject)), Cow::Owned);
+    let scheme = own_scheme(subject, target).unwrap_or_else(|| hop_scheme(subject).into());
     let authority = authority(subject, target);
-    let mut full = format!("{scheme}://");
+    let mut full = format_compact!("{scheme}://");
     match (authority, subject.endpoints.peer) {
         (Some(authority), _) => authority.push(&mut full),
         (None, Some(Address::Ip(peer))) if Some(peer.port()) != url::default_port(&scheme) => {
-            full.push_str(&peer.to_string());
+            full.push_str(&peer.to_compact_string());
         }
         (None, Some(Address::Ip(peer))) => match peer.ip() {
-            std::net::IpAddr::V4(ip) => full.push_str(&ip.to_string()),
-            std::net::IpAddr::V6(ip) => full.push_str(&format!("[{ip}]")),
+            std::net::IpAddr::V4(ip) => full.push_str(&ip.to_compact_string()),
+            std::net::IpAddr::V6(ip) => full.push_str(&format_compact!("[{ip}]")),
         },
         // A socket's path as a host, as tools that take such URLs write it: `http://%2Frun%2Fapi.sock/`.
         (None, Some(Address::Unix(path))) => {
-            let mut host = String::new();
+            let mut host = Text::default();
             text::push_url(&mut host, path.as_bytes());
             full.push_str(&host.replace('/', "%2F"));
         }
@@ -318,7 +319,7 @@ fn client(subject: &Subject<'_>, target: &Target<'_>, settings: &Settings, to: &
     to.text("url.full", full, settings);
     match (authority, subject.endpoints.peer) {
         (Some(authority), _) => {
-            to.text("server.address", authority.host.to_owned(), settings);
+            to.text("server.address", authority.host, settings);
             if let Some(port) = authority.port.or_else(|| url::default_port(&scheme)) {
                 to.integer("server.port", port);
             }
@@ -338,7 +339,7 @@ fn address(keys: [&'static str; 2], address: &Address, settings: &Settings, to: 
     let [key, port] = keys;
     match address {
         Address::Ip(ip) => {
-            to.text(key, ip.ip().to_string(), settings);
+            to.text(key, ip.ip().to_compact_string(), settings);
             to.integer(port, ip.port());
         }
         Address::Unix(path) if path.is_empty() => {}
@@ -357,7 +358,7 @@ fn network(subject: &Subject<'_>, settings: &Settings, to: &mut Described) {
         (Version::Http11, Some(Version::Http11) | None) => "1.1",
         (Version::Http10, _) | (_, Some(Version::Http10)) => "1.0",
     };
-    to.text("network.protocol.version", version.to_owned(), settings);
+    to.text("network.protocol.version", version, settings);
 }
 
 /// The status code, whether it went wrong, and what happened to the connection.
@@ -377,8 +378,8 @@ fn outcome(subject: &Subject<'_>, to: &mut Described) {
     });
     let failure = subject.failure.filter(|failure| !is_choice(subject, failure.kind));
     to.error = match (bad, failure) {
-        (Some(status), _) => Some(status.to_string()),
-        (None, Some(failure)) => Some(failure.kind.error_type().to_owned()),
+        (Some(status), _) => Some(status.to_compact_string()),
+        (None, Some(failure)) => Some(failure.kind.error_type().into()),
         (None, None) => None,
     };
     if let Some(error) = &to.error {
@@ -408,7 +409,7 @@ const CANCEL: u32 = 8;
 
 /// A failure as an event at its moment.
 fn event(failure: &Failure, choice: bool) -> SpanEvent {
-    let text = |text: &str| Value::Text(text.to_owned());
+    let text = |text: &str| Value::Text(text.into());
     let direction = match failure.during {
         Direction::Send => "transmit",
         Direction::Receive => "receive",

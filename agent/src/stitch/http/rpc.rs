@@ -6,13 +6,15 @@
 //!
 //! It must never guess a method or a status.
 
+use compact_str::ToCompactString as _;
+
 use super::{Described, Endpoints, Settings, Subject, authority, text, url};
 use crate::exchange::{FailureKind, StreamFacts};
 use crate::identity::{Address, Role};
 use crate::protocol::grpc::Messages;
 use crate::protocol::{FieldName, Fields, Version};
 use crate::stitch::http::url::Target;
-use crate::stitch::span::Value;
+use crate::stitch::span::{Text, Value};
 
 /// Which kind of remote procedure call an exchange is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -61,18 +63,18 @@ fn is_grpc(kind: &[u8]) -> bool {
 /// Says what the conventions for RPC say about this call.
 pub(super) fn describe(system: System, subject: &Subject<'_>, settings: &Settings, to: &mut Described) {
     let (status, derived) = status(system, subject);
-    to.text("rpc.system.name", system.name().to_owned(), settings);
+    to.text("rpc.system.name", system.name(), settings);
     let method = method(&subject.request.target);
     let recognised = !matches!(status, Some(Status { code: UNIMPLEMENTED, .. }));
     to.name = match &method {
         Some(method) if recognised => method.clone(),
-        _ => system.name().to_owned(),
+        _ => system.name().into(),
     };
     match (method, recognised) {
         (Some(method), true) => to.text("rpc.method", method, settings),
         (Some(method), false) => {
             // The server knows no such method, so neither does anybody's list of names.
-            to.text("rpc.method", super::OTHER.to_owned(), settings);
+            to.text("rpc.method", super::OTHER, settings);
             to.text("rpc.method_original", method, settings);
         }
         (None, _) => {}
@@ -92,13 +94,13 @@ pub(super) fn describe(system: System, subject: &Subject<'_>, settings: &Setting
         to.text("spandrel.rpc.timeout", text::harmless(timeout), settings);
     }
     if derived == Derived::FromDeadline {
-        to.attributes.push(("spandrel.rpc.status_derived", Value::Text("deadline".to_owned())));
+        to.attributes.push(("spandrel.rpc.status_derived", Value::Text("deadline".into())));
     }
     outcome(subject, status, to);
 }
 
 /// `Service/Method`, without the leading slash; none if it is not known or no such path.
-fn method(path: &[u8]) -> Option<String> {
+fn method(path: &[u8]) -> Option<Text> {
     let path = path.strip_prefix(b"/")?;
     let end = path.iter().position(|&byte| byte == b'?').unwrap_or(path.len());
     let path = path.get(..end)?;
@@ -117,7 +119,7 @@ fn address(subject: &Subject<'_>, settings: &Settings, to: &mut Described) {
     };
     match (authority(subject, &target), other) {
         (Some(authority), _) => {
-            to.text("server.address", authority.host.to_owned(), settings);
+            to.text("server.address", authority.host, settings);
             let scheme = super::own_scheme(subject, &target);
             let default = scheme.and_then(|scheme| url::default_port(&scheme));
             if let Some(port) = authority.port.or(default) {
@@ -165,7 +167,7 @@ fn unknown(
         (false, true) => "status",
         (false, false) => return,
     };
-    to.text("spandrel.rpc.unknown", what.to_owned(), settings);
+    to.text("spandrel.rpc.unknown", what, settings);
     if let (true, Some(entry)) = (method, stream.path_entry) {
         to.attributes.push(("spandrel.hpack.entry", Value::Integer(entry)));
     }
@@ -195,8 +197,8 @@ impl Status {
         NAMES.get(usize::from(self.code)).copied()
     }
 
-    fn text(self) -> String {
-        self.name().map_or_else(|| self.code.to_string(), str::to_owned)
+    fn text(self) -> Text {
+        self.name().map_or_else(|| self.code.to_compact_string(), Text::from)
     }
 
     /// Whether the conventions call it an error at this end.
@@ -319,13 +321,13 @@ fn outcome(subject: &Subject<'_>, status: Option<Status>, to: &mut Described) {
     });
     to.error = match (status, transport) {
         (Some(status), Some(kind)) if status.is_error(subject.role) && status_field(subject).is_none() => {
-            Some(kind.error_type().to_owned())
+            Some(kind.error_type().into())
         }
         (Some(status), _) if status.is_error(subject.role) => Some(status.text()),
         (None, _) => {
             let bad = if subject.role == Role::Client { 400 } else { 500 };
             let answer = subject.response.filter(|response| (bad..600).contains(&response.status));
-            answer.map(|response| response.status.to_string())
+            answer.map(|response| response.status.to_compact_string())
         }
         _ => None,
     };

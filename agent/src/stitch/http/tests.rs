@@ -107,7 +107,7 @@ impl Case {
 
 fn show(value: &Value) -> String {
     match value {
-        Value::Text(text) => text.clone(),
+        Value::Text(text) => text.to_string(),
         Value::Integer(number) => number.to_string(),
         Value::Boolean(yes) => yes.to_string(),
     }

@@ -8,8 +8,10 @@
 
 use std::fmt::Write as _;
 
+use super::super::span::Text;
+
 /// Text that is not a URL: valid UTF-8, one line, without `is_harmful` characters. A tab is a space.
-pub fn harmless(bytes: &[u8]) -> String {
+pub fn harmless(bytes: &[u8]) -> Text {
     String::from_utf8_lossy(bytes)
         .chars()
         .map(|character| match character {
@@ -31,7 +33,7 @@ pub fn is_harmful(character: char) -> bool {
 
 /// Appends a part of a URL: printable ASCII as it came (what is encoded stays so), any other byte as
 /// `%XX` (RFC 3986 §2.1).
-pub fn push_url(to: &mut String, part: &[u8]) {
+pub fn push_url(to: &mut Text, part: &[u8]) {
     for &byte in part {
         match byte {
             0x21..=0x7e => to.push(char::from(byte)),
@@ -44,7 +46,7 @@ pub fn push_url(to: &mut String, part: &[u8]) {
 
 /// Cuts a value to a limit in bytes, at a character's boundary and not inside a `%XX`. Says whether it
 /// had to.
-pub fn cut(value: &mut String, limit: usize) -> bool {
+pub fn cut(value: &mut Text, limit: usize) -> bool {
     if value.len() <= limit {
         return false;
     }

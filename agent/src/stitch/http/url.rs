@@ -3,6 +3,7 @@
 //! It must never keep user information (`user:password@`) or a fragment, and never call something a host
 //! that could not be one: such a value is treated as absent.
 
+use super::super::span::Text;
 use std::net::Ipv6Addr;
 
 use super::QueryValues;
@@ -110,7 +111,7 @@ impl<'a> Authority<'a> {
     }
 
     /// Appends it as it stands in a URL.
-    pub fn push(&self, to: &mut String) {
+    pub fn push(&self, to: &mut Text) {
         if self.host.contains(':') {
             to.push('[');
             to.push_str(self.host);
@@ -135,7 +136,7 @@ fn in_host(character: char) -> bool {
 }
 
 /// Appends a query. Keys stay; values are replaced, or only those that the conventions name.
-pub fn push_query(to: &mut String, query: &[u8], values: QueryValues) {
+pub fn push_query(to: &mut Text, query: &[u8], values: QueryValues) {
     for (index, item) in query.split(|&byte| byte == b'&').enumerate() {
         if index > 0 {
             to.push('&');
