@@ -513,6 +513,7 @@ by_cause!(
     context_not_live,
     no_owner,
     key_shared,
+    works_on,
     weakest_link,
     client_unseen,
     expired,

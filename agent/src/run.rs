@@ -17,6 +17,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rand::SeedableRng as _;
 
 use crate::config::{self, Export, Settings};
+use crate::discover::runtimes::How;
 use crate::discover::runtimes::readers::Readers;
 use crate::discover::table::ProcessTable;
 use crate::export::settings::{OtlpSettings, Signal as OtlpSignal};
@@ -127,8 +128,8 @@ pub fn trace(settings: &Settings) -> anyhow::Result<ExitCode> {
 
     let drop_one_in = env("SPANDREL_TEST_DROP_ONE_IN").and_then(|every| every.parse().ok());
     let streams = Streams::new(stream::Limits::default(), old_sockets);
-    let readers =
-        Readers::start(settings.no_runtime.clone()).context("starting the thread that looks at processes")?;
+    let readers = Readers::start(How { off: settings.no_runtime.clone(), weakest: settings.weakest_link })
+        .context("starting the thread that looks at processes")?;
     let of_processes =
         Processes { table, readers, selection: settings.selection.clone(), probe_hits: settings.probe_hits };
     let mut pipeline = Pipeline::new(kernel, of_processes, streams, stitcher, sinks, drop_one_in);

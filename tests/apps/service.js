@@ -6,7 +6,7 @@
 //   fresh     the same, a connection per call             phases    setImmediate, nextTick, queueMicrotask by turns
 //   files     fs.readFile and dns.lookup, callbacks       fetch     async/await and fetch (undici)
 //   all       Promise.all of fetches                      then      .then chains, fetch and http.get by turns
-//   limited   await, an agent with 5 sockets
+//   limited   await, an agent with 5 sockets              batch     a timer that one request sets calls for all
 'use strict';
 const http = require('http');
 const fs = require('fs');
@@ -46,6 +46,13 @@ function each(paths, headers, between, done) {
 }
 let turn = 0;
 
+// Whoever comes first sets the timer; whoever comes until it goes off is called for by it, too.
+const waiting = [];
+function batched(path, headers, done) {
+  if (waiting.push([path, headers, done]) > 1) return;
+  setTimeout(() => { for (const job of waiting.splice(0)) get(...job); }, 3);
+}
+
 const STYLES = {
   async await(route, headers) {
     if (route.delay) await sleep(route.delay);
@@ -84,7 +91,10 @@ const server = http.createServer((request, response) => {
     response.writeHead(200, { 'Content-Length': data.length });
     response.end(data);
   };
-  if (CALLBACKS[style]) each(route.calls, headers, CALLBACKS[style](route), answer);
+  if (style === 'batch') {
+    const next = (paths) => (paths.length ? batched(paths[0], headers, () => next(paths.slice(1))) : answer());
+    next(route.calls);
+  } else if (CALLBACKS[style]) each(route.calls, headers, CALLBACKS[style](route), answer);
   else STYLES[style](route, headers).then(answer, (error) => { console.error(error); response.destroy(); });
 });
 server.keepAliveTimeout = 60000;

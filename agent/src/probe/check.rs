@@ -197,7 +197,8 @@ fn ask(processes: &mut ProcessTable, pid: u32, settings: &Settings) -> Asked {
     let runs_program = fate != Fate::KernelThread;
     let looked_at = runs_program && fate != Fate::Itself;
     let tls = looked_at.then(|| sessions::describe(pid));
-    let proved = if looked_at { runtimes::describe(pid, &settings.no_runtime) } else { Vec::new() };
+    let how = runtimes::How { off: settings.no_runtime.clone(), weakest: settings.weakest_link };
+    let proved = if looked_at { runtimes::describe(pid, &how) } else { Vec::new() };
     Asked { pid, description: runs_program.then_some(description), fate, tls, proved }
 }
 
@@ -468,7 +469,7 @@ mod tests {
         assert!(text.starts_with("Kernel 6.12.0, spandrel "), "{text}");
         assert!(!text.contains("since Linux"), "{text}");
         assert!(text.contains("\n  socket tracepoints       yes\n"), "{text}");
-        assert!(text.contains("\nPlan: backend socket, 6 hooks\n"), "{text}");
+        assert!(text.contains("\nPlan: backend socket, 7 hooks\n"), "{text}");
         assert!(text.contains("  sent           tracepoint sock_send_length\n"), "{text}");
         assert!(
             text.ends_with(
@@ -491,7 +492,7 @@ mod tests {
             text.contains("  task registers           could not tell: input/output error (os error 5)\n"),
             "{text}"
         );
-        assert!(text.contains("\nPlan: backend syscall, 13 hooks\n"), "{text}");
+        assert!(text.contains("\nPlan: backend syscall, 14 hooks\n"), "{text}");
     }
 
     #[test]

@@ -19,11 +19,11 @@ use foldhash::{HashMap, HashMapExt as _};
 
 use super::graph::Choice;
 use super::node::{Node, NodeId, Phase, Proof};
-use super::owner::Claimed;
+use super::owner::{Claimed, Line};
 use super::span::{LinkMethod, SpanEvent, Value};
 use super::stitcher::Stitcher;
 use super::{LINK_METHOD, Output, Serving};
-use crate::identity::{Address, Claim, ConnectionId, Moment, Monotonic, ProcessKey, Role};
+use crate::identity::{Address, ConnectionId, Moment, Monotonic, ProcessKey, Role};
 
 /// A connection that is in flight, or failed and is not decided.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ enum Rule {
     /// The thread that asked held this request; final when it is answered.
     Holder(NodeId),
     /// The tasks that asked; final when all requests under way then have said what they own.
-    Claims(Vec<(Monotonic, Claim)>),
+    Claims(Vec<Line>),
     /// This request.
     Owner(NodeId, LinkMethod),
 }

@@ -140,6 +140,8 @@ pub enum Orphan {
     NoOwner,
     /// The task that made the call is that of two requests at once.
     KeyShared,
+    /// A request's task made the task that made the call, and that works on for others.
+    WorksOn,
     /// Only a method weaker than the setting allows was left.
     WeakestLink,
     /// The client is on this host and its request was not seen.
@@ -171,6 +173,8 @@ pub struct Orphans {
     pub context_not_live: u64,
     pub no_owner: u64,
     pub key_shared: u64,
+    /// A request's task made the caller, which works on for others.
+    pub works_on: u64,
     pub weakest_link: u64,
     pub client_unseen: u64,
     pub expired: u64,
@@ -289,6 +293,7 @@ impl Orphans {
             context_not_live,
             no_owner,
             key_shared,
+            works_on,
             weakest_link,
             client_unseen,
             expired,
@@ -309,6 +314,7 @@ impl Orphans {
             + context_not_live
             + no_owner
             + key_shared
+            + works_on
             + weakest_link
             + client_unseen
             + expired
@@ -332,6 +338,7 @@ impl Orphans {
             Orphan::ContextNotLive => &mut self.context_not_live,
             Orphan::NoOwner => &mut self.no_owner,
             Orphan::KeyShared => &mut self.key_shared,
+            Orphan::WorksOn => &mut self.works_on,
             Orphan::WeakestLink => &mut self.weakest_link,
             Orphan::ClientUnseen => &mut self.client_unseen,
             Orphan::Expired => &mut self.expired,

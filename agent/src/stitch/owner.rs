@@ -10,6 +10,11 @@
 //! the rule is final. Requests that are over are remembered for a while, since a task outlives its request. A key
 //! that two requests owned at once links nothing, and a pointer that was used again is told by the times.
 //!
+//! Lineage is no proof: a worker that one request starts and that works for all descends from that request, and nothing that
+//! can be read tells it from a task that works for its maker. So such a link is `inferred`, made only where that is allowed,
+//! and even then only some time after the maker's request is over, if the task, with all that it made, made no call since;
+//! one that has made a single call in its life may have made it then.
+//!
 //! It must never choose among candidates, or compare keys of two processes.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -38,6 +43,17 @@ pub(super) struct Tasks {
     births: HashMap<Key, VecDeque<(Monotonic, Key)>>,
     /// Their keys in the order in which they came, to forget the oldest.
     births_by_age: VecDeque<Key>,
+    /// What tasks that others made have called, themselves or through those that they made.
+    calls: HashMap<Key, Calls>,
+    /// Their keys in the order in which they came, to forget the oldest.
+    calls_by_age: VecDeque<Key>,
+}
+
+/// The calls of a task that another made.
+#[derive(Clone, Copy, Debug)]
+struct Calls {
+    count: u64,
+    last: Monotonic,
 }
 
 /// The requests that own or owned one key, in the order in which this became known.
@@ -85,10 +101,32 @@ impl Owners {
 
 impl Tasks {
     fn is_empty(&self) -> bool {
-        self.owners.is_empty()
+        self.calls.is_empty()
+            && self.owners.is_empty()
             && self.undetermined.is_empty()
             && self.unfinished.is_empty()
             && self.births.is_empty()
+    }
+
+    /// A task, or one that it made, made a call.
+    fn called(&mut self, task: Key, at: Monotonic) {
+        if let Some(calls) = self.calls.get_mut(&task) {
+            calls.count += 1;
+            calls.last = calls.last.max(at);
+            return;
+        }
+        self.calls.insert(task, Calls { count: 1, last: at });
+        self.calls_by_age.push_back(task);
+        if self.calls_by_age.len() > MAX_BIRTHS
+            && let Some(oldest) = self.calls_by_age.pop_front()
+        {
+            self.calls.remove(&oldest);
+        }
+    }
+
+    /// Whether a task worked for a request that was over then, and for no other, as far as its calls tell.
+    fn worked_for(&self, task: Key, over: Monotonic) -> bool {
+        self.calls.get(&task).is_some_and(|calls| calls.count == 1 || calls.last <= over)
     }
 
     /// A request has said all that it owns.
@@ -125,11 +163,22 @@ pub(super) struct Told {
     /// A server's keys.
     keys: Vec<Key>,
     /// A client's claims, lineage included, strongest first.
-    claims: Vec<(Monotonic, Claim)>,
+    claims: Vec<Line>,
     /// The answer's read may bring more.
     later: bool,
     /// When the call may be given up as an orphan.
     patience: Monotonic,
+}
+
+/// A claim, and how one comes to it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Line {
+    /// Who owned the key then?
+    pub at: Monotonic,
+    /// The claim.
+    pub claim: Claim,
+    /// The tasks between: who asked, who made that one, and so on. None if the claim is that of who asked.
+    pub below: Vec<Key>,
 }
 
 /// Everything that this rule keeps.
@@ -157,7 +206,7 @@ pub(super) struct Claimed<'a> {
     /// When it was asked for.
     pub called: Monotonic,
     /// Who owned this key then? Strongest first.
-    pub claims: &'a [(Monotonic, Claim)],
+    pub claims: &'a [Line],
     /// The request that it carries, which did not ask for it.
     pub own: Option<NodeId>,
     /// More may be claimed.
@@ -167,8 +216,8 @@ pub(super) struct Claimed<'a> {
 }
 
 enum Found {
-    /// It, and since when.
-    One(NodeId, Monotonic),
+    /// It, since when, and until when if it is over.
+    One(NodeId, Monotonic, Option<Monotonic>),
     None,
     Shared,
 }
@@ -192,6 +241,8 @@ impl Stitcher {
     /// A task was made by another.
     pub(super) fn born(&mut self, process: ProcessKey, birth: Birth) {
         let tasks = self.owned.tasks.entry(process).or_default();
+        // What an earlier life of the key called is not this one's.
+        tasks.calls.remove(&birth.child);
         let births = tasks.births.entry(birth.child).or_default();
         if births.len() >= MAX_LIVES {
             births.pop_front();
@@ -331,6 +382,8 @@ impl Stitcher {
             if process.is_none_or(|process| process == *of) {
                 tasks.births.clear();
                 tasks.births_by_age.clear();
+                tasks.calls.clear();
+                tasks.calls_by_age.clear();
             }
         }
         self.owned.tasks.retain(|_, tasks| !tasks.is_empty());
@@ -377,11 +430,20 @@ impl Stitcher {
     /// Puts claims to a call, each followed by those of its lineage.
     fn add_claims(&mut self, node: NodeId, time: Monotonic, facts: &Facts) {
         let Some(client) = self.nodes.get_mut(&node) else { return };
-        follow(&mut client.told.claims, self.owned.tasks.get(&client.process), time, facts);
+        let claims = &mut client.told.claims;
+        let (before, mut tasks) = (claims.len(), self.owned.tasks.get_mut(&client.process));
+        follow(claims, tasks.as_deref(), time, facts);
+        for line in claims.iter().skip(before) {
+            if let (Some(tasks), Some(&maker)) = (tasks.as_mut(), line.below.last()) {
+                tasks.called(maker, time);
+            }
+        }
+        // What proves more is asked first.
+        claims.sort_by_key(|line| !line.below.is_empty());
     }
 
     /// What the tasks claim that asked for a connection, if that is for this rule to decide.
-    pub(super) fn claims_of(&self, at: &Moment, serving: Serving) -> Option<Vec<(Monotonic, Claim)>> {
+    pub(super) fn claims_of(&self, at: &Moment, serving: Serving) -> Option<Vec<Line>> {
         let facts = self.facts(at)?;
         if facts.claims.is_empty() && (!facts.later || serving == Serving::OneRequestPerThread) {
             return None;
@@ -428,16 +490,27 @@ impl Stitcher {
         let tasks = self.owned.tasks.get(&claimed.process);
         let first = tasks.and_then(|tasks| tasks.undetermined.first()).map(|&(from, _)| from);
         let mut cause = Orphan::NoOwner;
-        for (at, claim) in claimed.claims {
+        for Line { at, claim, below } in claimed.claims {
             // A request that began later cannot have owned anything then.
             if first.is_some_and(|first| first <= *at) {
                 return None;
             }
             match tasks.map_or(Found::None, |tasks| find(tasks, claimed, *at, claim)) {
-                Found::One(_, from) if self.lost_between(from, claimed.called) => {
+                Found::One(_, from, _) if self.lost_between(from, claimed.called) => {
                     cause = Orphan::RecordsLost;
                 }
-                Found::One(owner, _) if allowed(claim.method, self.settings.weakest_link) => {
+                Found::One(owner, _, over) if allowed(claim.method, self.settings.weakest_link) => {
+                    if let (Some(tasks), false) = (tasks, below.is_empty()) {
+                        // It is known only afterwards whether its task worked on.
+                        let over = over?;
+                        if !below.iter().all(|task| tasks.worked_for(*task, over)) {
+                            cause = Orphan::WorksOn;
+                            continue;
+                        }
+                        if Monotonic(over.max(claimed.called).0.saturating_add(WORKS_ON)) > self.clock {
+                            return None;
+                        }
+                    }
                     return Some(if self.nodes.contains_key(&owner) {
                         Choice::Follow(owner, claim.method)
                     } else {
@@ -453,7 +526,7 @@ impl Stitcher {
             return None;
         }
         let unfinished = tasks.and_then(|tasks| tasks.unfinished.first());
-        if claimed.claims.iter().any(|(at, _)| unfinished.is_some_and(|(from, _)| from <= at)) {
+        if claimed.claims.iter().any(|line| unfinished.is_some_and(|(from, _)| *from <= line.at)) {
             return None;
         }
         let serves = tasks.is_some_and(|tasks| !tasks.owners.is_empty());
@@ -472,7 +545,7 @@ impl Stitcher {
     fn tell_unowned(&mut self, node: NodeId, cause: Orphan) {
         let Some(client) = self.nodes.get(&node) else { return };
         if self.owned.unowned.len() < MAX_UNOWNED {
-            let claims = client.told.claims.iter().map(|(_, claim)| *claim).collect();
+            let claims = client.told.claims.iter().map(|line| line.claim).collect();
             self.owned.unowned.push((client.process, cause, claims));
         }
     }
@@ -509,34 +582,37 @@ fn find(tasks: &Tasks, claimed: &Claimed<'_>, at: Monotonic, claim: &Claim) -> F
         };
         return match owners.filter(made).max_by_key(|owner| (owner.from, owner.node)) {
             Some(owner) if owner.shared => Found::Shared,
-            Some(owner) => Found::One(owner.node, owner.from),
+            Some(owner) => Found::One(owner.node, owner.from, owner.until),
             None => Found::None,
         };
     }
     let mut then = owners.filter(|o| o.from <= at && o.until.is_none_or(|until| at <= until));
     match (then.next(), then.next()) {
         (Some(_), Some(_)) => Found::Shared,
-        (Some(owner), None) => Found::One(owner.node, owner.from),
+        (Some(owner), None) => Found::One(owner.node, owner.from, owner.until),
         (None, _) => Found::None,
     }
 }
 
 /// Adds claims, each followed by those of its lineage.
-fn follow(to: &mut Vec<(Monotonic, Claim)>, tasks: Option<&Tasks>, time: Monotonic, facts: &Facts) {
+fn follow(to: &mut Vec<Line>, tasks: Option<&Tasks>, time: Monotonic, facts: &Facts) {
     for &claim in facts.claims.iter().take(MAX_CLAIMS) {
-        let mut at = claim.at.unwrap_or(time);
-        let mut claim = claim;
+        let at = claim.at.unwrap_or(time);
+        let below = claim.born.map(|task| Key { value: task, ..claim.key }).into_iter().collect();
+        let mut line = Line { at, claim, below };
         for _ in 0..=MAX_LINEAGE {
             if to.len() >= MAX_CLAIMS * 2 {
                 return;
             }
-            if !to.contains(&(at, claim)) {
-                to.push((at, claim));
+            if !to.contains(&line) {
+                to.push(line.clone());
             }
-            let births = tasks.and_then(|tasks| tasks.births.get(&claim.key));
-            let birth = births.and_then(|lives| lives.iter().rev().find(|(time, _)| *time <= at));
-            let Some(&(time, parent)) = birth else { break };
-            (at, claim) = (time, Claim { key: parent, born: None, method: LinkMethod::Task, ..claim });
+            let births = tasks.and_then(|tasks| tasks.births.get(&line.claim.key));
+            let birth = births.and_then(|lives| lives.iter().rev().find(|(time, _)| *time <= line.at));
+            let Some(&(born, parent)) = birth else { break };
+            line.below.push(line.claim.key);
+            line.at = born;
+            line.claim = Claim { key: parent, born: None, method: LinkMethod::Inferred, ..line.claim };
         }
     }
 }
@@ -552,7 +628,10 @@ const MAX_OWNERS: usize = 64;
 const MAX_LINEAGE: usize = 12;
 /// Lives of one key that are remembered: an address is used again, and a call may be told late.
 const MAX_LIVES: usize = 4;
-/// Births remembered of one process: some seconds of a busy one.
+/// How long after a request a task that it made is watched for further calls, nanoseconds, before it is believed to have
+/// worked for that request alone.
+const WORKS_ON: u64 = 300_000_000;
+/// Births remembered of one process, and tasks whose calls are: some seconds of a busy one.
 const MAX_BIRTHS: usize = 65_536;
 /// Calls told of between two looks.
 const MAX_UNOWNED: usize = 256;

@@ -32,7 +32,9 @@ use spandrel_proto::walk::{PARAMETERS, Step};
 
 use super::maps::{FileKey, Mapping, Maps};
 use super::memory::ProcessMemory;
-use crate::identity::{Birth, Claim, ConnectionId, Direction, Facts, Monotonic, ProcessKey, ThreadId};
+use crate::identity::{
+    Birth, Claim, ConnectionId, Direction, Facts, LinkMethod, Monotonic, ProcessKey, ThreadId,
+};
 
 /// All runtimes, in the order in which they are asked. The first that knows a process keeps it.
 pub static RUNTIMES: &[&dyn Runtime] =
@@ -59,6 +61,24 @@ pub struct Process<'a> {
     pub memory: ProcessMemory,
     /// What is known of binaries.
     pub cache: &'a Cache,
+    /// What the user allows.
+    pub how: &'a How,
+}
+
+/// How processes are looked at.
+#[derive(Clone, Debug)]
+pub struct How {
+    /// Names of runtimes that are not asked.
+    pub off: HashSet<&'static str>,
+    /// The weakest link that is made: what serves a weaker one need not be found or probed.
+    pub weakest: LinkMethod,
+}
+
+impl How {
+    /// Whether links by lineage are made.
+    pub fn infers(&self) -> bool {
+        self.weakest >= LinkMethod::Inferred
+    }
 }
 
 /// What came of looking at a process.
@@ -243,16 +263,16 @@ impl Cache {
 }
 
 /// What one look at the process that has this pid now tells, as lines for people: of which runtime it is, what was
-/// proved, what not and why. `off`: names of runtimes that are not asked.
-pub fn describe(pid: u32, off: &HashSet<&'static str>) -> Vec<String> {
+/// proved, what not and why.
+pub fn describe(pid: u32, how: &How) -> Vec<String> {
     let key = ProcessKey { pid, exec: 0, started: 0 };
-    match worker::look_at(key, &Cache::default(), off) {
+    match worker::look_at(key, &Cache::default(), how) {
         worker::Look::Proved(name, proved) => {
             proved.report.into_iter().map(|line| format!("{name}: {line}")).collect()
         }
         worker::Look::Refused(name, why) => vec![format!("{name}: not read: {why}")],
         worker::Look::Again(_, name, why) => vec![format!("{name}: not yet: {why}")],
-        worker::Look::None if off.is_empty() => vec!["of no runtime that is read".to_owned()],
+        worker::Look::None if how.off.is_empty() => vec!["of no runtime that is read".to_owned()],
         worker::Look::None => vec!["of no runtime that is read and not switched off".to_owned()],
     }
 }

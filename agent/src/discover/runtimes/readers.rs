@@ -4,11 +4,11 @@
 //! It must never wait for the worker, keep a reader longer than its process, or make a reader answer for another
 //! program of the same pid.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::worker::{Finding, Job, Worker};
-use super::{Hit, ProbeSet, Proved, Reader, Seen, Walks, Wish};
+use super::{Hit, How, ProbeSet, Proved, Reader, Seen, Walks, Wish};
 use crate::identity::{Birth, Claim, Facts, Monotonic, ProcessKey};
 use crate::log;
 
@@ -64,10 +64,10 @@ const SETTLING: Duration = Duration::from_millis(200);
 const AGAIN: Duration = Duration::from_millis(20);
 
 impl Readers {
-    /// Readers of nothing yet. `off`: names of runtimes that are not asked.
-    pub fn start(off: HashSet<&'static str>) -> std::io::Result<Self> {
+    /// Readers of nothing yet. `how` processes are looked at.
+    pub fn start(how: How) -> std::io::Result<Self> {
         Ok(Self {
-            worker: Some(Worker::start(off)?),
+            worker: Some(Worker::start(how)?),
             known: HashMap::new(),
             wishes: Vec::new(),
             orders: Vec::new(),

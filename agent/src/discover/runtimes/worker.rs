@@ -3,12 +3,12 @@
 //! Its queue is bounded and ordered by when a look is due. It must never hold up the pipeline, believe a pid
 //! without its start time, or look at one process again and again for ever.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Cache, Outcome, Process, Proved, RUNTIMES};
+use super::{Cache, How, Outcome, Process, Proved, RUNTIMES};
 use crate::discover::maps::{Mapping, Maps};
 use crate::discover::memory::{ProcessMemory, ReadMemory as _};
 use crate::discover::proc::{self, ProcFs};
@@ -60,14 +60,14 @@ const MAX_JOBS: usize = 4096;
 const MAX_LOOKS: u32 = 20;
 
 impl Worker {
-    /// Starts the thread. `off`: names of runtimes that are not asked.
-    pub fn start(off: HashSet<&'static str>) -> std::io::Result<Self> {
+    /// Starts the thread. `how` processes are looked at.
+    pub fn start(how: How) -> std::io::Result<Self> {
         let queue = Arc::new(Queue::default());
         let (send, findings) = channel();
         let jobs = Arc::clone(&queue);
         std::thread::Builder::new()
             .name("spandrel-prove".to_owned())
-            .spawn(move || work(&jobs, &send, &off))?;
+            .spawn(move || work(&jobs, &send, &how))?;
         Ok(Self { queue, findings })
     }
 
@@ -117,11 +117,11 @@ impl Queue {
     }
 }
 
-fn work(queue: &Queue, findings: &Sender<Finding>, off: &HashSet<&'static str>) {
+fn work(queue: &Queue, findings: &Sender<Finding>, how: &How) {
     let cache = Cache::default();
     while let Some(job) = queue.next() {
         let finding = match job {
-            Job::Look(key, looks) => match look(key, &cache, off) {
+            Job::Look(key, looks) => match look(key, &cache, how) {
                 Look::Again(after, ..) if looks < MAX_LOOKS => {
                     queue.put(Job::Look(key, looks + 1), after);
                     continue;
@@ -155,21 +155,21 @@ pub enum Look {
     None,
 }
 
-fn look(key: ProcessKey, cache: &Cache, off: &HashSet<&'static str>) -> Look {
+fn look(key: ProcessKey, cache: &Cache, how: &How) -> Look {
     if !is_meant(key) {
         return Look::None;
     }
-    let found = look_at(key, cache, off);
+    let found = look_at(key, cache, how);
     // What was read meanwhile may have been another process's.
     if is_meant(key) { found } else { Look::None }
 }
 
 /// Asks all runtimes about the process that has this pid now.
-pub fn look_at(key: ProcessKey, cache: &Cache, off: &HashSet<&'static str>) -> Look {
+pub fn look_at(key: ProcessKey, cache: &Cache, how: &How) -> Look {
     let (Ok(maps), Some(memory)) = (Maps::of(key.pid), ProcessMemory::of(key.pid)) else { return Look::None };
     let executable = executable(key.pid, &maps).cloned();
-    let process = Process { key, maps: &maps, executable: executable.as_ref(), memory, cache };
-    for runtime in RUNTIMES.iter().filter(|runtime| !off.contains(runtime.name())) {
+    let process = Process { key, maps: &maps, executable: executable.as_ref(), memory, cache, how };
+    for runtime in RUNTIMES.iter().filter(|runtime| !how.off.contains(runtime.name())) {
         let name = runtime.name();
         return match runtime.prove(&process) {
             Outcome::Not => continue,
@@ -195,11 +195,14 @@ fn is_meant(key: ProcessKey) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
+    use crate::identity::LinkMethod;
 
     #[test]
     fn a_process_that_is_not_the_one_meant_is_not_looked_at() {
-        let worker = Worker::start(HashSet::new()).unwrap();
+        let worker = Worker::start(How { off: HashSet::new(), weakest: LinkMethod::Thread }).unwrap();
         let key = ProcessKey { pid: std::process::id(), exec: 1, started: u64::MAX / 2 };
         assert!(worker.ask(Job::Look(key, 0), Duration::ZERO));
         assert!(matches!(worker.findings.recv(), Ok(Finding::None(of)) if of == key));

@@ -269,7 +269,8 @@ fn fact(facts: &mut Facts, time: u64, word: &str) -> bool {
             let at = at.map(|at| {
                 Monotonic(time.checked_add_signed(at.parse::<i64>().unwrap() * MS as i64).unwrap())
             });
-            facts.claims.push(Claim { key: key(text), at, born, method: LinkMethod::Waiter });
+            let method = if born.is_some() { LinkMethod::Inferred } else { LinkMethod::Waiter };
+            facts.claims.push(Claim { key: key(text), at, born, method });
         }
         ("gate", last) => facts.gate = Some(Gate { last: last.parse().unwrap(), batches: Vec::new() }),
         ("later", _) => facts.later = true,

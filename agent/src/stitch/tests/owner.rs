@@ -4,6 +4,10 @@ use super::super::span::LinkMethod;
 use super::super::{Limits, Settings};
 use super::{check, check_with, parse, run};
 
+fn inferring() -> Settings {
+    Settings { weakest_link: LinkMethod::Inferred, ..Settings::default() }
+}
+
 #[test]
 fn a_call_belongs_to_the_one_request_that_owns_what_it_claims() {
     let ledger = check(
@@ -124,7 +128,8 @@ fn a_key_that_is_used_again_is_told_by_the_time() {
 #[test]
 fn a_late_call_of_a_task_belongs_to_the_request_that_made_the_task() {
     // Task 45 was made by the first request of the connection's task 1, and calls during the second.
-    check(
+    check_with(
+        inferring(),
         "web.1 reads s1 /a born many owns=1 gate=40
          web.1 answers s1
          web.1 reads s1 /b born many owns=1 gate=50
@@ -135,19 +140,80 @@ fn a_late_call_of_a_task_belongs_to_the_request_that_made_the_task() {
          web.9 gets c2
          web.9 gets c3
          wait 400
-         web.1 answers s1",
+         web.1 answers s1
+         wait 400",
         "
          server web /a
-           client web /x waiter
+           client web /x inferred
          server web /b
-           client web /y waiter
+           client web /y inferred
          client web /z",
     );
 }
 
+/// Task 45 was made for the first request, and calls for it and later again.
+const WORKER: &str = "web.1 reads s1 /a born many owns=1 gate=40
+     web.9 calls c1 /x born many claims=1^45
+     web.9 gets c1
+     web.1 answers s1
+     wait 200
+     web.9 calls c2 /y born many claims=1^45
+     web.9 gets c2
+     wait 800";
+
+#[test]
+fn a_task_that_calls_on_after_the_request_that_made_it_is_a_worker_and_proves_nothing() {
+    let tree = "
+         server web /a
+         client web /x
+         client web /y";
+    assert_eq!(check_with(inferring(), WORKER, tree).orphans.works_on, 2);
+    let later = "
+         server web /a
+           client web /x inferred
+         client web /y";
+    assert_eq!(check_with(inferring(), &WORKER.replace("wait 200", "wait 400"), later).orphans.works_on, 1);
+}
+
+#[test]
+fn lineage_links_only_where_that_is_allowed() {
+    let ledger = check(
+        &WORKER.replace("wait 200", "wait 400"),
+        "
+         server web /a
+         client web /x
+         client web /y",
+    );
+    assert_eq!(ledger.orphans.weakest_link, 2);
+}
+
+#[test]
+fn what_a_worker_makes_for_each_job_descends_from_a_worker() {
+    // Task 8 is made by the request's task 7, and makes a task for each call.
+    let ledger = check_with(
+        inferring(),
+        "web.1 reads s1 /a born many
+         web.1 bears 8 7
+         web.1 bears 9 8
+         web.1 calls c1 /x born many claims=9
+         web.1 gets c1
+         web.1 answers s1 owns=7
+         web.1 bears 10 8
+         web.1 calls c2 /y born many claims=10
+         web.1 gets c2
+         wait 800",
+        "
+         server web /a
+         client web /x
+         client web /y",
+    );
+    assert_eq!(ledger.orphans.works_on, 2);
+}
+
 #[test]
 fn a_lineage_is_followed_at_the_time_of_each_birth() {
-    let ledger = check(
+    let ledger = check_with(
+        inferring(),
         "web.1 reads s1 /a born many
          web.1 bears 8 7
          web.1 bears 9 8
@@ -158,14 +224,15 @@ fn a_lineage_is_followed_at_the_time_of_each_birth() {
          web.1 calls c2 /y born many claims=9
          web.1 gets c1
          web.1 gets c2
-         web.1 answers s2 owns=6",
+         web.1 answers s2 owns=6
+         wait 800",
         "
          server web /a
-           client web /x task
+           client web /x inferred
          server web /b
-           client web /y task",
+           client web /y inferred",
     );
-    assert_eq!(ledger.links.task, 2);
+    assert_eq!(ledger.links.inferred, 2);
 }
 
 #[test]
@@ -245,8 +312,7 @@ fn a_method_weaker_than_the_setting_makes_no_link() {
 
 #[test]
 fn requests_that_are_over_are_forgotten_at_the_bound_and_counted() {
-    let settings =
-        Settings { limits: Limits { remembered_owners: 1, ..Limits::default() }, ..Settings::default() };
+    let settings = Settings { limits: Limits { remembered_owners: 1, ..Limits::default() }, ..inferring() };
     let ledger = check_with(
         settings,
         "web.1 reads s1 /a born many owns=1 gate=10
@@ -302,7 +368,8 @@ fn a_loss_while_a_request_is_served_leaves_its_calls_without_a_parent() {
 
 #[test]
 fn a_loss_voids_what_is_known_of_births() {
-    check(
+    check_with(
+        inferring(),
         "web.1 bears 9 8
          lost
          web.1 reads s1 /a born many owns=8

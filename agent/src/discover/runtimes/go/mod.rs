@@ -7,7 +7,8 @@
 //!            context of the request that is served, if the program passes that on (`task`)
 //!   server   the goroutine of the connection is the owner, from the read of the request on; when it writes the answer,
 //!            the connection names the request and so its context
-//!   birth    a goroutine's number says whether it was made after a request was read (`Gate`); not used yet (`LINEAGE`)
+//!   birth    a goroutine's number says whether it was made after a request was read (`Gate`): who made it is `inferred`,
+//!            and looked for only where that is allowed
 //! ```
 //! No probe is needed for any of it. Facts: layouts by version (`layout`), functions by name from the table that every
 //! Go program carries (`table`), the rest is found and proved on the live process. It must never link by a number that
@@ -82,19 +83,19 @@ impl Runtime for Go {
             return Outcome::Refused("where the program was loaded is not known".to_owned());
         };
         let mut report = vec![format!("Go {}", known.version)];
-        let gate = match gate(process, known, bias, file) {
-            _ if !LINEAGE => {
-                report.push("calls by goroutines that a handler made are not linked".to_owned());
+        let gate = match process.how.infers().then(|| gate(process, known, bias, file)) {
+            None => {
+                report.push("who made a goroutine is asked only if --weakest-link is inferred".to_owned());
                 None
             }
-            Ok(gate) => {
+            Some(Ok(gate)) => {
                 report.push(format!("goroutines are told by number, {} processors", gate.processors.len()));
                 Some(gate)
             }
-            Err(Missing::Yet) => {
+            Some(Err(Missing::Yet)) => {
                 return Outcome::Later(Duration::from_millis(200), "the scheduler has not begun".to_owned());
             }
-            Err(Missing::Because(why)) => {
+            Some(Err(Missing::Because(why))) => {
                 report.push(format!("goroutines made for a request are not linked: {why}"));
                 None
             }
@@ -126,11 +127,6 @@ impl Runtime for Go {
         Outcome::Proved(Box::new(Proved { report, walks, reader: Box::new(reader) }))
     }
 }
-
-/// Whether a call is linked by who made its goroutine. It is off: a worker that the first request starts for all, or one
-/// of a pool that keeps it for later jobs, descends from a request that its calls are not for. It would take a proof that
-/// the goroutine works for its maker only.
-const LINEAGE: bool = false;
 
 /// The most of a table of functions that is read, in bytes: of a program of a hundred thousand functions, some ten
 /// million.
@@ -200,7 +196,7 @@ fn gate(
         return Err(Missing::Because("this version does not keep a goroutine's maker".to_owned()));
     }
     let memory = &process.memory;
-    let plausible = |count: u64| count != 0 && count.is_multiple_of(BATCH) && count < 1 << 40;
+    let plausible = |count: u64| count != 0 && count < 1 << 40;
     let counters = || known.counters.iter().map(|counter| counter.wrapping_add(bias));
     if !counters().any(|counter| memory.word(counter).is_some_and(plausible)) {
         return Err(if known.counters.is_empty() {
@@ -233,11 +229,13 @@ fn gate(
                     let Some((processors, end)) = processors(memory, &known.layout, list, length) else {
                         continue;
                     };
-                    // The last batch that was given out is some processor's.
+                    // The last batch that was given out is some processor's. Threads of C draw single numbers after it.
                     let last = |counter: &u64| {
-                        memory.word(*counter).is_some_and(|count| plausible(count) && count + 1 == end)
+                        let count = memory.word(*counter).filter(|count| plausible(*count));
+                        count.is_some_and(|count| count + 1 >= end && count + 1 - end <= MAX_SINGLE)
                     };
-                    if let Some(count) = counters().find(last) {
+                    let mut fitting = counters().filter(last);
+                    if let (Some(count), None) = (fitting.next(), fitting.next()) {
                         lists.push((at + index as u64 * 8, list, count, processors));
                     }
                 }
@@ -261,6 +259,8 @@ fn gate(
 
 /// Goroutine numbers are handed to processors in batches of so many (`_GoidCacheBatch`, runtime/proc.go).
 const BATCH: u64 = 16;
+/// Numbers drawn one by one since the last batch (`oneNewExtraM`, runtime/proc.go).
+const MAX_SINGLE: u64 = 64;
 
 /// The processors of a list, and the end of the latest batch, if it is one.
 fn processors(memory: &impl ReadMemory, layout: &Layout, list: u64, length: u64) -> Option<(Vec<u64>, u64)> {
@@ -311,13 +311,16 @@ fn derived(contexts: &[u64]) -> impl Iterator<Item = Claim> + '_ {
     contexts.iter().map(|&at| Claim { key: context(at), at: None, born: None, method: LinkMethod::Task })
 }
 
-/// Whose a call is that this goroutine waits for: its own, or that of the one that made it.
-fn claims(number: u64, parent: u64, method: LinkMethod) -> Vec<Claim> {
-    let mut claims = vec![Claim { key: goroutine(number), at: None, born: None, method }];
-    if LINEAGE && parent != 0 {
-        claims.push(Claim { key: goroutine(parent), at: None, born: Some(number), method: LinkMethod::Task });
+impl GoReader {
+    /// Whose a call is that this goroutine waits for: its own, or that of the one that made it.
+    fn claims(&self, number: u64, parent: u64, method: LinkMethod) -> Vec<Claim> {
+        let mut claims = vec![Claim { key: goroutine(number), at: None, born: None, method }];
+        if self.gate && parent != 0 {
+            let method = LinkMethod::Inferred;
+            claims.push(Claim { key: goroutine(parent), at: None, born: Some(number), method });
+        }
+        claims
     }
-    claims
 }
 
 impl Reader for GoReader {
@@ -341,7 +344,7 @@ impl Reader for GoReader {
                 ..Facts::default()
             },
             [KIND_CLIENT, number, parent, ref contexts @ ..] => {
-                let mut claims = claims(number, parent, LinkMethod::Waiter);
+                let mut claims = self.claims(number, parent, LinkMethod::Waiter);
                 claims.extend(derived(contexts));
                 Facts { claims, ..Facts::default() }
             }
@@ -356,13 +359,13 @@ impl Reader for GoReader {
                 owns: std::iter::once(goroutine(number))
                     .chain(contexts.iter().copied().map(context))
                     .collect(),
-                claims: claims(number, parent, LinkMethod::Task),
+                claims: self.claims(number, parent, LinkMethod::Task),
                 ..Facts::default()
             },
             // Whoever calls by himself.
             [KIND_CALLER, number, parent] => Facts {
                 owns: vec![goroutine(number)],
-                claims: claims(number, parent, LinkMethod::Task),
+                claims: self.claims(number, parent, LinkMethod::Task),
                 ..Facts::default()
             },
             _ => Facts::default(),

@@ -24,6 +24,25 @@ pub struct Owner {
     pub at: u64,
 }
 
+/// Whose a call is, and what says so.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Found {
+    /// Whose.
+    pub owner: Owner,
+    /// How.
+    pub by: By,
+}
+
+/// What says whose a call is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum By {
+    /// It was made before the callback of the read that delivered the request was over.
+    Turn,
+    /// Something made it that descends from the request: a timer, the callback of another call. That may work for
+    /// others too: a timer that calls for whoever came meanwhile, an answer that frees a place in a queue.
+    Descent,
+}
+
 /// Node's words at an event.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Words {
@@ -188,7 +207,7 @@ impl Machine {
     }
 
     /// Takes an event. For a write that begins a request: on whose behalf.
-    pub fn event(&mut self, event: &Event, words: Words, read: &dyn Fn(u64) -> Option<u64>) -> Option<Owner> {
+    pub fn event(&mut self, event: &Event, words: Words, read: &dyn Fn(u64) -> Option<u64>) -> Option<Found> {
         // Until the first native resource is seen being made, those that were made before are not known as such.
         if !self.sees_made {
             self.before = words.counter;
@@ -280,7 +299,7 @@ impl Machine {
         self.turn = Some(Turn { owner, connection, client, counter: words.counter, serial: self.turns });
     }
 
-    fn write(&mut self, connection: u64, starts: Starts, words: Words) -> Option<Owner> {
+    fn write(&mut self, connection: u64, starts: Starts, words: Words) -> Option<Found> {
         let role = match starts {
             Starts::Request => Some(Role::Client),
             Starts::Response => Some(Role::Server),
@@ -297,7 +316,10 @@ impl Machine {
         let known = self.connection(connection);
         known.last = owner;
         known.used = true;
-        owner
+        let owner = owner?;
+        let in_turn = self.turn.is_some_and(|turn| !turn.client && turn.owner == Some(owner));
+        let by = if in_turn && words.id != 0 && !self.jobs_ran { By::Turn } else { By::Descent };
+        Some(Found { owner, by })
     }
 
     fn connection(&mut self, connection: u64) -> &mut Connection {

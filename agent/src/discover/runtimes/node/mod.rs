@@ -9,6 +9,9 @@
 //! They are found by what they look like, in the heap of the C library: a default of -1 behind three whole numbers
 //! of which the last is the largest. Only the main thread is followed: what a worker thread sends is an orphan.
 //!
+//! What a handler calls before it returns to the event loop is a `task`'s. What a timer or the callback of another call
+//! goes on to call is `inferred`: a timer that one request set may call for all that came meanwhile.
+//!
 //! Promises are not watched yet ([`WATCHES_PROMISES`]): that has to show on real programs that it makes no wrong
 //! parent. Until then what an `await` goes on to call is an orphan.
 

@@ -6,7 +6,7 @@
 use super::super::starts::Starts;
 use super::super::{Hit, ProbeSet, Reader, Seen, Wish};
 use super::binary::Mark;
-use super::machine::{Event, Machine, Watched, Words};
+use super::machine::{By, Event, Found, Machine, Watched, Words};
 use crate::discover::memory::{ProcessMemory, ReadMemory};
 use crate::identity::{Birth, Claim, Direction, Facts, Key, LinkMethod, Monotonic, ThreadId};
 
@@ -72,7 +72,7 @@ impl NodeReader {
         Words::of([*words.first()?, *words.get(1)?, *words.get(2)?])
     }
 
-    fn event(&mut self, event: &Event, words: Words) -> Option<super::machine::Owner> {
+    fn event(&mut self, event: &Event, words: Words) -> Option<Found> {
         let memory = &self.memory;
         self.machine.event(event, words, &|address| memory.word(address))
     }
@@ -127,17 +127,20 @@ impl Reader for NodeReader {
                 facts.owns.push(Key { space: CONNECTION, value: connection });
             }
             Direction::Send => {
-                let owner = self.event(&Event::Write { connection, starts }, words);
-                if let Some(owner) = owner.filter(|_| follows) {
+                let found = self.event(&Event::Write { connection, starts }, words);
+                if let Some(Found { owner, by }) = found.filter(|_| follows) {
                     facts.claims.push(Claim {
                         key: Key { space: CONNECTION, value: owner.connection },
                         at: Some(Monotonic(owner.at)),
                         born: None,
-                        method: LinkMethod::Task,
+                        method: match by {
+                            By::Turn => LinkMethod::Task,
+                            By::Descent => LinkMethod::Inferred,
+                        },
                     });
                 }
                 let of_promise = words.id == 0 || words.trigger == 0;
-                if starts == Starts::Request && owner.is_none() && of_promise && follows {
+                if starts == Starts::Request && found.is_none() && of_promise && follows {
                     match std::mem::replace(&mut self.promises, Promises::Asked) {
                         Promises::Possible(set) => wishes.push(Wish::Observe(set)),
                         other => self.promises = other,

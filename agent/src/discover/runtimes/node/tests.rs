@@ -1,7 +1,7 @@
 //! The state machine on short scenes, each as Node plays it: events of the thread with the words that it has then.
 
 use super::super::starts::Starts;
-use super::machine::{Event, Machine, Owner, Watched, Words};
+use super::machine::{By, Event, Machine, Owner, Watched, Words};
 use super::{looks_like_ids, promises::Promises};
 
 /// A thread with a counter, two server connections that have been there since before (1 and 2, parsers 3 and 4), and
@@ -10,13 +10,15 @@ struct Scene {
     machine: Machine,
     counter: u64,
     time: u64,
+    /// How the last call's owner was found.
+    by: Option<By>,
 }
 
 const PARSER: [u64; 3] = [0, 3, 4];
 
 impl Scene {
     fn new(watched: Watched) -> Self {
-        let mut scene = Self { machine: Machine::new(), counter: 10, time: 0 };
+        let mut scene = Self { machine: Machine::new(), counter: 10, time: 0, by: None };
         // The probes are there: something native was made, by nobody.
         scene.at(0, 0, Event::Made);
         scene.counter += 1;
@@ -34,7 +36,9 @@ impl Scene {
     }
 
     fn at(&mut self, id: u64, trigger: u64, event: Event) -> Option<Owner> {
-        self.machine.event(&event, Words { id, trigger, counter: self.counter }, &|_| None)
+        let found = self.machine.event(&event, Words { id, trigger, counter: self.counter }, &|_| None);
+        self.by = found.map(|found| found.by);
+        found.map(|found| found.owner)
     }
 
     fn reads(&mut self, connection: u64) -> Owner {
@@ -65,6 +69,7 @@ fn a_call_in_the_turn_of_a_request_is_its_own() {
     let owner = scene.reads(1);
     let tick = scene.made_by_script();
     assert_eq!(scene.asks(50, tick, PARSER[1]), Some(owner));
+    assert_eq!(scene.by, Some(By::Turn));
 }
 
 #[test]
@@ -77,6 +82,8 @@ fn timers_of_two_requests_are_told_apart() {
     scene.at(0, 0, Event::Boundary);
     assert_eq!(scene.asks(50, later, PARSER[2]), Some(other));
     assert_eq!(scene.asks(51, timer, PARSER[1]), Some(one));
+    // A timer may call for others, too.
+    assert_eq!(scene.by, Some(By::Descent));
 }
 
 #[test]
@@ -157,6 +164,7 @@ fn the_answer_of_a_call_goes_on_for_its_request() {
     scene.reads_answer(50);
     let next = scene.made_by_script();
     assert_eq!(scene.asks(51, next, socket), Some(owner));
+    assert_eq!(scene.by, Some(By::Descent));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   fs base ─▶ thread state ─▶ current context ─── the request whose answer is written in the same one
-//!                               └─ not known: its maker, by a probe where PyContext_CopyCurrent returns
+//!                               └─ not known: its maker, by a probe where PyContext_CopyCurrent returns (`inferred`)
 //! ```
 //! Every asyncio task, callback and `to_thread` call runs in a context of its own, as do trio's tasks. So a call made
 //! in the context in which a request is answered is that request's; one made in a copy belongs to whom the context that
@@ -107,6 +107,10 @@ fn prove(process: &Process<'_>, found: &Found, binary: &Binary, bias: u64, mappi
     }
     let greenlets = greenlets.and_then(Result::ok);
     let lineage = match lineage::points(&found.elf, binary, bias) {
+        _ if !process.how.infers() => {
+            report.push("contexts' makers are watched only if --weakest-link is inferred".into());
+            Vec::new()
+        }
         Ok(points) => {
             report.push(format!("contexts' makers can be watched at {} returns", points.len()));
             points
@@ -193,11 +197,6 @@ const TYPE: u64 = 8;
 /// `PyContext.ctx_entered` (Include/internal/pycore_context.h): the same from 3.7 to 3.15.
 const ENTERED: u64 = 40;
 
-/// Whether contexts' makers are watched. Not yet: a task that the first request made and that calls for all later
-/// ones (a lazily started worker) descends from that request, and would be given to it. It needs a proof that a task
-/// works for its maker only, and rows that show it.
-const WATCH_MAKERS: bool = false;
-
 /// Copies a second above which they are not watched any more: at 15 a request, what a few hundred requests make.
 const BUDGET: u64 = 20_000;
 
@@ -234,10 +233,7 @@ impl Reader for Contexts {
     }
 
     fn orphaned(&mut self, claims: &[Claim], wishes: &mut Vec<Wish>) {
-        if WATCH_MAKERS
-            && claims.iter().any(|claim| claim.key.space == space::CONTEXT)
-            && !self.points.is_empty()
-        {
+        if claims.iter().any(|claim| claim.key.space == space::CONTEXT) && !self.points.is_empty() {
             let points = std::mem::take(&mut self.points);
             wishes.push(Wish::Observe(ProbeSet { name: "python contexts", points, budget: BUDGET }));
         }

@@ -168,7 +168,7 @@ fn greenlets_are_kept_beside_contexts_or_without() {
 }
 
 #[test]
-fn a_reader_owns_and_claims_by_context_and_does_not_ask_for_lineage() {
+fn a_reader_owns_and_claims_by_context_and_asks_for_makers_once_if_it_knows_where() {
     let mapping = Mapping::default();
     let point = |address| super::super::ProbePoint {
         file: mapping.clone(),
@@ -194,6 +194,9 @@ fn a_reader_owns_and_claims_by_context_and_does_not_ask_for_lineage() {
     assert!(reader.read(&Seen { direction: Direction::Receive, ..seen }, &mut wishes).is_empty());
     assert!(reader.read(&Seen { words: &[], tag: 0, ..seen }, &mut wishes).is_empty());
     reader.orphaned(&facts.claims, &mut wishes);
+    reader.orphaned(&facts.claims, &mut wishes);
+    assert!(matches!(&wishes[..], [Wish::Observe(set)] if set.points.len() == 1));
+    let (mut reader, mut wishes) = (Contexts { points: Vec::new() }, Vec::new());
     reader.orphaned(&facts.claims, &mut wishes);
     assert!(wishes.is_empty());
 }

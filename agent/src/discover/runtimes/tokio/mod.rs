@@ -4,7 +4,7 @@
 //! - `reply` finds who waits for a connection task's reply, by a search of its future while a call is in flight;
 //! - `known` is what samples of one executable have settled, `walks` the walks made of it;
 //! - `reader` turns the walks' words into facts, and asks for searches of what they could not follow;
-//! - `spawn` finds where tasks are spawned; it is said and not probed yet, since descent alone proves nothing.
+//! - `spawn` finds where tasks are spawned: descent proves nothing, so it is probed only where `inferred` links are made.
 //!
 //! No offset here comes from a table of versions, and no symbol is needed: a stripped executable with link-time
 //! optimisation tells as much as any other. What is learnt from samples the kernel side checks again at each read.
@@ -93,13 +93,13 @@ impl Runtime for Tokio {
         };
         let summary = known.summary();
         drop(known);
-        let spawns = spawns(executable);
-        let (probes, how) = probes(&spawns, program, &tasks, executable, mapping, bias);
+        let (probes, how) = if process.how.infers() {
+            probes(&spawns(executable), program, &tasks, executable, mapping, bias)
+        } else {
+            (None, "watched only if --weakest-link is inferred".into())
+        };
         Outcome::Proved(Box::new(Proved {
-            report: vec![format!(
-                "{} tasks wait for descriptors; {summary}; spawns (not watched): {how}",
-                tasks.len()
-            )],
+            report: vec![format!("{} tasks wait for descriptors; {summary}; spawns: {how}", tasks.len())],
             walks,
             reader: Box::new(Tasks {
                 known: Arc::clone(&executable.known),

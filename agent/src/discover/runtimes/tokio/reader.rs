@@ -48,14 +48,9 @@ pub struct Tasks {
     pub bias: u64,
     /// Bytes of a thread's locals.
     pub thread_locals: u64,
-    /// Where tasks are spawned, if that was found; attached only once there is need.
+    /// Where tasks are spawned, if that was found and who spawned them may be told; attached only once there is need.
     pub spawns: Option<ProbeSet>,
 }
-
-/// Whether spawns are watched. Not yet: a task that the first request started and that calls for all later ones (a lazily
-/// started worker) descends from that request, and would be given to it. It needs a proof that a task works for its
-/// maker only, and rows that show it.
-const WATCH_SPAWNS: bool = false;
 
 /// Owners and descent.
 pub const TASK: u8 = 1;
@@ -97,10 +92,7 @@ impl Reader for Tasks {
     fn orphaned(&mut self, claims: &[Claim], wishes: &mut Vec<Wish>) {
         // Somebody waited, and is neither a request's task nor known to descend from one.
         let waited_for = claims.iter().any(|claim| claim.key.space == TASK);
-        if WATCH_SPAWNS
-            && waited_for
-            && let Some(spawns) = self.spawns.take()
-        {
+        if waited_for && let Some(spawns) = self.spawns.take() {
             wishes.push(Wish::Observe(spawns));
         }
     }
