@@ -11,7 +11,7 @@ use crate::harness;
 /// HTTP/2 and gRPC against real peers: names, status, durations, parents; kinds, load, late join, other programs.
 #[derive(Debug, clap::Args)]
 pub struct Grpc {
-    /// All 25 pairs of peers, 10,000 calls each
+    /// All 25 pairs of peers, 10,000 calls each (`-- --all-pairs` for 1,000)
     #[arg(long)]
     full: bool,
     /// More for spandrel-grpc, after `--` (`-- --help` lists what it takes)

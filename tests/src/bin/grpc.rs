@@ -21,6 +21,9 @@ struct Arguments {
     /// 10,000 calls a pair in `load`, and all pairs everywhere.
     #[arg(long)]
     full: bool,
+    /// All 25 pairs of peers in every table, with as many calls as otherwise.
+    #[arg(long)]
+    all_pairs: bool,
     /// Calls a pair in `load` and `late`.
     #[arg(long, default_value_t = 1_000)]
     calls: usize,
@@ -99,7 +102,8 @@ fn pairs(arguments: &Arguments) -> Result<Vec<(Peer, Peer)>> {
     for (at, client) in PEERS.into_iter().enumerate() {
         for server in PEERS {
             let next = PEERS.get((at + 1) % PEERS.len()) == Some(&server);
-            let chosen = arguments.full || !clients.is_empty() || !servers.is_empty() || next;
+            let all_of_them = arguments.full || arguments.all_pairs;
+            let chosen = all_of_them || !clients.is_empty() || !servers.is_empty() || next;
             let fits = |peers: &[Peer], peer| peers.is_empty() || peers.contains(&peer);
             if chosen && fits(&clients, client) && fits(&servers, server) {
                 all.push((client, server));
