@@ -24,7 +24,7 @@ pub use balance::imbalances;
 pub use documented::{DOCUMENTED, markdown};
 
 use crate::discover::runtimes::readers;
-use crate::discover::table as discover;
+use crate::discover::{table as discover, tables};
 use crate::export::metrics::{Counter, Report};
 use crate::export::{self, terminal};
 use crate::protocol::http1::{self, Malformed};
@@ -58,6 +58,8 @@ pub struct Books {
     pub failed_connects: Vec<(&'static str, u64)>,
     /// Processes.
     pub discover: discover::Ledger,
+    /// Searches for HPACK tables.
+    pub tables: tables::Ledger,
     /// Runtimes that are read from inside.
     pub runtimes: readers::Ledger,
     /// Spans on the terminal; none without one.
@@ -113,6 +115,7 @@ impl Report for Books {
             stitch,
             failed_connects,
             discover,
+            tables,
             runtimes,
             terminal,
             export,
@@ -132,6 +135,7 @@ impl Report for Books {
         stitch.counters(out);
         push_by(out, "spandrel_stitch_unowned_connects_total", failed_connects.iter().copied());
         discover.counters(out);
+        tables.counters(out);
         runtimes.counters(out);
         if let Some(terminal) = terminal {
             terminal.counters(out);
@@ -179,6 +183,22 @@ impl Report for pipeline::Ledger {
         let Self { not_selected_records, not_selected_bytes } = *self;
         out.push(Counter::new("spandrel_pipeline_not_selected_records_total", not_selected_records));
         out.push(Counter::new("spandrel_pipeline_not_selected_bytes_total", not_selected_bytes));
+    }
+}
+
+impl Report for tables::Ledger {
+    fn counters(&self, out: &mut Vec<Counter>) {
+        let Self { asked, unasked, searches, incomplete, searched_bytes, tables } = *self;
+        let answered = asked.saturating_sub(unasked);
+        push_by(out, "spandrel_discover_table_asks_total", [("asked", answered), ("no_room", unasked)]);
+        let complete = searches.saturating_sub(incomplete);
+        push_by(
+            out,
+            "spandrel_discover_table_searches_total",
+            [("complete", complete), ("incomplete", incomplete)],
+        );
+        out.push(Counter::new("spandrel_discover_table_searched_bytes_total", searched_bytes));
+        out.push(Counter::new("spandrel_discover_tables_total", tables));
     }
 }
 
@@ -389,6 +409,10 @@ impl Report for exchange::Ledger {
             responses,
             responses_paired,
             responses_without_request,
+            tables_restored,
+            tables_ambiguous,
+            tables_unfound,
+            exchanges_recalled,
             ends_clamped,
         } = *self;
         out.push(Counter::new("spandrel_exchange_moved_bytes_total", bytes));
@@ -423,6 +447,12 @@ impl Report for exchange::Ledger {
         out.push(Counter::new("spandrel_exchange_responses_total", responses));
         out.push(Counter::new("spandrel_exchange_paired_responses_total", responses_paired));
         out.push(Counter::new("spandrel_exchange_unpaired_responses_total", responses_without_request));
+        push_by(
+            out,
+            "spandrel_exchange_tables_total",
+            [("restored", tables_restored), ("ambiguous", tables_ambiguous), ("unfound", tables_unfound)],
+        );
+        out.push(Counter::new("spandrel_exchange_recalled_exchanges_total", exchanges_recalled));
         out.push(Counter::new("spandrel_exchange_clamped_ends_total", ends_clamped));
     }
 }

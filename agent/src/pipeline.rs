@@ -20,6 +20,7 @@ use crate::discover::runtimes::readers::{self, Order, Readers};
 use crate::discover::runtimes::{Hit, Seen};
 use crate::discover::select::{Selection, Verdict};
 use crate::discover::table::{ExecFacts, ProcessTable, candidate};
+use crate::discover::tables::{Answer, Ask, Searcher};
 use crate::discover::{self};
 use crate::exchange::{self, Connection, Want};
 use crate::export::Exporter;
@@ -94,6 +95,8 @@ pub struct Pipeline {
     sessions: Option<Sessions>,
     /// Processes that have just begun, and when to look for such libraries: once they are loaded.
     loading: std::collections::VecDeque<(Monotonic, ProcessKey)>,
+    /// Searches for what a late join hides; none if that is not allowed.
+    searcher: Option<Searcher>,
     streams: Streams,
     behind: Behind,
     stitcher: Stitcher,
@@ -119,6 +122,10 @@ struct Behind {
     connections: HashMap<ConnectionId, End>,
     inputs: Vec<Input>,
     wishes: Vec<(ConnectionId, Want)>,
+    /// Connections may ask for tables; those that do now; those that wait for them.
+    recall: bool,
+    recalls: Vec<ConnectionId>,
+    awaiting: Vec<ConnectionId>,
     gaps: Vec<stream::Gap>,
     ignore: Vec<ProcessKey>,
     /// Programs that have just begun.
@@ -140,6 +147,10 @@ struct Behind {
 struct End {
     exchanges: Connection,
     ends: Endpoints,
+    /// The process that used it last.
+    process: Option<ProcessKey>,
+    /// The other end, if that is here too.
+    other: Option<ConnectionId>,
     layer: tls::Layer,
     /// Its ClientHello is known to `keys`.
     hello: Option<tls::Random>,
@@ -183,6 +194,7 @@ impl Pipeline {
             words: Vec::new(),
             sessions: None,
             loading: Default::default(),
+            searcher: None,
             streams,
             stitcher,
             sinks,
@@ -193,6 +205,9 @@ impl Pipeline {
                 connections: HashMap::new(),
                 inputs: Vec::new(),
                 wishes: Vec::new(),
+                recall: false,
+                recalls: Vec::new(),
+                awaiting: Vec::new(),
                 gaps: Vec::new(),
                 ignore: Vec::new(),
                 fresh: Vec::new(),
@@ -223,6 +238,38 @@ impl Pipeline {
             }
         }
         self.sessions = Some(sessions);
+    }
+
+    /// From now on, names that a late join hides are searched for in the memory of processes.
+    pub fn recall_names(&mut self) -> std::io::Result<()> {
+        self.searcher = Some(Searcher::start()?);
+        self.behind.recall = true;
+        Ok(())
+    }
+
+    /// Searches for tables, and hands over those that were found.
+    fn recall(&mut self) {
+        let Some(searcher) = &mut self.searcher else { return };
+        let behind = &mut self.behind;
+        for connection in std::mem::take(&mut behind.recalls) {
+            let mut processes = behind.processes(connection);
+            processes.retain(|process| behind.may_look_into(*process));
+            let not_before = Monotonic(clock::monotonic().0 + exchange::QUIET);
+            searcher.ask(Ask { connection, processes, not_before });
+            if !behind.awaiting.contains(&connection) {
+                behind.awaiting.push(connection);
+            }
+        }
+        while let Some(answer) = searcher.answer() {
+            let Answer { connection, began, ended, tables } = answer;
+            let tables = tables
+                .into_iter()
+                .map(|table| exchange::Table { entries: table.entries, limit: table.limit as usize })
+                .collect();
+            if let Some(end) = behind.connections.get_mut(&connection) {
+                end.exchanges.tables(&Arc::new(exchange::Tables { began, ended, tables }));
+            }
+        }
     }
 
     /// What there is to do for TLS: secrets that were found, processes to look into.
@@ -428,6 +475,7 @@ impl Pipeline {
         }
         self.behind.table.expire(now);
         self.behind.keys.expire(now);
+        self.behind.let_go(now);
         self.carry_out();
         for input in self.behind.inputs.drain(..) {
             self.stitcher.handle(input, &mut self.outputs);
@@ -483,6 +531,7 @@ impl Pipeline {
                 self.kernel.set_policy(connection, direction, policy);
             }
         }
+        self.recall();
         for process in self.behind.ignore.drain(..) {
             self.kernel.set_ignored(process.pid, Some(process.started));
         }
@@ -540,6 +589,7 @@ impl Pipeline {
             stitch: self.stitcher.ledger(),
             failed_connects: self.stitcher.failed_connects().collect(),
             discover: self.behind.table.ledger(),
+            tables: self.searcher.as_ref().map(Searcher::ledger).unwrap_or_default(),
             runtimes: readers::Ledger {
                 walks_refused: self.kernel.refused_walks(),
                 probes: self.kernel.uprobes(),
@@ -672,19 +722,24 @@ impl Behind {
                     born_here: opened.born_here && matches!(opened.local, Address::Ip(_)),
                     tls: None,
                 };
+                let fresh = self.fresh(opened.connection, opened.born_here);
                 self.connections
                     .entry(opened.connection)
                     .and_modify(|end| end.ends = ends.clone())
                     .or_insert_with(|| End {
-                        exchanges: Connection::new(opened.connection, opened.born_here),
+                        exchanges: fresh,
                         ends,
+                        process: None,
+                        other: None,
                         layer: tls::Layer::default(),
                         hello: None,
                         asked: [None; 2],
                     });
             }
             Event::Piece { connection, direction, piece } => {
+                let recall = self.recall;
                 let Some(end) = self.connections.get_mut(&connection) else { return };
+                end.process = Some(piece.moment.process);
                 if log::is_on(log::Level::Trace) {
                     let (what, length) = match piece.content {
                         stream::Content::Bytes(bytes) => ("bytes", bytes.len() as u64),
@@ -705,6 +760,7 @@ impl Behind {
                 {
                     // What is spoken inside is not what was seen outside.
                     let fresh = Connection::new(connection, false);
+                    let fresh = if recall { fresh.recalling() } else { fresh };
                     let mut outside = std::mem::replace(exchanges, fresh);
                     outside.abandoned(scratch);
                     self.closed.0.add(&outside.ledger());
@@ -719,6 +775,11 @@ impl Behind {
                 self.pass_on(connection);
             }
             Event::Joined { a, b, a_to_b, b_to_a } => {
+                for (one, other) in [(a, b), (b, a)] {
+                    if let Some(end) = self.connections.get_mut(&one) {
+                        end.other = Some(other);
+                    }
+                }
                 self.inputs.push(Input::Joined { a, b, a_to_b, b_to_a });
             }
             // A half-closed connection can still be written to: its exchange goes on until it is closed.
@@ -748,6 +809,33 @@ impl Behind {
                 self.inputs.push(Input::ConnectionClosed { connection, time });
             }
             Event::Gap(gap) => self.gaps.push(gap.clone()),
+        }
+    }
+
+    fn fresh(&self, connection: ConnectionId, born_here: bool) -> Connection {
+        let fresh = Connection::new(connection, born_here);
+        if self.recall { fresh.recalling() } else { fresh }
+    }
+
+    /// The processes at both ends, as far as they are known.
+    fn processes(&self, connection: ConnectionId) -> Vec<ProcessKey> {
+        let end = self.connections.get(&connection);
+        let other = end.and_then(|end| end.other).and_then(|other| self.connections.get(&other));
+        let mut processes: Vec<ProcessKey> =
+            [end, other].into_iter().flatten().filter_map(|end| end.process).collect();
+        processes.dedup();
+        processes
+    }
+
+    /// Lets go of exchanges that have waited for tables for long enough.
+    fn let_go(&mut self, now: Monotonic) {
+        for connection in std::mem::take(&mut self.awaiting) {
+            let Some(end) = self.connections.get_mut(&connection) else { continue };
+            end.exchanges.poll(now, &mut self.scratch);
+            if end.exchanges.awaits_tables() {
+                self.awaiting.push(connection);
+            }
+            self.pass_on(connection);
         }
     }
 
@@ -852,7 +940,7 @@ impl Behind {
     }
 
     fn pass_on(&mut self, connection: ConnectionId) {
-        if self.scratch.events.is_empty() && self.scratch.wishes.is_empty() {
+        if self.scratch.events.is_empty() && self.scratch.wishes.is_empty() && !self.scratch.tables {
             return;
         }
         let ends = self.connections.get(&connection).map(End::ends_of).unwrap_or_default();
@@ -862,6 +950,9 @@ impl Behind {
     fn pass_on_of(&mut self, connection: ConnectionId, ends: &Endpoints) {
         let mut scratch = std::mem::take(&mut self.scratch);
         self.wishes.extend(scratch.wishes.drain(..).map(|want| (connection, want)));
+        if std::mem::take(&mut scratch.tables) {
+            self.recalls.push(connection);
+        }
         for event in scratch.events.drain(..) {
             self.inputs.push(match event {
                 exchange::Event::Opened { id, role, began, at, head, carried } => {

@@ -133,6 +133,9 @@ pub fn trace(settings: &Settings) -> anyhow::Result<ExitCode> {
     let of_processes =
         Processes { table, readers, selection: settings.selection.clone(), probe_hits: settings.probe_hits };
     let mut pipeline = Pipeline::new(kernel, of_processes, streams, stitcher, sinks, drop_one_in);
+    if settings.late_names == config::LateNames::Memory {
+        pipeline.recall_names().context("starting the thread that searches for header tables")?;
+    }
     if settings.tls == config::Tls::Keys {
         keep_to_ourselves();
         pipeline.read_tls();

@@ -58,3 +58,16 @@ fn a_warm_connection_gives_no_wrong_name() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn what_a_warm_connection_hides_is_found_in_memory_if_that_is_allowed() -> Result<()> {
+    let _machine = machine();
+    let mut row = pair(Peer::Go, Peer::Go, rows::repeated(4_000, 50), 1);
+    row.late = Some(500);
+    let how = How { arguments: vec!["--late-names".into(), "memory".into()], ..How::default() };
+    let verdict = rows::run(&row, &how)?.verdict;
+    ensure!(verdict.wrong() == 0, "{verdict}");
+    // How many depends on how long the search takes on a busy machine.
+    ensure!(verdict.named > 1_000 && verdict.status > 1_000, "{verdict}");
+    Ok(())
+}

@@ -36,6 +36,7 @@ pub fn imbalances(books: &Books) -> Vec<String> {
         stitch,
         failed_connects,
         discover,
+        tables: _,
         runtimes: _,
         terminal,
         export,
@@ -211,6 +212,10 @@ impl Found {
             responses,
             responses_paired,
             responses_without_request,
+            tables_restored: _,
+            tables_ambiguous: _,
+            tables_unfound: _,
+            exchanges_recalled: _,
             ends_clamped: _,
         } = *exchange;
         let parts = [

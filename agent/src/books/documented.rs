@@ -166,6 +166,14 @@ pub const DOCUMENTED: &[(&str, &str)] = &[
     ("spandrel_exchange_responses_total", "Heads of final responses"),
     ("spandrel_exchange_paired_responses_total", "Of these, those whose request is known"),
     ("spandrel_exchange_unpaired_responses_total", "Of these, those whose request was not seen for certain"),
+    (
+        "spandrel_exchange_tables_total",
+        "Directions of HTTP/2 connections joined late for which header tables were searched in memory, by what came of it",
+    ),
+    (
+        "spandrel_exchange_recalled_exchanges_total",
+        "Exchanges of which such a table said what was hidden, once for each direction",
+    ),
     ("spandrel_exchange_clamped_ends_total", "Ends that were moved because they came before the beginning"),
     ("spandrel_stitch_exchanges_total", "Exchanges that came in"),
     ("spandrel_stitch_spans_total", "Spans that went out"),
@@ -223,6 +231,16 @@ pub const DOCUMENTED: &[(&str, &str)] = &[
         "spandrel_runtime_processes_total",
         "Processes of a runtime that is read from inside, by what came of it",
     ),
+    (
+        "spandrel_discover_table_asks_total",
+        "Connections that asked for header tables, answered or refused for want of room",
+    ),
+    (
+        "spandrel_discover_table_searches_total",
+        "Searches of a process's memory for header tables, complete or not",
+    ),
+    ("spandrel_discover_table_searched_bytes_total", "Bytes of memory that were read for that"),
+    ("spandrel_discover_tables_total", "Header tables that were found and proved"),
     ("spandrel_runtime_unasked_looks_total", "Looks at processes that were not made: too many were waiting"),
     ("spandrel_runtime_probe_sets_total", "Sets of probed instructions, by what became of them"),
     ("spandrel_runtime_refused_walks_total", "Walks for which the kernel side has no room"),

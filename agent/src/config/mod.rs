@@ -24,7 +24,9 @@ use std::path::{Path, PathBuf};
 
 pub use command_line::{Command, reference, reference_page};
 pub use error::ConfigError;
-pub use settings::{Backend, Export, QueryValues, SETTINGS, Setting, Settings, TelemetryIntake, Tls};
+pub use settings::{
+    Backend, Export, LateNames, QueryValues, SETTINGS, Setting, Settings, TelemetryIntake, Tls,
+};
 
 use self::settings::Times;
 

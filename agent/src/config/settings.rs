@@ -39,6 +39,8 @@ pub struct Settings {
     pub no_runtime: HashSet<&'static str>,
     /// How TLS is read.
     pub tls: Tls,
+    /// Where names that a late join hides come from.
+    pub late_names: LateNames,
     /// How long a span may wait for its parent.
     pub pending_age: Duration,
     /// Which kernel hooks to use.
@@ -117,6 +119,15 @@ pub enum Tls {
     Off,
 }
 
+/// Where names and statuses come from that HTTP/2 hides from who joins a connection late.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum LateNames {
+    /// From the wire, as far as it says them again.
+    Wire,
+    /// Also from the header tables in the memory of both ends' processes.
+    Memory,
+}
+
 /// The definition of one setting.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
@@ -172,6 +183,7 @@ impl Settings {
             weakest_link: LinkMethod::Thread,
             no_runtime: HashSet::new(),
             tls: Tls::Keys,
+            late_names: LateNames::Wire,
             pending_age: Duration::ZERO,
             backend: Backend::Auto,
             capture_bytes: 0,
@@ -200,7 +212,7 @@ const KERNEL: &str = "The kernel side";
 const AGENT: &str = "The agent itself";
 
 /// Every setting, in the order in which the help shows them.
-pub const SETTINGS: [Setting; 22] = [
+pub const SETTINGS: [Setting; 23] = [
     Setting {
         key: "pid",
         value: "N",
@@ -272,6 +284,19 @@ pub const SETTINGS: [Setting; 22] = [
         text: "How to read TLS; keys: take the keys of each session out of the traced program's memory, keep them in the agent's memory alone until the session ends, and decrypt what the socket moves; off: do not",
         set: |settings, text| {
             settings.tls = value::choice(text, &[("keys", Tls::Keys), ("off", Tls::Off)])?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "late_names",
+        value: "wire|memory",
+        times: Times::Once,
+        default: Some("wire"),
+        heading: SELECTION,
+        text: "Where method names and statuses come from that an HTTP/2 connection no longer says when Spandrel meets it; wire: what it says again; memory: also search the memory of the processes at its ends (Go, Node, nghttp2) for its header tables, some hundred megabytes once for a connection",
+        set: |settings, text| {
+            let choices = [("wire", LateNames::Wire), ("memory", LateNames::Memory)];
+            settings.late_names = value::choice(text, &choices)?;
             Ok(())
         },
     },

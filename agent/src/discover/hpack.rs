@@ -39,6 +39,8 @@ pub struct Table {
     pub address: u64,
     /// How many entries were ever inserted: it changes with each.
     pub inserted: u64,
+    /// The size that it may have.
+    pub limit: u64,
     /// Names and values, the newest first.
     pub entries: Vec<(Vec<u8>, Vec<u8>)>,
 }
@@ -52,10 +54,12 @@ pub struct Found {
     pub candidates: u64,
     /// Bytes that were searched.
     pub searched: u64,
+    /// Bytes that could not be: not all tables may be here.
+    pub missed: u64,
 }
 
-/// All tables in the writable anonymous memory of a process.
-pub fn find(memory: &dyn ReadMemory, maps: &Maps) -> Found {
+/// All tables of a library in the writable anonymous memory of a process.
+pub fn find(memory: &dyn ReadMemory, maps: &Maps, library: Library) -> Found {
     let mut found = Found::default();
     for mapping in maps.iter() {
         // Go gives its heap a name since 5.17 (`[anon: Go: heap]`); a file's pages hold no heap.
@@ -63,12 +67,15 @@ pub fn find(memory: &dyn ReadMemory, maps: &Maps) -> Found {
             continue;
         }
         let mut at = mapping.start;
-        while at < mapping.end && found.searched < MAX_SEARCHED && found.tables.len() < MAX_TABLES {
+        while at < mapping.end {
             let length = usize::try_from(mapping.end - at).unwrap_or(MAX_READ).min(MAX_READ);
-            // Pages that were never touched are not there; what is behind them may be.
-            if let Some(bytes) = memory.bytes(at, length) {
-                found.searched += bytes.len() as u64;
-                search(memory, at, &bytes, &mut found);
+            let room = found.searched < MAX_SEARCHED && found.tables.len() < MAX_TABLES;
+            match memory.bytes(at, length).filter(|_| room) {
+                Some(bytes) => {
+                    found.searched += bytes.len() as u64;
+                    search(memory, at, &bytes, library, &mut found);
+                }
+                None => found.missed += length as u64,
             }
             // Shapes that lie across two pieces are seen from the second.
             at += if length > SHAPE { (length - SHAPE) as u64 } else { length as u64 }.max(8);
@@ -84,26 +91,44 @@ pub fn find(memory: &dyn ReadMemory, maps: &Maps) -> Found {
 /// Bytes of the longest shape.
 const SHAPE: usize = 64;
 
-fn search(memory: &dyn ReadMemory, base: u64, bytes: &[u8], found: &mut Found) {
-    for (at, shape) in bytes.windows(SHAPE).enumerate().step_by(8) {
-        let mut words = [0u64; SHAPE / 8];
-        for (word, eight) in words.iter_mut().zip(shape.chunks_exact(8)) {
-            *word = eight.try_into().map_or(0, u64::from_le_bytes);
+fn search(memory: &dyn ReadMemory, base: u64, bytes: &[u8], library: Library, found: &mut Found) {
+    let all: Vec<u64> =
+        bytes.chunks_exact(8).map(|word| word.try_into().map_or(0, u64::from_le_bytes)).collect();
+    for (at, words) in all.windows(SHAPE / 8).enumerate() {
+        let Some(words) = words.first_chunk() else { continue };
+        if looks(words) != Some(library) {
+            continue;
         }
-        let Some(table) = looks(&words) else { continue };
         found.candidates += 1;
-        let address = base + at as u64;
-        let proved = match table {
-            Library::XNet => x_net(memory, address, &words),
-            Library::Nghttp2 => nghttp2(memory, address, &words),
-        };
-        if let Some(table) = proved
+        let address = base + at as u64 * 8;
+        if let Some(table) = prove(memory, address, words, library)
             && found.tables.len() < MAX_TABLES
             && !found.tables.iter().any(|known| known.address == address)
         {
             found.tables.push(table);
         }
     }
+}
+
+fn words(shape: &[u8]) -> [u64; SHAPE / 8] {
+    let mut words = [0u64; SHAPE / 8];
+    for (word, eight) in words.iter_mut().zip(shape.chunks_exact(8)) {
+        *word = eight.try_into().map_or(0, u64::from_le_bytes);
+    }
+    words
+}
+
+fn prove(memory: &dyn ReadMemory, address: u64, words: &[u64; SHAPE / 8], library: Library) -> Option<Table> {
+    match library {
+        Library::XNet => x_net(memory, address, words),
+        Library::Nghttp2 => nghttp2(memory, address, words),
+    }
+}
+
+/// Whether a table is still there, and the same.
+pub fn is_unchanged(memory: &dyn ReadMemory, table: &Table) -> bool {
+    let Some(bytes) = memory.bytes(table.address, SHAPE) else { return false };
+    prove(memory, table.address, &words(&bytes), table.library).as_ref() == Some(table)
 }
 
 /// A pointer into a program's own memory, aligned as an allocator gives them.
@@ -176,9 +201,9 @@ impl<'a> Sum<'a> {
         named.then(|| self.entries.push((name, value)))
     }
 
-    fn proved(self, library: Library, address: u64, inserted: u64) -> Option<Table> {
-        let Self { size, sum, entries, .. } = self;
-        (sum == size && !entries.is_empty()).then_some(Table { library, address, inserted, entries })
+    fn proved(self, library: Library, address: u64, inserted: u64, limit: u64) -> Option<Table> {
+        let Self { size, sum, entries, memory: _ } = self;
+        (sum == size && !entries.is_empty()).then_some(Table { library, address, inserted, limit, entries })
     }
 }
 
@@ -192,11 +217,11 @@ fn x_net(memory: &dyn ReadMemory, address: u64, words: &[u64; SHAPE / 8]) -> Opt
         let word = |offset: u64| memory.word(at.checked_add(offset)?);
         sum.add((word(0)?, word(8)?), (word(16)?, word(24)?))?;
     }
-    sum.proved(Library::XNet, address, evicted.checked_add(count)?)
+    sum.proved(Library::XNet, address, evicted.checked_add(count)?, sizes >> 32)
 }
 
 fn nghttp2(memory: &dyn ReadMemory, address: u64, words: &[u64; SHAPE / 8]) -> Option<Table> {
-    let [ring, mask, first, count, _, size, _, next] = *words;
+    let [ring, mask, first, count, _, size, limit, next] = *words;
     let mut sum = Sum::of(memory, size);
     for index in 0..count {
         let slot = first.wrapping_add(index) & mask;
@@ -211,7 +236,7 @@ fn nghttp2(memory: &dyn ReadMemory, address: u64, words: &[u64; SHAPE / 8]) -> O
         }
         sum.add(buffer(entry)?, buffer(entry + 8)?)?;
     }
-    sum.proved(Library::Nghttp2, address, next & 0xffff_ffff)
+    sum.proved(Library::Nghttp2, address, next & 0xffff_ffff, limit)
 }
 
 /// Fuzz body: whatever memory holds, the search ends, and a proved table adds up.
@@ -224,11 +249,14 @@ pub fn fuzz_tables(data: &[u8]) {
         AT + (data.len() as u64).next_multiple_of(4096).max(4096)
     );
     image.put(AT, [data, &vec![0; data.len().next_multiple_of(4096).max(4096) - data.len()]].concat());
-    let found = find(&image, &Maps::parse(line.as_bytes()));
-    assert!(found.tables.len() <= MAX_TABLES);
-    for table in &found.tables {
-        let sum: u64 = table.entries.iter().map(|(n, v)| OVERHEAD + (n.len() + v.len()) as u64).sum();
-        assert!(sum <= MAX_TABLE, "a table of {sum} bytes");
+    for library in [Library::XNet, Library::Nghttp2] {
+        let found = find(&image, &Maps::parse(line.as_bytes()), library);
+        assert!(found.tables.len() <= MAX_TABLES);
+        for table in &found.tables {
+            let sum: u64 = table.entries.iter().map(|(n, v)| OVERHEAD + (n.len() + v.len()) as u64).sum();
+            assert!(sum <= MAX_TABLE, "a table of {sum} bytes");
+            assert!(is_unchanged(&image, table), "a table that was found is there");
+        }
     }
 }
 
@@ -274,7 +302,9 @@ mod tests {
         ];
         let texts = [(0x3000, ":path"), (0x3010, "/a/B"), (0x3020, "grpc-status"), (0x3030, "0")];
         let (image, maps) = heap(&words, &texts);
-        find(&image, &maps)
+        let found = find(&image, &maps, Library::XNet);
+        assert!(find(&image, &maps, Library::Nghttp2).tables.is_empty());
+        found
     }
 
     #[test]
@@ -322,7 +352,7 @@ mod tests {
         ];
         let texts = [(0x3000, ":path"), (0x3010, "/a/B"), (0x3020, "grpc-status"), (0x3030, "0")];
         let (image, maps) = heap(&words, &texts);
-        let found = find(&image, &maps);
+        let found = find(&image, &maps, Library::Nghttp2);
         let [table] = &found.tables[..] else { panic!("{found:?}") };
         assert_eq!((table.library, table.inserted), (Library::Nghttp2, 42));
         assert_eq!(table.entries[0].1, b"/a/B");

@@ -33,6 +33,7 @@ pub mod runtimes;
 pub mod select;
 pub mod serving;
 pub mod table;
+pub mod tables;
 pub mod text;
 
 pub use resource::Host;

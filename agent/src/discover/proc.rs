@@ -4,6 +4,7 @@
 //! [`ProcFs::snapshot`] reads the start time first and last and gives nothing unless both agree. It must
 //! never write, attach to or stop a process; the parsers at the end are pure.
 
+use crate::identity::ProcessKey;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
@@ -284,6 +285,12 @@ const MAX_CMDLINE: usize = 128 << 10;
 const MAX_ARGUMENTS: usize = 4096;
 /// An environment is at most a quarter of the stack limit (execve(2)), 2 MiB by default.
 const MAX_ENVIRON: usize = 2 << 20;
+
+/// Whether a pid still is that of the process meant.
+pub fn is_meant(key: ProcessKey) -> bool {
+    let stat = ProcFs::default().stat(key.pid);
+    stat.is_ok_and(|stat| same_start(key.started, stat.start_ticks, suspended_now()))
+}
 
 #[cfg(test)]
 mod tests {

@@ -12,6 +12,8 @@
 //! It must never read a clock, never know another connection, and never keep more than the bounds that
 //! `exchange` names.
 
+use std::sync::Arc;
+
 use super::classify::{Proven, Skipped, Verdict, begins_with_frame, verdict};
 use super::conversation::{Conversation, Parsers, State};
 use super::held::{Held, length};
@@ -21,7 +23,7 @@ use super::pairing::Stopped;
 use super::pending::{Sink, request_direction};
 use super::step::Joined;
 use super::wishes::Wishes;
-use super::{Classified, Event, Ledger, Other, Output, Policy};
+use super::{Classified, Event, Ledger, Other, Output, Policy, Tables};
 use crate::identity::{ConnectionId, Direction, Monotonic, ProcessKey, Role};
 use crate::stream::{Closed, Content, GapCause, Piece};
 
@@ -41,6 +43,8 @@ pub struct Connection {
     whole: bool,
     ended: bool,
     user: User,
+    /// What a late join hides may be asked for.
+    recalls: bool,
     wishes: Wishes,
     ledger: Ledger,
     /// Of the parsers of earlier conversations.
@@ -85,9 +89,34 @@ impl Connection {
             whole: born_here,
             ended: false,
             user: User::Nobody,
+            recalls: false,
             wishes: Wishes::default(),
             ledger: Ledger::default(),
             parsers: Parsers::default(),
+        }
+    }
+
+    /// The same, and what a late join hides may be asked for ([`Output::tables`]).
+    pub fn recalling(self) -> Self {
+        Self { recalls: true, ..self }
+    }
+
+    /// The tables that were asked for.
+    pub fn tables(&mut self, tables: &Arc<Tables>) {
+        if let Phase::Conversation(conversation) = &mut self.phase {
+            conversation.tables(tables);
+        }
+    }
+
+    /// True if exchanges wait for tables: [`Connection::poll`] is to be called now and then.
+    pub fn awaits_tables(&self) -> bool {
+        matches!(&self.phase, Phase::Conversation(conversation) if conversation.awaits_tables())
+    }
+
+    /// Time has passed.
+    pub fn poll(&mut self, now: Monotonic, out: &mut Output) {
+        if let Phase::Conversation(conversation) = &mut self.phase {
+            conversation.poll(now, &mut Sink { events: &mut out.events, ledger: &mut self.ledger });
         }
     }
 
@@ -111,6 +140,7 @@ impl Connection {
             Phase::Conversation(conversation) => {
                 let mut sink = Sink { events: &mut out.events, ledger: &mut self.ledger };
                 conversation.piece(direction, piece, &mut sink);
+                out.tables |= self.recalls && conversation.wants_tables();
             }
             Phase::Other(_) => self.ledger.bytes_other = self.ledger.bytes_other.saturating_add(moved),
         }
@@ -231,6 +261,9 @@ impl Connection {
         let expected = http2.role().is_some_and(|role| self.role.is_none_or(|proven| proven == role));
         if expected && let Some(mut http2) = joining.http2.take() {
             http2.reset_ledgers();
+            if self.recalls {
+                http2.allow_recall();
+            }
             // What waits of the other direction.
             let mut held = std::mem::take(&mut joining.held);
             while let Some(held) = held.pop() {
@@ -250,6 +283,10 @@ impl Connection {
         events: &mut Vec<Event>,
     ) {
         let Phase::Joining(joining) = &mut self.phase else { return };
+        if self.recalls {
+            // What is lost later is joined late again.
+            conversation.allow_recall();
+        }
         let mut held = std::mem::take(&mut joining.held);
         let mut sink = Sink { events, ledger: &mut self.ledger };
         while let Some(held) = held.pop() {

@@ -3,12 +3,14 @@
 //! Each protocol has a file or folder beside this one; the rest of the station knows only this face. A protocol that is added
 //! is a variant here and its beginning in `classify`.
 
+use std::sync::Arc;
+
 use super::http1::Http1;
 use super::http2::Http2;
 use super::pairing::Stopped;
 use super::pending::Sink;
 use super::wishes::Wishes;
-use super::{Classified, Policy};
+use super::{Classified, Policy, Tables};
 use crate::identity::{Direction, Monotonic, Role};
 use crate::protocol::{http1, http2};
 use crate::stream::{Closed, Piece};
@@ -116,6 +118,40 @@ impl Conversation {
         match self {
             Self::Http1(http1) => http1.proven_role(),
             Self::Http2(http2) => http2.role(),
+        }
+    }
+
+    /// What a late join hides may be asked for.
+    pub fn allow_recall(&mut self) {
+        if let Self::Http2(http2) = self {
+            http2.allow_recall();
+        }
+    }
+
+    /// True once if the HPACK tables of both ends' processes are to be searched for.
+    pub fn wants_tables(&mut self) -> bool {
+        match self {
+            Self::Http1(_) => false,
+            Self::Http2(http2) => http2.wants_tables(),
+        }
+    }
+
+    /// True if exchanges wait for such tables.
+    pub fn awaits_tables(&self) -> bool {
+        matches!(self, Self::Http2(http2) if http2.awaits_tables())
+    }
+
+    /// The tables that were found.
+    pub fn tables(&mut self, tables: &Arc<Tables>) {
+        if let Self::Http2(http2) = self {
+            http2.tables(tables);
+        }
+    }
+
+    /// Lets go of what has waited for long enough.
+    pub fn poll(&mut self, now: Monotonic, sink: &mut Sink<'_>) {
+        if let Self::Http2(http2) = self {
+            http2.poll(now, sink);
         }
     }
 

@@ -64,6 +64,15 @@ pub struct Ledger {
     /// Those whose request was not seen, or not with certainty.
     pub responses_without_request: u64,
 
+    /// HPACK tables that were read in a process's memory and are a direction's, without doubt.
+    pub tables_restored: u64,
+    /// Directions for which several different ones could be it.
+    pub tables_ambiguous: u64,
+    /// Directions for which none could.
+    pub tables_unfound: u64,
+    /// Exchanges of which such a table said what a late join had hidden, once for each direction. In no sum.
+    pub exchanges_recalled: u64,
+
     /// Ends that were moved to the exchange's beginning because the records of two threads said that it
     /// ended before. Part of the closed ones, in no sum.
     pub ends_clamped: u64,
@@ -114,6 +123,10 @@ impl Ledger {
             responses,
             responses_paired,
             responses_without_request,
+            tables_restored,
+            tables_ambiguous,
+            tables_unfound,
+            exchanges_recalled,
             ends_clamped,
         } = other;
         self.bytes += bytes;
@@ -140,6 +153,10 @@ impl Ledger {
         self.responses += responses;
         self.responses_paired += responses_paired;
         self.responses_without_request += responses_without_request;
+        self.tables_restored += tables_restored;
+        self.tables_ambiguous += tables_ambiguous;
+        self.tables_unfound += tables_unfound;
+        self.exchanges_recalled += exchanges_recalled;
         self.ends_clamped += ends_clamped;
     }
 

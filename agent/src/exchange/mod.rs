@@ -34,7 +34,7 @@ mod wishes;
 pub use connection::Connection;
 pub use conversation::Parsers;
 pub use held::{MAX_HELD_BYTES, MAX_HELD_PIECES};
-pub use http2::{Reset, StreamFacts};
+pub use http2::{Hidden, Part, Reset, StreamFacts};
 pub use ledger::Ledger;
 
 use crate::identity::{ConnectionId, Direction, Moment, Monotonic, Role};
@@ -55,7 +55,34 @@ pub struct Output {
     pub events: Vec<Event>,
     /// For the kernel side.
     pub wishes: Vec<Want>,
+    /// The HPACK tables of both ends' processes are to be searched for, and all that were found told to the connection
+    /// ([`Connection::tables`]).
+    pub tables: bool,
 }
+
+/// All HPACK tables that were found in the processes of both ends.
+#[derive(Clone, Debug, Default)]
+pub struct Tables {
+    /// When the search began, [`QUIET`] after it was asked for or later.
+    pub began: Monotonic,
+    /// When the tables were looked at last, and found unchanged.
+    pub ended: Monotonic,
+    /// All of them.
+    pub tables: Vec<Table>,
+}
+
+/// A table.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Table {
+    /// Names and values, the newest first.
+    pub entries: Vec<(Vec<u8>, Vec<u8>)>,
+    /// How large it may be.
+    pub limit: usize,
+}
+
+/// How long nothing may have been inserted before a table is read, in nanoseconds: what a program has encoded is written, and what
+/// it has read is decoded, far sooner.
+pub const QUIET: u64 = 500_000_000;
 
 /// From now on, this policy is right for this direction of the connection. It is an optimisation: nothing
 /// goes wrong if it takes effect late, or not at all.

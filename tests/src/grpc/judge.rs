@@ -451,13 +451,13 @@ mod tests {
         let calls = (0..40).map(|at| Call::unary(&format!("M{at}"), "", "")).collect();
         let (mut seen, mut spans) = (Vec::new(), Vec::new());
         for index in 0..40 {
-            for connection in 0..2 {
+            for (connection, port) in ports.iter().enumerate() {
                 let began = 1_000 * MS + (index as u64 * 20 + connection as u64 * 8) * MS;
                 seen.push(Seen { connection, index, began, ended: began + 19 * MS, status: 0, messages: 1 });
                 let method = format!("bench.Echo/M{index}");
                 let mut span = span(Kind::Server, &format!("{connection}-{index}"), None, &method, "OK");
                 (span.start, span.end) = (began + 2 * MS, began + 17 * MS);
-                span.attributes.insert("network.peer.port".into(), ports[connection].into());
+                span.attributes.insert("network.peer.port".into(), (*port).into());
                 spans.push(span);
             }
         }

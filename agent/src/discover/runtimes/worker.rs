@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::{Cache, How, Outcome, Process, Proved, RUNTIMES};
 use crate::discover::maps::{Mapping, Maps};
 use crate::discover::memory::{ProcessMemory, ReadMemory as _};
-use crate::discover::proc::{self, ProcFs};
+use crate::discover::proc::is_meant;
 use crate::identity::ProcessKey;
 
 /// What is asked of the worker.
@@ -185,12 +185,6 @@ pub fn look_at(key: ProcessKey, cache: &Cache, how: &How) -> Look {
 fn executable(pid: u32, maps: &Maps) -> Option<&Mapping> {
     let inode = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(format!("/proc/{pid}/exe")).ok()?);
     maps.iter().find(|mapping| mapping.inode == inode)
-}
-
-/// Whether the pid still is that of the process meant.
-fn is_meant(key: ProcessKey) -> bool {
-    let stat = ProcFs::default().stat(key.pid);
-    stat.is_ok_and(|stat| proc::same_start(key.started, stat.start_ticks, proc::suspended_now()))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use crate::exchange::pending::{Progress, size};
 use crate::exchange::{Exchange, ExchangeId, FailureKind};
 use crate::identity::{Direction, Moment, Monotonic, Role};
 use crate::protocol::grpc::{Framing, Messages};
-use crate::protocol::http2::{Ends, Section};
+use crate::protocol::http2::{Ends, Section, Unknown};
 use crate::protocol::{FieldName, Fields, RequestHead, ResponseHead, Version};
 
 /// What is known of an exchange because it is a stream of HTTP/2.
@@ -32,6 +32,46 @@ pub struct StreamFacts {
     pub response_unknown: bool,
     /// The table entry that holds the path, if that is certain: the same number is the same path on this connection.
     pub path_entry: Option<i64>,
+    /// The lines that are not known, in case a table is read that holds them.
+    pub hidden: Vec<Hidden>,
+    /// Some of it is known from a table that was read in a process's memory.
+    pub recalled: bool,
+}
+
+/// A line of which something is not known.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Hidden {
+    /// Where it stands.
+    pub part: Part,
+    /// The table entry that holds the line, or only its name; none if that is not known either.
+    pub entry: Option<i64>,
+    /// Its value, if only the name is not known.
+    pub number: Option<Box<[u8]>>,
+}
+
+/// A header section of a stream.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Part {
+    /// The request's head.
+    Request,
+    /// The response's head.
+    Response,
+    /// The response's trailers.
+    Trailers,
+}
+
+/// The lines of a section that are not known.
+fn hidden(part: Part, unknown: &Unknown) -> impl Iterator<Item = Hidden> {
+    let lines = unknown.entries.iter().map(move |entry| Hidden { part, entry: Some(*entry), number: None });
+    let numbers = unknown.numbers.iter().map(move |(entry, number)| Hidden {
+        part,
+        entry: Some(*entry),
+        number: Some(number.clone()),
+    });
+    let listed = unknown.entries.len() + unknown.numbers.len();
+    let all = usize::from(unknown.lines) + usize::from(unknown.names) + usize::from(unknown.dropped);
+    let rest = (listed < all).then_some(Hidden { part, entry: None, number: None });
+    lines.chain(numbers).chain(rest)
 }
 
 /// `RST_STREAM`.
@@ -127,6 +167,7 @@ impl Call {
     ) -> &RequestHead {
         let Section { method, path, status: _, fields, kind: _, unknown } = section;
         self.facts.request_unknown = !unknown.is_nothing();
+        self.facts.hidden.extend(hidden(Part::Request, &unknown));
         if path.is_none() {
             self.facts.path_entry = match unknown.entries[..] {
                 [only] if unknown.lines == 1 => Some(only),
@@ -165,10 +206,18 @@ impl Call {
         &exchange.request
     }
 
+    /// Something of the response's head is not known.
+    pub fn hide_response(&mut self, unknown: &Unknown) {
+        self.facts.response_unknown |= !unknown.is_nothing();
+        self.facts.hidden.extend(hidden(Part::Response, unknown));
+    }
+
     /// A section of the response's direction that is not the final head.
     pub fn trailers(&mut self, section: Section) {
         let Section { method: _, path: _, status: _, fields, kind: _, unknown } = section;
         self.facts.response_unknown |= !unknown.is_nothing();
+        self.facts.hidden.retain(|line| line.part != Part::Trailers);
+        self.facts.hidden.extend(hidden(Part::Trailers, &unknown));
         // If only one name is unknown, it may be `grpc-status`: in a gRPC call it must be.
         self.number = unknown.number.filter(|_| {
             (unknown.names, unknown.lines) == (1, 0) && fields.first(FieldName::GrpcStatus).is_none()

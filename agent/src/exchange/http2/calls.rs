@@ -311,7 +311,7 @@ impl Calls {
             call.trailers(section);
         } else {
             call.response.progress = Progress::UnderWay;
-            call.facts.response_unknown |= !section.unknown.is_nothing();
+            call.hide_response(&section.unknown);
             let status = section.status.unwrap_or_default();
             let head = Box::new(ResponseHead { status, version: Version::Http2, fields: section.fields });
             call.bytes += head.fields.0.iter().map(|(_, value)| value.len()).sum::<usize>();

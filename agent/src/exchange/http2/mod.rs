@@ -15,16 +15,18 @@
 mod call;
 mod calls;
 mod provisional;
+mod recall;
 #[cfg(test)]
 mod tests;
 
-pub use call::{Reset, StreamFacts};
+pub use call::{Hidden, Part, Reset, StreamFacts};
 
 use self::calls::Calls;
 use self::provisional::Provisional;
+use self::recall::Recall;
 use super::conversation::State;
 use super::pending::{Sink, failure_kind};
-use super::{Carried, Event as Told, FailureKind, Policy};
+use super::{Carried, Event as Told, FailureKind, Policy, Tables};
 use crate::identity::{ConnectionId, Direction, Moment, Monotonic, Role};
 use crate::protocol::http2::{self, Event, Parser, Start};
 use crate::stream::{Closed, Content, GapCause, Piece};
@@ -36,6 +38,15 @@ pub(super) struct Http2 {
     receive: Way,
     calls: Calls,
     provisional: Provisional,
+    recall: Recall,
+}
+
+/// When the table of a direction's header blocks changed last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Inserted {
+    entries: u64,
+    losses: u32,
+    since: Monotonic,
 }
 
 /// One direction.
@@ -52,6 +63,9 @@ struct Way {
     astray: u64,
     /// Pieces since the last that the kernel side did not leave out on purpose and did not send.
     pieces: u32,
+    /// When a byte of it was moved last.
+    moved: Monotonic,
+    inserted: Inserted,
 }
 
 /// How many bytes of both directions may come in which no frame is found, before this is taken for something else: as many as
@@ -82,7 +96,28 @@ const TELL_AGAIN: u32 = 16 * 1024;
 
 impl Way {
     fn new(start: Start) -> Self {
-        Self { parser: None, start, began: None, next: None, astray: 0, pieces: 0 }
+        Self {
+            parser: None,
+            start,
+            began: None,
+            next: None,
+            astray: 0,
+            pieces: 0,
+            moved: Monotonic(0),
+            inserted: Inserted::default(),
+        }
+    }
+
+    /// Notes when a piece was moved, and whether entries were inserted by it.
+    fn note(&mut self, at: Monotonic) {
+        self.moved = self.moved.max(at);
+        let Some(parser) = &self.parser else { return };
+        let (entries, losses) = (parser.hpack().inserted(), parser.hpack().losses());
+        let Inserted { entries: before, losses: lost, since } = self.inserted;
+        // Before alignment blocks go by unread.
+        if since == Monotonic(0) || !parser.is_aligned() || (entries, losses) != (before, lost) {
+            self.inserted = Inserted { entries, losses, since: at };
+        }
     }
 
     /// True if what is read of it is certain to be frames.
@@ -112,7 +147,38 @@ impl Http2 {
 
     fn new(id: ConnectionId, role: Option<Role>, send: Start, receive: Start) -> Self {
         let calls = Calls::new(id, role);
-        Self { send: Way::new(send), receive: Way::new(receive), calls, provisional: Provisional::default() }
+        Self {
+            send: Way::new(send),
+            receive: Way::new(receive),
+            calls,
+            provisional: Provisional::default(),
+            recall: Recall::default(),
+        }
+    }
+
+    /// What a late join hides may be asked for.
+    pub fn allow_recall(&mut self) {
+        self.recall = Recall::allowed();
+    }
+
+    /// True once if the HPACK tables of both ends' processes are to be searched for.
+    pub fn wants_tables(&mut self) -> bool {
+        self.recall.take_wish()
+    }
+
+    /// True if exchanges wait for such tables.
+    pub fn awaits_tables(&self) -> bool {
+        self.recall.is_waiting()
+    }
+
+    /// The tables that were found.
+    pub fn tables(&mut self, tables: &std::sync::Arc<Tables>) {
+        self.recall.answer(tables);
+    }
+
+    /// Lets go of what has waited for tables for long enough.
+    pub fn poll(&mut self, now: Monotonic, sink: &mut Sink<'_>) {
+        self.recall.poll(now, sink);
     }
 
     /// Nothing is missing up to this offset of a direction.
@@ -126,7 +192,20 @@ impl Http2 {
 
     /// Takes the next piece of either direction.
     pub fn piece(&mut self, direction: Direction, piece: &Piece<'_>, sink: &mut Sink<'_>) {
-        let Self { send, receive, calls, provisional } = self;
+        let from = sink.events.len();
+        self.parse(direction, piece, sink);
+        let Self { send, receive, calls, recall, provisional: _ } = self;
+        let now = piece.moment.time;
+        match direction {
+            Direction::Send => send.note(now),
+            Direction::Receive => receive.note(now),
+        }
+        recall.hold(from, now, sink);
+        recall.settle(calls.role(), [(Direction::Send, send), (Direction::Receive, receive)], now, sink);
+    }
+
+    fn parse(&mut self, direction: Direction, piece: &Piece<'_>, sink: &mut Sink<'_>) {
+        let Self { send, receive, calls, provisional, recall: _ } = self;
         let (way, other) = match direction {
             Direction::Send => (send, receive),
             Direction::Receive => (receive, send),
@@ -217,6 +296,7 @@ impl Http2 {
         let from = sink.events.len();
         tell(&mut self.calls, sink);
         self.provisional.count(sink.events.get(from..).unwrap_or_default());
+        self.recall.flush(sink);
     }
 
     /// Nothing more will prove what is provisional.

@@ -2,7 +2,7 @@
 
 use super::alignment::Search;
 use super::frame::{ACK, DEFAULT_MAX_FRAME, END_HEADERS, END_STREAM, HEADER, Header, PADDED, Type};
-use super::hpack::{Decoder, Joined};
+use super::hpack::{Decoder, Joined, TableEntry};
 use super::section::Builder;
 use super::{Ends, Event, Ledger, MAX_BLOCK, Malformed, PREFACE, Start};
 
@@ -175,6 +175,16 @@ impl Parser {
     /// True if frames are read, and it is proven that they are not inside a payload.
     pub fn is_proven(&self) -> bool {
         self.is_aligned() && self.proof == Proof::Given
+    }
+
+    /// The reader of its header blocks.
+    pub fn hpack(&self) -> &Decoder {
+        &self.hpack
+    }
+
+    /// Its header blocks' table is this one (see [`Decoder::restore`]).
+    pub fn restore(&mut self, table: &[TableEntry], limit: usize) {
+        self.hpack.restore(table, limit);
     }
 
     /// True if a header block has begun and is not complete.

@@ -46,6 +46,9 @@ pub struct Unknown {
     pub names: u16,
     /// The numbers of those lines, at most [`MAX_ENTRIES`].
     pub entries: Vec<i64>,
+    /// Of lines of which only the value is known, those that are numbers of at most two digits, as `grpc-status` is: the entry with
+    /// the name, and the number. At most [`MAX_ENTRIES`].
+    pub numbers: Vec<(i64, Box<[u8]>)>,
     /// The value of the only line whose name is unknown, if it is a number of at most two digits: in the trailers of a
     /// gRPC call, which must have a `grpc-status`, it is that.
     pub number: Option<Box<[u8]>>,
@@ -82,8 +85,11 @@ impl Builder {
                 }
                 unknown.lines = unknown.lines.saturating_add(1);
             }
-            (Field::Old(_), Text::Known(value)) => {
+            (Field::Old(entry), Text::Known(value)) => {
                 let number = matches!(value, [b'0'..=b'9'] | [b'0'..=b'9', b'0'..=b'9']);
+                if number && unknown.numbers.len() < MAX_ENTRIES {
+                    unknown.numbers.push((entry, value.into()));
+                }
                 unknown.number = (unknown.names == 0 && number).then(|| value.into());
                 unknown.names = unknown.names.saturating_add(1);
             }

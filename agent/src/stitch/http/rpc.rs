@@ -151,7 +151,7 @@ fn messages(stream: &StreamFacts, to: &mut Described) {
     }
 }
 
-/// Says why a name or a status is missing.
+/// Says why a name or a status is missing, or where it is from.
 fn unknown(
     stream: &StreamFacts,
     subject: &Subject<'_>,
@@ -159,6 +159,9 @@ fn unknown(
     settings: &Settings,
     to: &mut Described,
 ) {
+    if stream.recalled {
+        to.attributes.push(("spandrel.hpack.recalled", Value::Boolean(true)));
+    }
     let method = subject.request.target.is_empty() && stream.request_unknown;
     let status = status.is_none() && stream.response_unknown;
     let what = match (method, status) {

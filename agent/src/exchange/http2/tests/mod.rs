@@ -2,6 +2,7 @@
 //!
 //! Each script is played whole, and cut at every byte of every call.
 
+mod recall;
 mod truth;
 
 use crate::exchange::{Classified, Connection, Event, Output};
@@ -92,7 +93,15 @@ fn run(born_here: bool, steps: &[(usize, Step, bool)]) -> (Connection, Vec<Strin
 }
 
 fn play(born_here: bool, steps: &[(usize, Step, bool)]) -> (Connection, Vec<Event>) {
-    let mut connection = Connection::new(ConnectionId(1), born_here);
+    play_on(Connection::new(ConnectionId(1), born_here), steps, &mut |_, _, _| {})
+}
+
+/// The same, with something to do after each step.
+fn play_on(
+    mut connection: Connection,
+    steps: &[(usize, Step, bool)],
+    after: &mut dyn FnMut(usize, &mut Connection, &mut Output),
+) -> (Connection, Vec<Event>) {
     let (mut sent, mut received) = (0u64, 0u64);
     let mut out = Output::default();
     for (number, step, starts_call) in steps {
@@ -130,6 +139,7 @@ fn play(born_here: bool, steps: &[(usize, Step, bool)]) -> (Connection, Vec<Even
         assert!(ledger.balances(), "{ledger:?}");
         assert!(parsers.balances(), "{parsers:?}");
         assert_eq!(ledger.bytes_parsed, parsers.bytes());
+        after(*number, &mut connection, &mut out);
     }
     (connection, out.events)
 }

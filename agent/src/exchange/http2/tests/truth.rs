@@ -8,16 +8,18 @@ use super::*;
 use crate::exchange::Exchange;
 
 /// What both ends of a connection write, call by call.
-struct Connection2 {
-    steps: Vec<Step>,
+pub(super) struct Connection2 {
+    pub steps: Vec<Step>,
+    /// The tables at the end, of the client's encoder and of the server's.
+    pub tables: [Vec<(String, String)>; 2],
     /// The path, status and message lengths of each call.
     calls: Vec<(String, String, u64, u64)>,
 }
 
-fn record(calls: u32, methods: u32, literal: &'static [&'static str]) -> Connection2 {
+pub(super) fn record(calls: u32, methods: u32, literal: &'static [&'static str]) -> Connection2 {
     let mut peers = Peers::new();
     peers.client = Encoder::new(Style { literal, ..Style::default() });
-    let mut out = Connection2 { steps: begin(), calls: Vec::new() };
+    let mut out = Connection2 { steps: begin(), tables: Default::default(), calls: Vec::new() };
     for call in 0..calls {
         let stream = 2 * call + 1;
         let path = format!("/bench.Echo/Method{}", call * 7 % methods);
@@ -31,22 +33,27 @@ fn record(calls: u32, methods: u32, literal: &'static [&'static str]) -> Connect
         out.steps.push(Server(response.concat()));
         out.calls.push((path, status.to_owned(), asked as u64, answered as u64));
     }
+    out.tables = [peers.client.table().to_vec(), peers.server.table().to_vec()];
     out
 }
 
 #[derive(Debug, Default)]
-struct Known {
-    closed: usize,
-    complete: usize,
-    paths: usize,
-    statuses: usize,
+pub(super) struct Known {
+    pub closed: usize,
+    pub complete: usize,
+    pub paths: usize,
+    pub statuses: usize,
 }
 
 /// Plays steps, of which the player may see less than there was; checks every word.
 fn judge(connection: &Connection2, born_here: bool, steps: &[(usize, Step, bool)]) -> Known {
     let (_, events) = play(born_here, steps);
+    judge_events(connection, &events)
+}
+
+pub(super) fn judge_events(connection: &Connection2, events: &[Event]) -> Known {
     let mut known = Known::default();
-    for event in &events {
+    for event in events {
         let Event::Closed(exchange) = event else { continue };
         let Exchange { request, stream, incomplete, failure, .. } = &**exchange;
         let facts = stream.as_ref().unwrap();
@@ -71,7 +78,7 @@ fn judge(connection: &Connection2, born_here: bool, steps: &[(usize, Step, bool)
     known
 }
 
-fn whole(steps: &[Step]) -> Vec<(usize, Step, bool)> {
+pub(super) fn whole(steps: &[Step]) -> Vec<(usize, Step, bool)> {
     steps.iter().enumerate().map(|(number, step)| (number, step.clone(), true)).collect()
 }
 

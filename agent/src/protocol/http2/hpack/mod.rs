@@ -35,6 +35,9 @@ const ENTRY: usize = 32;
 /// No integer is longer (RFC 7541 §5.1 leaves the limit to us): larger than any length that is accepted.
 const MAX_INTEGER: u32 = 1 << 28;
 
+/// Name and value of an entry that was read elsewhere.
+pub type TableEntry = (Vec<u8>, Vec<u8>);
+
 /// Which field a line is, as far as it matters.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Field {
@@ -57,7 +60,8 @@ pub enum Field {
 }
 
 impl Field {
-    fn of(name: &[u8]) -> Self {
+    /// The field with this name.
+    pub fn of(name: &[u8]) -> Self {
         match name {
             b":method" => Self::Method,
             b":scheme" => Self::Scheme,
@@ -185,6 +189,48 @@ impl Decoder {
     /// How many entries were inserted since the join.
     pub fn inserted(&self) -> u64 {
         self.inserted
+    }
+
+    /// How often the place was lost.
+    pub fn losses(&self) -> u32 {
+        self.losses
+    }
+
+    /// Where an old entry stands in the encoder's table now, counted from the newest; none if its number is of before a loss.
+    pub fn place(&self, old: i64) -> Option<usize> {
+        let entry = old.checked_add(i64::from(self.losses) << 32)?;
+        let at = i64::try_from(self.inserted).ok()?.checked_sub(entry)?.checked_sub(1)?;
+        usize::try_from(at).ok().filter(|_| entry < 0)
+    }
+
+    /// Whether a table, the newest entry first, may be this one: all that was inserted since the join stands at its newest
+    /// end, and nothing that is known is different there.
+    pub fn agrees(&self, table: &[TableEntry]) -> bool {
+        self.entries.len() <= table.len()
+            && self.entries.iter().zip(table).all(|(mine, (name, value))| {
+                let named = match mine.name() {
+                    Text::Known(known) => known == name.as_slice(),
+                    Text::Unkept | Text::Old(_) => true,
+                };
+                named && mine.value.as_deref().is_none_or(|known| known == value.as_slice())
+            })
+    }
+
+    /// Takes a table that is known to be this one, the newest entry first; `limit` is its size at most.
+    pub fn restore(&mut self, table: &[TableEntry], limit: usize) {
+        self.keep = self.keep.max(limit.min(MAX_TABLE));
+        self.entries.clear();
+        self.bytes = 0;
+        for (name, value) in table {
+            let size = ENTRY + name.len() + value.len();
+            if self.bytes + size > self.keep {
+                break;
+            }
+            self.bytes += size;
+            let field = Field::of(name);
+            let value = field.is_kept().then(|| value.as_slice().into());
+            self.entries.push_back(Entry { field, name: Name::Bytes(name.as_slice().into()), value, size });
+        }
     }
 
     /// The size of the entries that are kept, at most [`MAX_TABLE`].

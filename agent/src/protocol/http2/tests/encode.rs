@@ -60,6 +60,11 @@ impl Encoder {
         Self { style, table: Vec::new(), update: None }
     }
 
+    /// What is in the table, the newest entry first.
+    pub fn table(&self) -> &[(String, String)] {
+        &self.table
+    }
+
     /// Changes the table's size; the next block says so.
     pub fn resize(&mut self, table: usize) {
         self.style.table = table;
