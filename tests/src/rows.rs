@@ -192,7 +192,7 @@ const ROWS: &[Row] = &[
     Row { timer: 1, ..row("asyncio-timer", &[Asyncio, Threaded], OrphansNeverWrong { service: 1 }) },
     row("poll", &[Poll, Threaded], OrphansNeverWrong { service: 1 }),
     Row { timer: 1, ..row("poll-timer", &[Poll, Threaded], OrphansNeverWrong { service: 1 }) },
-    Row { warm_up: 200, ..row("nginx", &[Nginx, Threaded], Complete(95.0)) },
+    Row { warm_up: 200, ..row("nginx", &[Nginx, Threaded], Complete(99.5)) },
     row("clock", &[Clock, Clock], Timed),
     callbacks("node-callback", &[NodeStyle("callback"), Threaded]),
     long(callbacks("node-fresh", &[NodeStyle("fresh"), Threaded])),

@@ -35,8 +35,6 @@ mod graph;
 mod inside;
 mod node;
 mod owner;
-#[cfg_attr(not(test), expect(dead_code, reason = "nobody tells of idle waits yet"))]
-mod pool;
 mod recent;
 mod stitcher;
 

@@ -7,7 +7,7 @@ use crate::apps::tokio::{Build, Service};
 
 /// The request that an upstream connection works for, or the task that waits for the reply, is the parent. A process
 /// that serves its first request in the middle of a row is not known yet.
-const PROVED: Claim = Claim::Complete(95.0);
+const PROVED: Claim = Claim::Complete(99.5);
 /// Tasks that the handler spawned: of those that nobody awaits the parent is not known yet.
 const SPAWNED: Claim = Claim::OrphansNeverWrong { service: 1 };
 
