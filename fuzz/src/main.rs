@@ -22,6 +22,7 @@ const TARGETS: &[(&str, Body)] = &[
     ("discover_elf_file", spandrel::discover::elf::fuzz_file),
     ("discover_environ", spandrel::discover::fuzz::fuzz_environ),
     ("discover_hpack", spandrel::discover::hpack::fuzz_tables),
+    ("discover_jvm", spandrel::discover::runtimes::jvm::fuzz::fuzz_structs),
     ("discover_python", spandrel::discover::runtimes::python::fuzz::fuzz_layout),
     ("discover_stat", spandrel::discover::fuzz::fuzz_stat),
     ("discover_table", spandrel::discover::fuzz::fuzz_table),

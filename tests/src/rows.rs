@@ -186,8 +186,8 @@ const ROWS: &[Row] = &[
         environment: &[("OTEL_TRACES_SAMPLER", "always_on")],
         ..row("unsampled-always-on", &[Nginx, Threaded], PROVED)
     },
-    node("node", &[Node, Threaded], NODE_TURNS),
-    Row { timer: 1, ..node("node-timer", &[Node, Threaded], NODE_TURNS) },
+    promises("node", &[Node, Threaded]),
+    Row { timer: 1, ..promises("node-timer", &[Node, Threaded]) },
     row("asyncio", &[Asyncio, Threaded], OrphansNeverWrong { service: 1 }),
     Row { timer: 1, ..row("asyncio-timer", &[Asyncio, Threaded], OrphansNeverWrong { service: 1 }) },
     row("poll", &[Poll, Threaded], OrphansNeverWrong { service: 1 }),
@@ -200,10 +200,10 @@ const ROWS: &[Row] = &[
     long(callbacks("node-files", &[NodeStyle("files"), Threaded])),
     // A timer that one request sets calls for whoever came meanwhile: with the links that are made by default.
     Row { environment: UNBOUNDED, ..node("node-batch", &[NodeStyle("batch"), Threaded], NODE_TURNS) },
-    long(node("node-fetch", &[NodeStyle("fetch"), Threaded], NODE_TURNS)),
-    long(node("node-all", &[NodeStyle("all"), Threaded], NODE_TURNS)),
-    long(node("node-then", &[NodeStyle("then"), Threaded], NODE_TURNS)),
-    long(node("node-limited", &[NodeStyle("limited"), Threaded], NODE_TURNS)),
+    long(promises("node-fetch", &[NodeStyle("fetch"), Threaded])),
+    long(promises("node-all", &[NodeStyle("all"), Threaded])),
+    long(promises("node-then", &[NodeStyle("then"), Threaded])),
+    long(promises("node-limited", &[NodeStyle("limited"), Threaded])),
     row("jvm-thread", &[Jvm("thread"), Threaded], PROVED),
     // Needs a JDK of 21 or later.
     Row { warm_up: 100, long: true, ..row("jvm-virtual", &[Jvm("virtual"), Threaded], JVM) },
@@ -233,6 +233,11 @@ const fn node(name: &'static str, programs: &'static [Program], attached: &'stat
 /// A row of Node without promises: the event loop proves it all. (What was under way when the probes came is not proved.)
 const fn callbacks(name: &'static str, programs: &'static [Program]) -> Row {
     Row { claim: Complete(95.0), ..node(name, programs, NODE_TURNS) }
+}
+
+/// A row of Node with promises, which are not watched yet.
+const fn promises(name: &'static str, programs: &'static [Program]) -> Row {
+    node(name, programs, NODE_TURNS)
 }
 
 /// A row of the JVM whose work is handed over: what links it is a habit, which has to be allowed.

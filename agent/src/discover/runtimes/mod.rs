@@ -13,7 +13,7 @@
 
 mod epoll;
 pub mod go;
-mod jvm;
+pub mod jvm;
 mod nginx;
 mod node;
 pub mod python;

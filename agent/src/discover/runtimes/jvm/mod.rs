@@ -10,6 +10,7 @@
 //! two counted collections (G1, Serial). What serves a request on its own platform thread is left to the thread rule.
 
 mod classes;
+pub mod fuzz;
 mod layout;
 mod reader;
 mod structs;

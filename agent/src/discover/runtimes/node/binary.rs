@@ -32,15 +32,17 @@ pub enum Mark {
     JobOfNobody = 8,
     Moved = 9,
     Microtasks = 10,
+    Callable = 11,
 }
 
 impl Mark {
     /// The mark with this tag.
     pub fn of(tag: u16) -> Option<Self> {
         use Mark::{
-            Boundary, Call, Derived, Immediates, Job, JobOfNobody, Made, Microtasks, Moved, Register,
+            Boundary, Call, Callable, Derived, Immediates, Job, JobOfNobody, Made, Microtasks, Moved,
+            Register,
         };
-        [Call, Made, Boundary, Immediates, Register, Derived, Job, JobOfNobody, Moved, Microtasks]
+        [Call, Made, Boundary, Immediates, Register, Derived, Job, JobOfNobody, Moved, Microtasks, Callable]
             .into_iter()
             .find(|&mark| mark as u16 == tag)
     }
@@ -86,6 +88,10 @@ const PROMISES: &[(&str, Mark)] = &[
     ("Builtins_PromiseFulfillReactionJob", Mark::Job),
     ("Builtins_PromiseRejectReactionJob", Mark::Job),
     ("Builtins_PromiseResolveThenableJob", Mark::JobOfNobody),
+    (
+        "_ZN2v88internal14MicrotaskQueue16EnqueueMicrotaskEPNS_7IsolateENS_5LocalINS_8FunctionEEE",
+        Mark::Callable,
+    ),
     ("_ZN2v88internal13GlobalHandles22UpdateListOfYoungNodesEv", Mark::Moved),
     ("_ZN2v88internal20MarkCompactCollector29UpdatePointersAfterEvacuationEv", Mark::Moved),
 ];
@@ -97,6 +103,7 @@ const PREFIXES: &[&[u8]] = &[
     b"_ZN4node9AsyncWrap10AsyncReset",
     b"_ZN4node11Environment",
     b"_ZN2v88internal9Execution16TryRun",
+    b"_ZN2v88internal14MicrotaskQueue16",
     b"_ZN2v88internal13GlobalHandles",
     b"_ZN2v88internal20MarkCompactCollector",
 ];

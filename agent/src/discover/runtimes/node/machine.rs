@@ -103,6 +103,8 @@ pub enum Event {
     Job(u64, u64),
     /// A job that belongs to nobody begins.
     JobOfNobody,
+    /// A function is put among the microtasks: it will run behind a job without a sign that it begins.
+    Callable,
     /// A collector moved objects.
     Moved,
 }
@@ -117,6 +119,8 @@ pub struct Machine {
     /// A job was met since the last boundary or read: what runs between events may be another's.
     jobs_ran: bool,
     job: Job,
+    /// A function is among the microtasks of this turn: not all that seems to be in a job is.
+    callables: bool,
     immediates: bool,
     iteration: u64,
     turns: u64,
@@ -128,6 +132,8 @@ pub struct Machine {
     sees_made: bool,
     /// Promise jobs are observed.
     watches_promises: bool,
+    /// There was a microtask.
+    sees_microtasks: bool,
     /// Resources re-keyed under an id in this iteration.
     reset_under: HashMap<u64, u64>,
 }
@@ -164,6 +170,7 @@ impl Machine {
             turn: None,
             jobs_ran: false,
             job: Job::None,
+            callables: false,
             immediates: false,
             iteration: 0,
             turns: 0,
@@ -171,6 +178,7 @@ impl Machine {
             before: 0,
             sees_made: false,
             watches_promises: false,
+            sees_microtasks: false,
             reset_under: HashMap::new(),
         }
     }
@@ -191,6 +199,11 @@ impl Machine {
         self.job = Job::None;
         self.turn = None;
         self.jobs_ran = true;
+    }
+
+    /// Whether this program has microtasks.
+    pub fn sees_microtasks(&self) -> bool {
+        self.sees_microtasks
     }
 
     /// A collection was heard of too late: where objects are is not known.
@@ -232,7 +245,14 @@ impl Machine {
                 self.iteration += 1;
                 self.reset_under.clear();
             }
-            Event::Microtasks => self.jobs_ran = true,
+            Event::Microtasks => {
+                self.jobs_ran = true;
+                self.sees_microtasks = true;
+                if self.watches_promises {
+                    self.job = Job::Running(None);
+                }
+            }
+            Event::Callable => self.callables = true,
             Event::Register(objects) => {
                 let owner = self.owner(words);
                 self.promises.register(objects, owner);
@@ -265,6 +285,7 @@ impl Machine {
         }
         let is_job = matches!(event, Event::Job(..) | Event::JobOfNobody);
         let during = match (self.job, self.turn) {
+            (Job::Running(_), _) if self.callables => During::Unknown,
             (Job::Running(owner), _) => {
                 let certain = was_in_job && words.id == 0 && !is_job && !is_boundary(event);
                 During::Job { owner, certain }
@@ -279,6 +300,7 @@ impl Machine {
         self.turn = None;
         self.job = Job::None;
         self.jobs_ran = false;
+        self.callables = false;
         self.immediates = false;
     }
 
@@ -362,8 +384,8 @@ impl Machine {
         let Words { id, trigger, .. } = words;
         if id == 0 {
             return match self.job {
-                Job::Running(owner) => owner,
-                Job::None => None,
+                Job::Running(owner) if !self.callables => owner,
+                _ => None,
             };
         }
         if let Some(turn) = self.turn

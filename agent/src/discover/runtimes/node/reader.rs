@@ -18,6 +18,8 @@ pub struct NodeReader {
     clock: fn() -> Monotonic,
     turns: Turns,
     promises: Promises,
+    /// When moved objects were last followed.
+    followed: Monotonic,
 }
 
 /// How far the watching of the event loop is.
@@ -64,6 +66,7 @@ impl NodeReader {
             memory: Box::new(memory),
             clock,
             turns: Turns::Possible(turns),
+            followed: Monotonic(0),
             promises: promises.map_or(Promises::Impossible, Promises::Possible),
         }
     }
@@ -139,8 +142,8 @@ impl Reader for NodeReader {
                         },
                     });
                 }
-                let of_promise = words.id == 0 || words.trigger == 0;
-                if starts == Starts::Request && found.is_none() && of_promise && follows {
+                let may_be_of_promise = follows && self.machine.sees_microtasks();
+                if starts == Starts::Request && found.is_none() && may_be_of_promise {
                     match std::mem::replace(&mut self.promises, Promises::Asked) {
                         Promises::Possible(set) => wishes.push(Wish::Observe(set)),
                         other => self.promises = other,
@@ -170,9 +173,13 @@ impl Reader for NodeReader {
             Mark::Derived => Event::Derived(word(3)),
             Mark::Job => Event::Job(word(3), word(4)),
             Mark::JobOfNobody => Event::JobOfNobody,
+            Mark::Callable => Event::Callable,
             Mark::Moved => {
-                // What moved is told by words in space that the next collection uses again.
-                if (self.clock)().since(hit.time) > FRESH {
+                // What moved is told by words in space that the next collection uses again: that one must not have
+                // come before the last was looked at, nor before this one is.
+                let now = (self.clock)();
+                let before = std::mem::replace(&mut self.followed, now);
+                if now.since(hit.time) > FRESH || hit.time < before {
                     self.machine.lose_promises();
                     return Vec::new();
                 }
@@ -183,7 +190,7 @@ impl Reader for NodeReader {
             return Vec::new();
         }
         let of_promises =
-            matches!(mark, Mark::Register | Mark::Derived | Mark::Job | Mark::JobOfNobody | Mark::Moved);
+            !matches!(mark, Mark::Call | Mark::Made | Mark::Boundary | Mark::Immediates | Mark::Microtasks);
         if of_promises && !self.watched(hit.time) {
             return Vec::new();
         }
@@ -214,4 +221,4 @@ pub const PROMISES: &str = "node promises";
 pub const TURNS: &str = "node event loop";
 
 /// How late the end of a collection may be heard of. Young collections are some 100 ms apart under load.
-const FRESH: u64 = 50_000_000;
+const FRESH: u64 = 10_000_000;
