@@ -12,6 +12,7 @@
 //! It must never name a request by what its thread or task does when the failure comes, hold a span back longer than
 //! [`DETAINED`], or change anything of the links that calls get.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Included, Unbounded};
 
@@ -254,6 +255,7 @@ impl Stitcher {
                 own: None,
                 hopeful: false,
                 patient: connect.patience > self.clock,
+                likely: &Cell::default(),
             };
             let rule = match self.judge(&claimed) {
                 None if connect

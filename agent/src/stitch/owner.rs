@@ -17,6 +17,7 @@
 //!
 //! It must never choose among candidates, or compare keys of two processes.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -164,6 +165,8 @@ pub(super) struct Told {
     keys: Vec<Key>,
     /// A client's claims, lineage included, strongest first.
     claims: Vec<Line>,
+    /// What it will be linked to by lineage if its task calls nothing more.
+    likely: Option<Likely>,
     /// The answer's read may bring more.
     later: bool,
     /// When the call may be given up as an orphan.
@@ -179,6 +182,16 @@ pub(super) struct Line {
     pub claim: Claim,
     /// The tasks between: who asked, who made that one, and so on. None if the claim is that of who asked.
     pub below: Vec<Key>,
+}
+
+/// A link by lineage that waits for what the task does after the request.
+#[derive(Clone, Debug)]
+pub(super) struct Likely {
+    owner: NodeId,
+    method: LinkMethod,
+    /// When the request was over.
+    over: Monotonic,
+    below: Vec<Key>,
 }
 
 /// Everything that this rule keeps.
@@ -213,6 +226,8 @@ pub(super) struct Claimed<'a> {
     pub hopeful: bool,
     /// Requests may be told late.
     pub patient: bool,
+    /// Where a link that is only likely yet is noted: the request is remembered no longer than its keys.
+    pub likely: &'a Cell<Option<Likely>>,
 }
 
 enum Found {
@@ -420,6 +435,7 @@ impl Stitcher {
             return;
         }
         client.told.later = false;
+        client.told.likely = None;
         let began = client.began;
         if let Some(facts) = facts.filter(|_| at.process == client.process) {
             // Whoever waits for the answer waited when the request was sent.
@@ -460,7 +476,12 @@ impl Stitcher {
         }
         let waiting: Vec<NodeId> = self.owned.waiting.iter().copied().collect();
         for node in waiting {
-            if let Some(choice) = self.verdict_of(node) {
+            let likely = Cell::default();
+            let verdict = self.verdict_of(node, &likely);
+            if let (Some(likely), Some(client)) = (likely.take(), self.nodes.get_mut(&node)) {
+                client.told.likely = Some(likely);
+            }
+            if let Some(choice) = verdict {
                 self.owned.waiting.remove(&node);
                 if let Choice::Orphan(cause) = choice {
                     self.tell_unowned(node, cause);
@@ -470,10 +491,13 @@ impl Stitcher {
         }
     }
 
-    fn verdict_of(&self, node: NodeId) -> Option<Choice> {
+    fn verdict_of(&self, node: NodeId, likely: &Cell<Option<Likely>>) -> Option<Choice> {
         let Some(client) = self.nodes.get(&node) else { return Some(Choice::Root) };
         if client.wait() != Some(Wait::Owner) {
             return Some(Choice::Root); // decided otherwise: deciding again does nothing
+        }
+        if let Some(likely) = &client.told.likely {
+            return self.certain(client.process, client.began, likely);
         }
         self.judge(&Claimed {
             process: client.process,
@@ -482,7 +506,27 @@ impl Stitcher {
             own: self.own_server(node),
             hopeful: client.told.later && matches!(client.phase, Phase::Open),
             patient: !self.patience_is_over(node),
+            likely,
         })
+    }
+
+    /// Whether a link by lineage holds; none while its task may still call.
+    fn certain(&self, process: ProcessKey, called: Monotonic, likely: &Likely) -> Option<Choice> {
+        let Likely { owner, method, over, ref below } = *likely;
+        let tasks = self.owned.tasks.get(&process);
+        if !tasks.is_some_and(|tasks| below.iter().all(|task| tasks.worked_for(*task, over))) {
+            return Some(Choice::Orphan(Orphan::WorksOn));
+        }
+        let wait = Monotonic(over.max(called).0.saturating_add(WORKS_ON));
+        (wait <= self.clock).then(|| self.link_to(owner, method))
+    }
+
+    fn link_to(&self, owner: NodeId, method: LinkMethod) -> Choice {
+        if self.nodes.contains_key(&owner) {
+            Choice::Follow(owner, method)
+        } else {
+            Choice::Past(owner, method)
+        }
     }
 
     /// Whose something is that was asked for; none while this is not final.
@@ -507,15 +551,13 @@ impl Stitcher {
                             cause = Orphan::WorksOn;
                             continue;
                         }
-                        if Monotonic(over.max(claimed.called).0.saturating_add(WORKS_ON)) > self.clock {
-                            return None;
-                        }
+                        let (method, below) = (claim.method, below.clone());
+                        let likely = Likely { owner, method, over, below };
+                        let choice = self.certain(claimed.process, claimed.called, &likely);
+                        claimed.likely.set(Some(likely));
+                        return choice;
                     }
-                    return Some(if self.nodes.contains_key(&owner) {
-                        Choice::Follow(owner, claim.method)
-                    } else {
-                        Choice::Past(owner, claim.method)
-                    });
+                    return Some(self.link_to(owner, claim.method));
                 }
                 Found::One(..) => cause = Orphan::WeakestLink,
                 Found::Shared => return (!claimed.patient).then_some(Choice::Orphan(Orphan::KeyShared)),

@@ -382,3 +382,18 @@ fn a_loss_voids_what_is_known_of_births() {
          client web /x",
     );
 }
+
+#[test]
+fn a_link_that_waits_outlives_what_is_known_of_its_key() {
+    let others: String = (0..70)
+        .map(|n| format!("web.1 reads s{n} /r born many owns=1 gate=90\nweb.1 answers s{n}\n"))
+        .collect();
+    let script = "web.1 reads a /a born many owns=1 gate=40
+         web.9 calls c1 /x born many claims=1^45
+         web.9 gets c1
+         web.1 answers a
+         wait 110\n"
+        .to_owned();
+    let told = run(inferring(), &parse(&(script + &others + "wait 800")));
+    assert_eq!((told.ledger.links.inferred, told.ledger.forgotten.lives), (1, 7));
+}
