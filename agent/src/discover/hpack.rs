@@ -145,10 +145,11 @@ fn looks(words: &[u64; SHAPE / 8]) -> Option<Library> {
     // headerFieldTable{ents []HeaderField, evictCount, byName, byNameValue}, then size and maxSize, both uint32
     // (x/net http2/hpack/tables.go and encode.go; 40 bytes an entry).
     let (size, most) = (seventh & 0xffff_ffff, seventh >> 32);
+    // Only an encoder looks entries up by name; a decoder's table has no maps in newer releases (2026).
+    let maps = (pointer(fifth) && pointer(sixth)) || (fifth, sixth) == (0, 0);
     if (1..=MAX_ENTRIES).contains(&second)
         && (second..=2 * MAX_ENTRIES).contains(&third)
-        && pointer(fifth)
-        && pointer(sixth)
+        && maps
         && fits(second, size, most)
     {
         return Some(Library::XNet);
@@ -283,13 +284,17 @@ mod tests {
     }
 
     fn go(size: u64) -> Found {
+        go_with(size, [HEAP + 0x2000, HEAP + 0x2100])
+    }
+
+    fn go_with(size: u64, maps: [u64; 2]) -> Found {
         let words = [
             (0x100, HEAP + 0x1000),
             (0x108, 2),
             (0x110, 4),
             (0x118, 7),
-            (0x120, HEAP + 0x2000),
-            (0x128, HEAP + 0x2100),
+            (0x120, maps[0]),
+            (0x128, maps[1]),
             (0x130, size | 4096 << 32),
             (0x1000, HEAP + 0x3000),
             (0x1008, 5),
@@ -314,6 +319,12 @@ mod tests {
         assert_eq!((table.library, table.inserted), (Library::XNet, 9));
         assert_eq!(table.entries[0], (b"grpc-status".to_vec(), b"0".to_vec()));
         assert_eq!(table.entries[1], (b":path".to_vec(), b"/a/B".to_vec()));
+    }
+
+    #[test]
+    fn a_decoder_s_table_has_no_maps_and_is_one_all_the_same() {
+        assert_eq!(go_with(85, [0, 0]).tables.len(), 1);
+        assert!(go_with(85, [0, HEAP]).tables.is_empty());
     }
 
     #[test]

@@ -195,7 +195,11 @@ fn library(pid: u32, maps: &Maps) -> Option<Library> {
         return Some(Library::XNet);
     }
     let name = std::fs::read_link(&executable).ok()?;
-    let loads = |what: &[u8]| maps.iter().any(|mapping| memchr::memmem::find(&mapping.path, what).is_some());
+    // The file's name, not its folder's.
+    let loads = |what: &[u8]| {
+        let mut files = maps.iter().filter_map(|mapping| mapping.path.rsplit(|&byte| byte == b'/').next());
+        files.any(|file| memchr::memmem::find(file, what).is_some())
+    };
     let node = name.file_name().is_some_and(|name| name == "node") || loads(b"libnode");
     ((node || loads(b"libnghttp2")) && !loads(b"grpc")).then_some(Library::Nghttp2)
 }
