@@ -2,8 +2,9 @@
 //!
 //! V8's collectors move objects. What moved leaves its new address in its first word (the low bit is clear there,
 //! and set in the map word of an object that stands still), until the space is used again. So at each collection
-//! every address is looked up once ([`Promises::moved`]). An address that two owners register is a constant or a
-//! shared function, and useless from then on. It must never guess: an address that cannot be read is forgotten.
+//! every address is looked up once ([`Promises::moved`]). An address that two owners register between two collections
+//! is a constant or a shared function, and useless from then on; after a collection it may be another object's.
+//! It must never guess: an address that cannot be read is forgotten.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,6 +14,12 @@ use super::machine::Owner;
 #[derive(Debug, Default)]
 pub struct Promises {
     pending: HashMap<u64, Pending>,
+    /// The addresses of one registration: when its job runs, none of them is awaited any more.
+    together: HashMap<u64, Vec<u64>>,
+    /// Collections so far: only after one can an address be another object's.
+    collections: u64,
+    /// Registrations so far, to number them.
+    number: u64,
     /// Addresses that were registered twice at a time.
     shared: HashSet<u64>,
     /// Registrations so far, up to [`LEARNING`].
@@ -25,6 +32,9 @@ pub struct Promises {
 struct Pending {
     owner: Option<Owner>,
     part: Part,
+    registration: u64,
+    /// After how many collections it was registered.
+    at: u64,
 }
 
 /// What an object is in a registration.
@@ -41,32 +51,37 @@ enum Part {
 impl Promises {
     /// Handlers were registered on behalf of `owner`: what their result goes to, and the two of them.
     pub fn register(&mut self, [result, fulfilled, rejected]: [u64; 3], owner: Option<Owner>) {
-        self.registered = self.registered.saturating_add(1);
-        self.put(result, Pending { owner, part: Part::Result });
-        self.put(fulfilled, Pending { owner, part: Part::Handler });
-        self.put(rejected, Pending { owner, part: Part::Handler });
+        let parts = [(result, Part::Result), (fulfilled, Part::Handler), (rejected, Part::Handler)];
+        self.put(&parts, owner);
     }
 
     /// `then` returned this promise.
     pub fn derived(&mut self, promise: u64, owner: Option<Owner>) {
-        self.registered = self.registered.saturating_add(1);
-        self.put(promise, Pending { owner, part: Part::Derived });
+        self.put(&[(promise, Part::Derived)], owner);
     }
 
-    fn put(&mut self, object: u64, pending: Pending) {
-        // A small integer, or nothing.
-        if object & 1 == 0 || self.shared.contains(&object) {
-            return;
-        }
-        match self.pending.get(&object) {
-            Some(known) if known.owner != pending.owner => {
-                self.pending.remove(&object);
-                self.shared.insert(object);
+    fn put(&mut self, objects: &[(u64, Part)], owner: Option<Owner>) {
+        self.registered = self.registered.saturating_add(1);
+        self.number += 1;
+        let mut together = Vec::with_capacity(objects.len());
+        for &(object, part) in objects {
+            // A small integer, or nothing.
+            if object & 1 == 0 || self.shared.contains(&object) {
+                continue;
             }
-            _ => {
-                self.pending.insert(object, pending);
+            let pending = Pending { owner, part, registration: self.number, at: self.collections };
+            match self.pending.get(&object) {
+                Some(known) if known.owner != owner && known.at == self.collections => {
+                    self.pending.remove(&object);
+                    self.shared.insert(object);
+                }
+                _ => {
+                    self.pending.insert(object, pending);
+                    together.push(object);
+                }
             }
         }
+        self.together.insert(self.number, together);
         if self.pending.len() > MAX_PENDING || self.shared.len() > MAX_PENDING {
             self.clear();
         }
@@ -74,22 +89,41 @@ impl Promises {
 
     /// A job begins, with this promise or capability and this handler: whose it is.
     pub fn begin(&mut self, promise: u64, handler: u64) -> Option<Owner> {
-        let promise = self.pending.remove(&promise);
-        let handler = self.pending.remove(&handler);
+        let promise = self.take(promise);
+        let handler = self.take(handler);
         // Constants show themselves only once two owners registered them.
         if self.registered < LEARNING {
             return None;
         }
         match (promise, handler) {
             (Some(one), Some(other)) if one.owner == other.owner => one.owner,
-            (Some(Pending { owner, part: Part::Derived }), None) => owner,
-            (None, Some(Pending { owner, part: Part::Handler })) => owner,
+            (Some(Pending { owner, part: Part::Derived, .. }), None) => owner,
+            (None, Some(Pending { owner, part: Part::Handler, .. })) => owner,
             _ => None,
         }
     }
 
+    /// What is known of an object; nothing is from now on, nor of what was registered with it, but its own other part
+    /// in the job that begins.
+    fn take(&mut self, object: u64) -> Option<Pending> {
+        let taken = self.pending.remove(&object)?;
+        if taken.part == Part::Handler {
+            for other in self.together.remove(&taken.registration).unwrap_or_default() {
+                if self.pending.get(&other).is_some_and(|pending| pending.registration == taken.registration)
+                {
+                    self.pending.remove(&other);
+                }
+            }
+        } else if taken.part == Part::Derived {
+            self.together.remove(&taken.registration);
+        }
+        Some(taken)
+    }
+
     /// A collection has just moved objects: `read` gives the word at an address.
     pub fn moved(&mut self, read: &dyn Fn(u64) -> Option<u64>) {
+        self.collections += 1;
+        self.together.clear();
         let mut moved = HashMap::with_capacity(self.pending.len());
         let mut twice = HashSet::new();
         for (object, pending) in std::mem::take(&mut self.pending) {
@@ -106,6 +140,9 @@ impl Promises {
             self.forgotten += 1;
         }
         self.pending = moved;
+        for (&object, pending) in &self.pending {
+            self.together.entry(pending.registration).or_default().push(object);
+        }
         self.shared = self.shared.iter().filter_map(|&object| follow(object, read)).collect();
     }
 
@@ -113,6 +150,7 @@ impl Promises {
     pub fn clear(&mut self) {
         self.forgotten += self.pending.len() as u64;
         self.pending.clear();
+        self.together.clear();
         self.shared.clear();
         self.registered = 0;
     }

@@ -256,6 +256,51 @@ fn a_constant_that_one_request_registered_decides_nothing_for_a_job_from_before(
 }
 
 #[test]
+fn an_address_is_another_objects_after_a_collection_and_a_job_ends_its_whole_registration() {
+    let owner = |connection| Some(Owner { connection, at: 10 });
+    let mut promises = Promises::default();
+    for number in 0..300u64 {
+        promises.register([0x10_0001 + number * 8, 0, 0], None);
+    }
+    // What the job does not use is not awaited any more.
+    promises.register([0x1001, 0x2001, 0x3001], owner(1));
+    let before = promises.len();
+    assert_eq!(promises.begin(0x1001, 0x2001), owner(1));
+    assert_eq!(promises.len(), before - 3);
+    // A promise that is never settled dies; its place is another's.
+    promises.register([0, 0x4001, 0], owner(1));
+    promises.moved(&|_| Some(0x5551));
+    promises.register([0, 0x4001, 0], owner(2));
+    assert_eq!(promises.begin(0, 0x4001), owner(2));
+    // Between two collections it is the same object, and shared.
+    promises.register([0, 0x6001, 0], owner(1));
+    promises.register([0, 0x6001, 0], owner(2));
+    assert_eq!(promises.begin(0, 0x6001), None);
+}
+
+#[test]
+fn a_function_among_the_microtasks_makes_their_jobs_nobodys() {
+    let mut scene = Scene::new(Watched::Yes);
+    learn(&mut scene);
+    let one = scene.reads(1);
+    for objects in [[0x1001, 0x2001, 0x3001], [0x1101, 0x2101, 0x3101]] {
+        scene.at(PARSER[1], 0, Event::Register(objects));
+    }
+    scene.at(0, 0, Event::Boundary);
+    scene.at(0, 0, Event::Microtasks);
+    scene.at(0, 0, Event::Job(0x1001, 0x2001));
+    assert_eq!(scene.asks(50, 0, 0), Some(one));
+    scene.at(0, 0, Event::Callable);
+    assert_eq!(scene.asks(51, 0, 0), None);
+    scene.at(0, 0, Event::Boundary);
+    scene.at(0, 0, Event::Microtasks);
+    // No job began yet.
+    assert_eq!(scene.asks(52, 0, 0), None);
+    scene.at(0, 0, Event::Job(0x1101, 0x2101));
+    assert_eq!(scene.asks(53, 0, 0), Some(one));
+}
+
+#[test]
 fn moved_objects_are_followed_and_what_cannot_be_read_is_forgotten() {
     let one = Some(Owner { connection: 1, at: 10 });
     let mut promises = Promises::default();
