@@ -60,6 +60,12 @@ const FRESH: usize = 64;
 /// milliseconds, an interpreter's imports longer.
 const LOADED: [u64; 2] = [20_000_000, 300_000_000];
 
+/// Connections whose secrets may come before the first record of them, which is milliseconds late at most. More are found
+/// again at their next calls, or counted as sessions without a key.
+const MAX_EARLY: usize = 4_096;
+/// How long such secrets are kept, nanoseconds.
+const EARLY_AGE: u64 = 10_000_000_000;
+
 /// Processes whose verdict is remembered; as many as the process table knows. Beyond, all are asked again.
 const MAX_VERDICTS: usize = 65_536;
 
@@ -135,6 +141,8 @@ struct Behind {
     scratch: exchange::Output,
     /// Where sockets and TLS sessions meet.
     keys: tls::keys::Keys,
+    /// Secrets of connections that no record has told of yet, and since when.
+    early: HashMap<ConnectionId, (Monotonic, tls::Secrets)>,
     /// TLS is looked for.
     tls: tls::May,
     /// Processes that begin TLS sessions, and may not be known for it.
@@ -156,6 +164,10 @@ struct End {
     hello: Option<tls::Random>,
     /// What was asked for last, once it is TLS: of what is received, of what is sent.
     asked: [Option<exchange::Policy>; 2],
+    /// Secrets that were found before a hello was read.
+    early: Option<tls::Secrets>,
+    /// The other end, if it is here.
+    peer: Option<ConnectionId>,
 }
 
 impl End {
@@ -214,6 +226,7 @@ impl Pipeline {
                 looks: LOOKS,
                 scratch: exchange::Output::default(),
                 keys: tls::keys::Keys::default(),
+                early: HashMap::new(),
                 tls: tls::May::NotBegin,
                 encrypting: Vec::new(),
                 closed: Default::default(),
@@ -476,6 +489,7 @@ impl Pipeline {
         self.behind.table.expire(now);
         self.behind.keys.expire(now);
         self.behind.let_go(now);
+        self.behind.early.retain(|_, (since, _)| now.since(*since) < EARLY_AGE);
         self.carry_out();
         for input in self.behind.inputs.drain(..) {
             self.stitcher.handle(input, &mut self.outputs);
@@ -734,7 +748,12 @@ impl Behind {
                         layer: tls::Layer::default(),
                         hello: None,
                         asked: [None; 2],
+                        early: None,
+                        peer: None,
                     });
+                if let Some((_, secrets)) = self.early.remove(&opened.connection) {
+                    self.early(opened.connection, &secrets);
+                }
             }
             Event::Piece { connection, direction, piece } => {
                 let recall = self.recall;
@@ -778,6 +797,11 @@ impl Behind {
                 for (one, other) in [(a, b), (b, a)] {
                     if let Some(end) = self.connections.get_mut(&one) {
                         end.other = Some(other);
+                        end.peer = Some(other);
+                    }
+                    let secrets = self.connections.get(&one).and_then(|end| end.early.clone());
+                    if let Some(secrets) = secrets {
+                        self.late(other, &secrets);
                     }
                 }
                 self.inputs.push(Input::Joined { a, b, a_to_b, b_to_a });
@@ -862,6 +886,10 @@ impl Behind {
                 let scratch = &mut self.scratch;
                 layer.secrets(&secrets, &mut |direction, piece| exchanges.piece(direction, &piece, scratch));
             }
+            let early = self.connections.get_mut(&connection).and_then(|end| end.early.take());
+            if let (Some(random), Some(secrets)) = (random, early) {
+                self.found(random, &secrets, moment.time);
+            }
         }
         self.ask(connection);
     }
@@ -874,34 +902,62 @@ impl Behind {
         };
         let older = ConnectionId(found.connection);
         // Without random bytes, the connection itself says whose they are; with its hello, both ends have them.
-        let nameless = found.random.iter().skip(8).all(|&byte| byte == 0);
+        // The byte behind says that only the shape of what was found was right.
+        let nameless = found.random.iter().skip(9).all(|&byte| byte == 0);
         let random = match nameless {
             true => self.connections.get(&older).and_then(|end| end.hello),
             false => Some(found.random),
         };
-        let connections =
-            random.map(|random| self.keys.found(random, &secrets, now).to_vec()).unwrap_or_default();
-        if connections.is_empty()
-            && let Some(end) = self.connections.get_mut(&older)
-            && end.layer.state() == tls::State::Plain
-            && matches!(
-                end.exchanges.protocol(),
-                exchange::Classified::Unknown | exchange::Classified::Other(_)
-            )
-        {
-            end.layer.late(&secrets);
-            for (asked, direction) in end.asked.iter_mut().zip([Direction::Receive, Direction::Send]) {
-                *asked = Some(exchange::Policy::Everything);
-                self.wishes.push((older, Want { direction, policy: exchange::Policy::Everything }));
+        match random {
+            Some(random) => self.found(random, &secrets, now),
+            None if self.connections.contains_key(&older) => self.early(older, &secrets),
+            None if self.early.len() < MAX_EARLY => {
+                self.early.entry(older).or_insert_with(|| (now, tls::Secrets::default())).1.add(&secrets);
             }
+            None => {}
         }
-        for connection in connections {
+        if !nameless && self.keys.is_unasked(&found.random) {
+            self.early(older, &secrets);
+        }
+    }
+
+    /// Secrets of the session with these random bytes go to the connections that have read them.
+    fn found(&mut self, random: tls::Random, secrets: &tls::Secrets, now: Monotonic) {
+        for connection in self.keys.found(random, secrets, now).to_vec() {
             if let Some(End { exchanges, layer, .. }) = self.connections.get_mut(&connection) {
                 let scratch = &mut self.scratch;
-                layer.secrets(&secrets, &mut |direction, piece| exchanges.piece(direction, &piece, scratch));
+                layer.secrets(secrets, &mut |direction, piece| exchanges.piece(direction, &piece, scratch));
                 self.ask(connection);
                 self.pass_on(connection);
             }
+        }
+    }
+
+    /// Secrets of a connection whose hello was not read: it comes, or the session is older than we are. The other end,
+    /// if it is here, has the same.
+    fn early(&mut self, connection: ConnectionId, secrets: &tls::Secrets) {
+        let Some(end) = self.connections.get_mut(&connection) else { return };
+        end.early.get_or_insert_default().add(secrets);
+        let peer = end.peer;
+        for connection in [Some(connection), peer].into_iter().flatten() {
+            self.late(connection, secrets);
+        }
+    }
+
+    /// Secrets that open what a connection carries, if that is a session that is older than we are.
+    fn late(&mut self, connection: ConnectionId, secrets: &tls::Secrets) {
+        let Some(end) = self.connections.get_mut(&connection) else { return };
+        let unknown = matches!(
+            end.exchanges.protocol(),
+            exchange::Classified::Unknown | exchange::Classified::Other(_)
+        );
+        if end.layer.state() != tls::State::Plain || !unknown {
+            return;
+        }
+        end.layer.late(secrets);
+        for (asked, direction) in end.asked.iter_mut().zip([Direction::Receive, Direction::Send]) {
+            *asked = Some(exchange::Policy::Everything);
+            self.wishes.push((connection, Want { direction, policy: exchange::Policy::Everything }));
         }
     }
 

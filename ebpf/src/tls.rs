@@ -12,7 +12,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap};
 use spandrel_proto::counter::Counter;
 use spandrel_proto::tls::{
-    Found, KIND_SLICES, NOWHERE, PENDING, PROCESSES, Pending, Plan, SEARCHED, SESSIONS, SLOTS, TRIES,
+    CALLS, Found, FoundKey, KIND_SLICES, NOWHERE, PENDING, PROCESSES, Pending, Plan, SEARCHED, SESSIONS,
+    SLOTS, TRIES,
 };
 
 use crate::maps::{add, count};
@@ -31,9 +32,9 @@ static TLS_PENDING: HashMap<u32, Pending> =
 #[map]
 static TLS_NONE: Array<Pending> = Array::with_max_entries(1, 0);
 
-/// Secrets on their way to the agent, by the random bytes of their ClientHello.
+/// Secrets on their way to the agent, by the random bytes of their ClientHello and their mark.
 #[map]
-static TLS_SECRETS: HashMap<[u8; 32], Found> =
+static TLS_SECRETS: HashMap<FoundKey, Found> =
     HashMap::with_max_entries(SESSIONS, 1 /* BPF_F_NO_PREALLOC */);
 
 /// Where a session is put together, one per CPU and way; the agent sets the number.
@@ -62,13 +63,12 @@ pub fn begun(pid: u32, session: u64) {
     }
 }
 
-/// Looks for secrets at a socket call: in what the stack points to, and in the sessions that have begun. A global
-/// function, as `record`.
+/// Looks for secrets at a socket call: in what the stack points to, and in the sessions that have begun. Returns
+/// what to add to the number that [`may_seek`] judges. A global function, as `record`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn tls_seek(index: u32, pid: u32, stack: u64, connection: u64) -> u32 {
-    let Some(plan) = TLS_PLANS.get_ptr(pid) else { return 0 };
-    let mut taken = 0;
+pub extern "C" fn tls_seek(index: u32, pid: u32, stack: u64, connection: u64, descriptor: u32) -> u32 {
+    let Some(plan) = TLS_PLANS.get_ptr(pid) else { return PLANLESS };
     // SAFETY: the entries are in the maps.
     unsafe {
         for place in 0..SLOTS {
@@ -78,8 +78,10 @@ pub extern "C" fn tls_seek(index: u32, pid: u32, stack: u64, connection: u64) ->
             }
             let Some(session) = user::<u64>(stack + slot as u64) else { continue };
             if (*plan).kind == KIND_SLICES {
-                if tls_take_slices(index, pid, session, connection) != 0 {
-                    return SOME;
+                if tls_is_of(session, descriptor)
+                    && tls_take_slices(index, pid, session, connection, GUARDED) != 0
+                {
+                    return 1;
                 }
                 continue;
             }
@@ -88,15 +90,19 @@ pub extern "C" fn tls_seek(index: u32, pid: u32, stack: u64, connection: u64) ->
                 && word < (*plan).guarded[1]
                 && tls_take(index, pid, session, connection) == ALL
             {
-                return FOUND;
+                return CALLS;
             }
         }
         if (*plan).kind == KIND_SLICES {
-            return tls_search(index, pid, stack, connection);
+            if tls_search(index, pid, stack, connection, descriptor) != 0 {
+                return 1;
+            }
+            tls_search(index, pid, stack, connection, NO_DESCRIPTOR);
+            return 1;
         }
-        let Some(pending) = TLS_PENDING.get_ptr_mut(pid) else { return taken };
+        let Some(pending) = TLS_PENDING.get_ptr_mut(pid) else { return 1 };
         if read_volatile(addr_of!((*pending).begun)) == 0 {
-            return taken;
+            return 1;
         }
         for place in 0..PENDING {
             let at = (addr_of_mut!((*pending).sessions) as *mut u64).add(place);
@@ -111,14 +117,22 @@ pub extern "C" fn tls_seek(index: u32, pid: u32, stack: u64, connection: u64) ->
             if outcome == ALL || tried >= TRIES {
                 at.write_volatile(0);
             }
-            taken |= outcome;
         }
     }
-    taken
+    1
 }
 
-/// What [`tls_seek`] says once this very socket's session was found.
-pub const FOUND: u32 = 4;
+/// Whether a socket's next call may look for secrets, by what its calls before have added: [`CALLS`] that did, and
+/// [`MAX_PLANLESS`] of processes that had no plan. A plan may come some milliseconds after a program's first session.
+#[inline(always)]
+pub fn may_seek(sought: u32) -> bool {
+    sought & (PLANLESS - 1) < CALLS && sought < MAX_PLANLESS * PLANLESS
+}
+
+/// What a call of a process without a plan adds.
+const PLANLESS: u32 = 1 << 16;
+/// More such calls, and the socket's process is none that has TLS.
+const MAX_PLANLESS: u32 = 256;
 
 /// What [`tls_take`] says: a master secret, which may be another session's yet, or all there will be.
 const SOME: u32 = 1;
@@ -159,20 +173,17 @@ pub extern "C" fn tls_take(index: u32, pid: u32, session: u64, connection: u64) 
         }
         addr_of_mut!((*found).connection).write_volatile(connection);
         addr_of_mut!((*found).pid).write_volatile(pid);
-        let key: &[u8; 32] = &*(random as *const [u8; 32]);
-        let value: &Found = &*found;
-        if TLS_SECRETS.insert(key, value, 0).is_err() {
-            count(Counter::TlsSecretsFull, 1);
-        }
+        hand_over(found);
         if both { ALL } else { SOME }
     }
 }
 
-/// Looks through the stack for a session whose secrets are slices, and notes where it was. A global function, as
+/// Looks through the stack for a session whose secrets are slices, and notes where it was if it is certainly this
+/// descriptor's. A global function, as
 /// `record`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn tls_search(index: u32, pid: u32, stack: u64, connection: u64) -> u32 {
+pub extern "C" fn tls_search(index: u32, pid: u32, stack: u64, connection: u64, descriptor: u32) -> u32 {
     let Some(plan) = TLS_PLANS.get_ptr_mut(pid) else { return 0 };
     for step in 0..(SEARCHED.end - SEARCHED.start) / 8 {
         let place = SEARCHED.start + step * 8;
@@ -181,7 +192,14 @@ pub extern "C" fn tls_search(index: u32, pid: u32, stack: u64, connection: u64) 
         if session < 4096 || session >> 47 != 0 || session & 7 != 0 {
             continue;
         }
-        if tls_take_slices(index, pid, session, connection) != 0 {
+        let guarded = (descriptor != NO_DESCRIPTOR) as u32 * GUARDED;
+        if guarded != 0 && !tls_is_of(session, descriptor) {
+            continue;
+        }
+        if tls_take_slices(index, pid, session, connection, guarded) != 0 {
+            if guarded == 0 {
+                return SOME;
+            }
             // SAFETY: the entry is in the map. A place that is noted twice costs a place.
             unsafe {
                 for slot in 0..SLOTS {
@@ -202,7 +220,7 @@ pub extern "C" fn tls_search(index: u32, pid: u32, stack: u64, connection: u64) 
 /// `record`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn tls_take_slices(index: u32, pid: u32, session: u64, connection: u64) -> u32 {
+pub extern "C" fn tls_take_slices(index: u32, pid: u32, session: u64, connection: u64, guarded: u32) -> u32 {
     let Some(plan) = TLS_PLANS.get_ptr(pid) else { return 0 };
     let Some(found) = TLS_SCRATCH.get_ptr_mut(index) else { return 0 };
     // SAFETY: map memory; each read is as long as its place.
@@ -233,18 +251,53 @@ pub extern "C" fn tls_take_slices(index: u32, pid: u32, session: u64, connection
         }
         let random = addr_of_mut!((*found).random) as *mut u64;
         random.write_volatile(connection);
-        for word in 1..4 {
+        // What is not certain must not take the place of what is.
+        random.add(1).write_volatile((guarded != GUARDED) as u64);
+        for word in 2..4 {
             random.add(word).write_volatile(0);
         }
         addr_of_mut!((*found).connection).write_volatile(connection);
         addr_of_mut!((*found).pid).write_volatile(pid);
-        let key: &[u8; 32] = &*(random as *const [u8; 32]);
+        hand_over(found);
+    }
+    SOME
+}
+
+/// Whether a `*tls.Conn` of Go lies over this descriptor: `Conn.conn` is an interface, whose word is a `*net.TCPConn`, whose
+/// first word is a `*netFD`, which begins with a mutex of 16 bytes and `Sysfd`. Stacks of goroutines are full of what
+/// earlier calls have left there.
+#[inline(always)]
+fn tls_is_of(session: u64, descriptor: u32) -> bool {
+    let Some(connection) = user::<u64>(session + 8) else { return false };
+    let Some(net) = user::<u64>(connection) else { return false };
+    let Some(number) = user::<u64>(net + 16) else { return false };
+    number == descriptor as u64
+}
+
+/// What [`tls_take_slices`] is told of a session that is certainly the call's.
+const GUARDED: u32 = 1;
+/// What [`tls_search`] is told to take whatever has the shape of a session.
+const NO_DESCRIPTOR: u32 = u32::MAX;
+
+/// Puts what was found where the agent takes it from.
+///
+/// # Safety
+/// `found` must be map memory of this CPU.
+#[inline(always)]
+unsafe fn hand_over(found: *mut Found) {
+    // SAFETY: the caller's promise; the mark stands behind the random bytes.
+    unsafe {
+        let first = |at: *mut u8| read_volatile(at as *const u64);
+        let traffic = addr_of_mut!((*found).traffic) as *mut u8;
+        let words = [first(traffic), first(traffic.add(64)), first(addr_of_mut!((*found).master) as *mut u8)];
+        let mark = Found::mark_of(words, addr_of!((*found).connection).read_volatile());
+        addr_of_mut!((*found).mark).write_volatile(mark);
+        let key: &FoundKey = &*(addr_of!((*found).random) as *const FoundKey);
         let value: &Found = &*found;
         if TLS_SECRETS.insert(key, value, 0).is_err() {
             count(Counter::TlsSecretsFull, 1);
         }
     }
-    SOME
 }
 
 /// Reads so many bytes at an offset; whether they are there and do not begin with zeroes.

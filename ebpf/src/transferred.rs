@@ -91,12 +91,9 @@ pub unsafe fn transferred<M: Memory>(transfer: &Transfer) {
         let Some(scratch) = maps::scratch(index) else {
             return socket::count_stateless(total as u64);
         };
-        if run!(tls) != 0 && (*state).sought < spandrel_proto::tls::CALLS {
-            (*state).sought += 1;
-            let stack = registers.word(call::SP);
-            if crate::tls::tls_seek(index, pid, stack, (*state).id) == crate::tls::FOUND {
-                (*state).sought = spandrel_proto::tls::CALLS;
-            }
+        if run!(tls) != 0 && crate::tls::may_seek((*state).sought) {
+            let (stack, descriptor) = (registers.word(call::SP), registers.word(call::DI) as u32);
+            (*state).sought += crate::tls::tls_seek(index, pid, stack, (*state).id, descriptor);
         }
         let data = addr_of_mut!((*scratch).data);
         let connection = (*state).id;

@@ -10,12 +10,6 @@ use spandrel_tests::apps;
 use spandrel_tests::checks::{joined, machine, nothing_wrong, scaled};
 use spandrel_tests::process::{Endpoint, Scratch, Service, needed, output};
 
-/// Whether the long table is asked for (`SPANDREL_FULL`): what is not in the short one has not been shown to hold on
-/// every machine yet.
-fn in_full() -> bool {
-    std::env::var_os("SPANDREL_FULL").is_some()
-}
-
 /// A self-signed certificate and its key.
 fn certificate(scratch: &Scratch) -> Result<(PathBuf, PathBuf)> {
     let (certificate, key) = (scratch.join("certificate.pem"), scratch.join("key.pem"));
@@ -69,8 +63,9 @@ fn nginx(at: &Endpoint, scratch: &Scratch) -> Result<Service> {
     Service::listening("nginx", &mut command, scratch, at)
 }
 
-/// All of these requests were seen at both ends, and joined.
-fn all_joined(outcome: &Outcome, prefix: &str, count: usize, version: &str) -> Result<()> {
+/// All of these requests were seen at both ends, and joined; or, where a session of a program that has just begun may be
+/// missed, at least so many percent, and every other one is of a session that is counted as having no key.
+fn all_joined(outcome: &Outcome, prefix: &str, count: usize, version: &str, percent: usize) -> Result<()> {
     let mut missing = Vec::new();
     for number in 0..count {
         match joined(&outcome.spans, &format!("{prefix}-{number}")) {
@@ -86,8 +81,10 @@ fn all_joined(outcome: &Outcome, prefix: &str, count: usize, version: &str) -> R
         }
     }
     nothing_wrong(&outcome.spans, prefix)?;
+    let keyless = outcome.counters.sum(&["spandrel_tls_unused_sessions_total", "keyless"]) as usize;
+    let allowed = count - count * percent / 100;
     ensure!(
-        missing.len() * 1000 <= count,
+        missing.len() <= allowed && (missing.is_empty() || keyless > 0),
         "{} of {count} are not seen: {}\n{}",
         missing.len(),
         missing[..missing.len().min(3)].join("\n"),
@@ -103,12 +100,13 @@ fn seen(
     version: &str,
     scratch: &Scratch,
     mut client: Command,
+    percent: usize,
 ) -> Result<Outcome> {
     let agent = Agent::start(&Options::new(scratch))?;
     output(&mut client)?;
     agent.settle_for(2 * count, prefix)?;
     let outcome = agent.stop()?;
-    all_joined(&outcome, prefix, count, version)?;
+    all_joined(&outcome, prefix, count, version, percent)?;
     Ok(outcome)
 }
 
@@ -117,9 +115,9 @@ fn between_pythons(server: &str, client: &str, version: &str) -> Result<()> {
     let scratch = Scratch::new("tls")?;
     let at = Endpoint::free()?;
     let _server = python_server(server, version, &at, &scratch)?;
-    let (count, port) = (scaled(1_000, 10_000), at.port()?.to_string());
+    let (count, port) = (scaled(400, 10_000), at.port()?.to_string());
     let client = python(&[client, &port, "/tls", &count.to_string(), "50", "40"])?;
-    seen("/tls", count, version, &scratch, client).map(drop)
+    seen("/tls", count, version, &scratch, client, 100).map(drop)
 }
 
 #[test]
@@ -129,9 +127,6 @@ fn threads_on_sockets_with_tls_1_3() -> Result<()> {
 
 #[test]
 fn threads_on_sockets_with_tls_1_2() -> Result<()> {
-    if !in_full() {
-        return Ok(());
-    }
     between_pythons("threads", "client", "1.2")
 }
 
@@ -142,69 +137,57 @@ fn an_event_loop_on_memory() -> Result<()> {
 
 #[test]
 fn node_with_openssl_linked_in() -> Result<()> {
-    if !in_full() {
-        return Ok(());
-    }
     let _machine = machine();
     let scratch = Scratch::new("tls-node")?;
     let at = Endpoint::free()?;
     let (certificate, key) = certificate(&scratch)?;
-    let (count, port) = (scaled(1_000, 10_000), at.port()?.to_string());
+    let (count, port) = (scaled(400, 10_000), at.port()?.to_string());
     let mut command = node(&["serve", &port])?;
     command.arg(certificate).arg(key);
     let _server = Service::listening("tls_service.js", &mut command, &scratch, &at)?;
     let client = node(&["client", &port, "/node", &count.to_string(), "20"])?;
-    seen("/node", count, "1.3", &scratch, client).map(drop)
+    seen("/node", count, "1.3", &scratch, client, 100).map(drop)
 }
 
 #[test]
 fn nginx_and_curls_that_live_for_one_request() -> Result<()> {
-    if !in_full() {
-        return Ok(());
-    }
     let _machine = machine();
     let scratch = Scratch::new("tls-nginx")?;
     let at = Endpoint::free()?;
     let _server = nginx(&at, &scratch)?;
-    let count = scaled(100, 1_000);
+    let count = scaled(60, 1_000);
     let urls: String = (0..count)
         .map(|number| format!("curl -skf -o /dev/null https://{}/curl-{number}\n", at.target()))
         .collect();
     needed("curl")?;
     let mut client = Command::new("sh");
     client.arg("-ec").arg(urls);
-    seen("/curl", count, "1.3", &scratch, client).map(drop)
+    seen("/curl", count, "1.3", &scratch, client, 95).map(drop)
 }
 
 #[test]
 fn go_with_its_own_tls() -> Result<()> {
-    if !in_full() {
-        return Ok(());
-    }
     let _machine = machine();
     let scratch = Scratch::new("tls-go")?;
     let at = Endpoint::free()?;
     let program = apps::go_program("tls-go", "tls_go", &[])?;
     let (certificate, key) = certificate(&scratch)?;
-    let (count, port) = (scaled(1_000, 10_000), at.port()?.to_string());
+    let (count, port) = (scaled(400, 10_000), at.port()?.to_string());
     let mut command = Command::new(&program);
     command.args(["serve", &port]).arg(certificate).arg(key);
     let _server = Service::listening("tls-go", &mut command, &scratch, &at)?;
     let mut client = Command::new(&program);
     client.args(["client", &port, "/go", &count.to_string(), "50", "40"]);
-    seen("/go", count, "1.3", &scratch, client).map(drop)
+    seen("/go", count, "1.3", &scratch, client, 95).map(drop)
 }
 
 #[test]
 fn sessions_that_are_older_than_the_agent() -> Result<()> {
-    if !in_full() {
-        return Ok(());
-    }
     let _machine = machine();
     let scratch = Scratch::new("tls-late")?;
     let at = Endpoint::free()?;
     let _server = python_server("threads", "1.3", &at, &scratch)?;
-    let (count, port) = (scaled(3_000, 6_000), at.port()?.to_string());
+    let (count, port) = (scaled(1_500, 6_000), at.port()?.to_string());
     // Ten connections that last as long as the client, which sends a request every few milliseconds.
     let mut command = python(&["slow-client", &port, "/late", &count.to_string(), "10", "1000000"])?;
     let mut client = Service::start("client", &mut command, &scratch)?;
@@ -250,9 +233,6 @@ fn key_log(path: &Path) -> Result<Vec<Vec<u8>>> {
 
 #[test]
 fn no_secret_is_in_anything_that_the_agent_says_or_leaves() -> Result<()> {
-    if !in_full() {
-        return Ok(());
-    }
     let _machine = machine();
     let scratch = Scratch::new("tls-secrets")?;
     let at = Endpoint::free()?;
@@ -267,7 +247,7 @@ fn no_secret_is_in_anything_that_the_agent_says_or_leaves() -> Result<()> {
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap_or_default();
     ensure!(core.split_whitespace().nth(4) == Some("0"), "a core could be written: {core:?}");
     let outcome = agent.stop()?;
-    all_joined(&outcome, "/secret", 50, "1.3")?;
+    all_joined(&outcome, "/secret", 50, "1.3", 100)?;
     let secrets = key_log(&log)?;
     ensure!(secrets.len() >= 40, "only {} secrets in the key log", secrets.len());
     let mut said = outcome.stderr.join("\n").into_bytes();

@@ -22,7 +22,7 @@ use aya::{Ebpf, Pod};
 use spandrel_proto::counter::{CALL_NUMBERS, Counter};
 use spandrel_proto::policy::Policy;
 use spandrel_proto::record::{Loss, Record, decode};
-use spandrel_proto::tls::{Found, Plan, SESSIONS};
+use spandrel_proto::tls::{Found, FoundKey, Plan, SESSIONS};
 use zeroize::Zeroize as _;
 
 use crate::discover::runtimes::ProbeSet;
@@ -255,13 +255,13 @@ impl Kernel {
     /// was handed on.
     pub fn take_secrets(&mut self, handle: &mut dyn FnMut(&Found)) {
         for _ in 0..SESSIONS {
-            let Some(Ok(random)) = self.sessions.secrets.keys().next() else { break };
-            if let Ok(mut found) = self.sessions.secrets.get(&random, 0) {
+            let Some(Ok(key)) = self.sessions.secrets.keys().next() else { break };
+            if let Ok(mut found) = self.sessions.secrets.get(&key, 0) {
                 handle(&found.0);
                 found.0.traffic.zeroize();
                 found.0.master.zeroize();
             }
-            if self.sessions.secrets.remove(&random).is_err() {
+            if self.sessions.secrets.remove(&key).is_err() {
                 break;
             }
         }
@@ -285,7 +285,7 @@ impl Kernel {
 struct TlsMaps {
     plans: HashMap<MapData, u32, PodPlan>,
     pending: HashMap<MapData, u32, PodPending>,
-    secrets: HashMap<MapData, [u8; 32], PodFound>,
+    secrets: HashMap<MapData, FoundKey, PodFound>,
 }
 
 fn hash<K: Pod, V: Pod>(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<HashMap<MapData, K, V>> {

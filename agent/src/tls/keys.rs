@@ -81,6 +81,11 @@ impl Keys {
         }
     }
 
+    /// True if secrets are known of this session and no connection has its hello: the session may be older than we are.
+    pub fn is_unasked(&self, random: &Random) -> bool {
+        self.sessions.get(random).is_some_and(|session| session.connections.is_empty())
+    }
+
     /// A connection with this hello is over.
     pub fn closed(&mut self, random: &Random, connection: ConnectionId) {
         let Some(session) = self.sessions.get_mut(random) else { return };
