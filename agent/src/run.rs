@@ -155,6 +155,10 @@ fn keep_to_ourselves() {
     }
     let none = nix::sys::resource::Resource::RLIMIT_CORE;
     let _ = nix::sys::resource::setrlimit(none, 0, 0);
+    // What a debugger with privileges writes follows this (core(5)): none of our own memory is in it.
+    if let Err(error) = std::fs::write("/proc/self/coredump_filter", "0") {
+        log::debug(format_args!("/proc/self/coredump_filter: {error}"));
+    }
 }
 
 /// The plan for this kernel, carried out. Where the user left the choice and the better backend turns out not to load, the

@@ -246,6 +246,8 @@ fn no_secret_is_in_anything_that_the_agent_says_or_leaves() -> Result<()> {
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", agent.pid()))?;
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap_or_default();
     ensure!(core.split_whitespace().nth(4) == Some("0"), "a core could be written: {core:?}");
+    let filter = std::fs::read_to_string(format!("/proc/{}/coredump_filter", agent.pid()))?;
+    ensure!(filter.trim().chars().all(|digit| digit == '0'), "its memory would be in a core: {filter}");
     let outcome = agent.stop()?;
     all_joined(&outcome, "/secret", 50, "1.3", 100)?;
     let secrets = key_log(&log)?;

@@ -302,6 +302,29 @@ impl Elf {
         found
     }
 
+    /// As [`Elf::symbol`], but of the symbols that are there for debuggers only if their names take no more bytes than
+    /// these: those of a large program take tens of MiB.
+    pub fn symbol_within(&self, name: &str, most: u64) -> Option<Symbol> {
+        let small = |table: &&Section| {
+            let names = usize::try_from(table.link).ok().and_then(|names| self.sections.get(names));
+            table.kind == elf::SHT_DYNSYM
+                || (table.kind == elf::SHT_SYMTAB && names.is_some_and(|names| names.size <= most))
+        };
+        let mut found = None;
+        for table in self.sections.iter().filter(small) {
+            self.table(table, &mut |candidate, symbol| {
+                if candidate == name.as_bytes() {
+                    found = Some(*symbol);
+                }
+                found.is_none()
+            });
+            if found.is_some() {
+                break;
+            }
+        }
+        found
+    }
+
     /// Shows each defined symbol with its name, the dynamic ones first, until `visit` says false. Returns whether
     /// all were shown: not so beyond [`MAX_SYMBOLS`] or [`MAX_NAMES`], or where a table cannot be read.
     pub fn symbols(&self, visit: &mut dyn FnMut(&[u8], &Symbol) -> bool) -> bool {

@@ -36,6 +36,10 @@ pub struct Library {
 /// Bytes of a function that are looked at: what is looked for stands among the first instructions.
 const LOOKED_AT: usize = 256;
 
+/// Bytes of names in a table for debuggers that are read in search of the accessors; a program with OpenSSL linked in that
+/// exports none of them, and has more than this, is not read.
+const MAX_DEBUG_NAMES: u64 = 4 << 20;
+
 /// A program's own sessions are no smaller than this, and no larger: offsets beyond are not believed.
 const OFFSETS: std::ops::RangeInclusive<u64> = 0x8..=0x2000;
 
@@ -55,14 +59,17 @@ impl Library {
     /// Reads it out of a file; none if the file has no such accessors.
     pub fn of(elf: &Elf) -> Option<Self> {
         let code = |name: &str| {
-            let symbol = elf.symbol(name)?;
+            let symbol = elf.symbol_within(name, MAX_DEBUG_NAMES)?;
             Some((symbol.address, elf.bytes_at(symbol.address, LOOKED_AT)?))
         };
         let (address, bytes) = code("SSL_get_client_random")?;
         let (random_base, random) = random(address, &bytes)?;
         let master_base = code("SSL_get_session").and_then(|(at, bytes)| loaded(at, &bytes));
         let master = code("SSL_SESSION_get_master_key").and_then(|(at, bytes)| pointed_to(at, &bytes));
-        let begins = BEGINS.iter().filter_map(|name| elf.file_offset(elf.symbol(name)?.address)).collect();
+        let begins = BEGINS
+            .iter()
+            .filter_map(|name| elf.file_offset(elf.symbol_within(name, MAX_DEBUG_NAMES)?.address))
+            .collect();
         let row = TABLE.iter().find(|row| (row.0, row.1) == (random_base, random));
         let (master_base, master) = master_base.zip(master).unwrap_or((NOWHERE, NOWHERE));
         Some(Self {
