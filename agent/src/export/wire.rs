@@ -199,7 +199,7 @@ mod tests {
                         span.kind = Kind::Client;
                     }
                     span.resource = service("shop", random.random_range(0..3));
-                    span.trace_state = random.random::<bool>().then(|| some_text(&mut random).into());
+                    span.trace_state = random.random::<bool>().then(|| some_text(&mut random));
                     span.name = some_text(&mut random).into();
                     span.flags = random.random();
                     span.start = Monotonic(*[0, 1, u64::MAX].get(random.random_range(0..3)).unwrap());
