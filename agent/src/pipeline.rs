@@ -298,6 +298,9 @@ impl Pipeline {
                 sessions.look(process.pid, &mut self.kernel);
             }
         }
+        if !sessions.has_plans() {
+            return;
+        }
         let behind = &mut self.behind;
         self.kernel.take_secrets(&mut |found| behind.secrets(found, now));
         self.carry_out();

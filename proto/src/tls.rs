@@ -105,3 +105,27 @@ impl Found {
 pub type FoundKey = [u8; 40];
 
 const _: () = assert!(size_of::<Found>() == 232);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_differs_in_a_secret_or_in_the_end_that_it_was_found_at_has_another_mark() {
+        let marks = [
+            Found::mark_of([1, 2, 3], 7),
+            Found::mark_of([1, 2, 4], 7),
+            Found::mark_of([2, 1, 3], 7),
+            Found::mark_of([0, 0, 3], 7),
+            Found::mark_of([1, 2, 3], 8),
+        ];
+        for (n, mark) in marks.iter().enumerate() {
+            assert!(!marks[..n].contains(mark), "{marks:x?}");
+        }
+    }
+
+    #[test]
+    fn a_mark_does_not_tell_a_secret() {
+        assert!(Found::mark_of([u64::MAX, 0, 0], 0) < 1 << 24);
+    }
+}

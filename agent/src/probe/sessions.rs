@@ -153,6 +153,11 @@ impl Sessions {
         }
     }
 
+    /// Whether there is a process whose sessions are looked into: without one, no secret is found.
+    pub fn has_plans(&self) -> bool {
+        !self.processes.is_empty()
+    }
+
     /// The books.
     pub fn ledger(&self) -> Ledger {
         self.ledger
