@@ -12,8 +12,8 @@ use spandrel_proto::record::{REST_NOTHING, REST_UNREADABLE, REST_UNSEEN, REST_VE
 use crate::maps::{self, GATHERED, Progress, Scratch, through};
 use crate::memory::{Registers, user};
 
-/// Pieces of a vector that are looked at.
-const VECTOR: u32 = 256;
+/// Pieces of a vector that are looked at: gRPC's C core writes up to 260 at once (`MAX_WRITE_IOVEC`, its `tcp_posix.cc`).
+const VECTOR: u32 = 264;
 
 /// Pieces that stand for "there is no buffer that can be read", which no vector has.
 const UNSEEN: u64 = u64::MAX;
