@@ -110,10 +110,9 @@ pub unsafe fn transferred<M: Memory>(transfer: &Transfer) {
         let transport = through(addr_of_mut!((*data).socket.transport), transport);
         let position = through(addr_of_mut!((*progress).position), position);
         let word = maps::policy_word(connection, !receives);
-        let policy = Policy::decode(word);
         let marks = receives as u32 | ((moved == total as u64) as u32) << 1;
         let mut how = frames::PLAIN;
-        if total > 0 && ((*state).follows != 0 || matches!(policy, Policy::Frames(_))) {
+        if total > 0 && ((*state).follows != 0 || matches!(Policy::decode(word), Policy::Frames(_))) {
             (*state).follows = 1;
             how = frames::frames_begin(index, total, word, marks);
             if how == frames::SILENT {
@@ -123,6 +122,9 @@ pub unsafe fn transferred<M: Memory>(transfer: &Transfer) {
         }
         addr_of_mut!((*progress).how).write_volatile(how);
         addr_of_mut!((*progress).before).write_volatile(0);
+        // Decoded only now, behind a box: kept across the call above, the position of a policy that has none would be put
+        // on the stack, and the verifier of 6.12 refuses to store what was never written (that of 6.18 does not).
+        let policy = Policy::decode(core::hint::black_box(word));
         let Decision::Record { skip, take, until_empty_line } =
             decide(policy, position, total, run!(capture_limit))
         else {
