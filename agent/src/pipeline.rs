@@ -157,8 +157,6 @@ struct End {
     ends: Endpoints,
     /// The process that used it last.
     process: Option<ProcessKey>,
-    /// The other end, if that is here too.
-    other: Option<ConnectionId>,
     layer: tls::Layer,
     /// Its ClientHello is known to `keys`.
     hello: Option<tls::Random>,
@@ -747,7 +745,6 @@ impl Behind {
                         exchanges: fresh,
                         ends,
                         process: None,
-                        other: None,
                         layer: tls::Layer::default(),
                         hello: None,
                         asked: [None; 2],
@@ -799,7 +796,6 @@ impl Behind {
             Event::Joined { a, b, a_to_b, b_to_a } => {
                 for (one, other) in [(a, b), (b, a)] {
                     if let Some(end) = self.connections.get_mut(&one) {
-                        end.other = Some(other);
                         end.peer = Some(other);
                     }
                     let secrets = self.connections.get(&one).and_then(|end| end.early.clone());
@@ -847,7 +843,7 @@ impl Behind {
     /// The processes at both ends, as far as they are known.
     fn processes(&self, connection: ConnectionId) -> Vec<ProcessKey> {
         let end = self.connections.get(&connection);
-        let other = end.and_then(|end| end.other).and_then(|other| self.connections.get(&other));
+        let other = end.and_then(|end| end.peer).and_then(|peer| self.connections.get(&peer));
         let mut processes: Vec<ProcessKey> =
             [end, other].into_iter().flatten().filter_map(|end| end.process).collect();
         processes.dedup();

@@ -225,7 +225,7 @@ impl Streams {
         let Some(mut end) = self.ends.remove(&connection) else { return false };
         for direction in [Direction::Send, Direction::Receive] {
             let (way, mut passing) = end.passing(direction, &mut self.ledger, out);
-            way.track.expire(Monotonic(u64::MAX), &mut |piece| passing.pass(piece));
+            way.track.finish(&mut |piece| passing.pass(piece));
             passing.ledger.discarded += way.track.take_discarded();
         }
         self.waiting.remove(&connection);

@@ -208,6 +208,11 @@ impl Track {
         }
     }
 
+    /// Gives up every hole: nothing more will come.
+    pub fn finish(&mut self, pass: &mut dyn FnMut(Piece<'_>)) {
+        self.give_up(u64::MAX, GapCause::Uncertain, pass);
+    }
+
     /// Says that bytes up to `offset` were moved and will not come.
     pub fn skip_to(
         &mut self,
