@@ -915,7 +915,10 @@ impl Behind {
             }
             None => {}
         }
-        if !nameless && self.keys.is_unasked(&found.random) {
+        // A process's sessions are looked for at each of its calls: what has a name is another connection's as often as not,
+        // unless this one can have no hello any more.
+        let had_its_hello = self.connections.get(&older).is_some_and(|end| !end.ends.born_here);
+        if !nameless && had_its_hello && self.keys.is_unasked(&found.random) {
             self.early(older, &secrets);
         }
     }
@@ -950,7 +953,8 @@ impl Behind {
             end.exchanges.protocol(),
             exchange::Classified::Unknown | exchange::Classified::Other(_)
         );
-        if end.layer.state() != tls::State::Plain || !unknown {
+        // Of a connection that began here the hello comes.
+        if end.ends.born_here || end.layer.state() != tls::State::Plain || !unknown {
             return;
         }
         end.layer.late(secrets);
