@@ -141,8 +141,8 @@ struct Behind {
     scratch: exchange::Output,
     /// Where sockets and TLS sessions meet.
     keys: tls::keys::Keys,
-    /// Secrets of connections that no record has told of yet, and since when.
-    early: HashMap<ConnectionId, (Monotonic, tls::Secrets)>,
+    /// Secrets of connections that no record has told of yet.
+    early: HashMap<ConnectionId, Early>,
     /// TLS is looked for.
     tls: tls::May,
     /// Processes that begin TLS sessions, and may not be known for it.
@@ -150,6 +150,14 @@ struct Behind {
     /// The books of connections that are gone.
     closed: (exchange::Ledger, exchange::Parsers, tls::Ledger),
     ledger: Ledger,
+}
+
+/// Secrets that came before the first record of their connection.
+struct Early {
+    since: Monotonic,
+    secrets: tls::Secrets,
+    /// They are of this connection only if it is older than we are.
+    if_older: bool,
 }
 
 struct End {
@@ -490,7 +498,7 @@ impl Pipeline {
         self.behind.table.expire(now);
         self.behind.keys.expire(now);
         self.behind.let_go(now);
-        self.behind.early.retain(|_, (since, _)| now.since(*since) < EARLY_AGE);
+        self.behind.early.retain(|_, early| now.since(early.since) < EARLY_AGE);
         self.carry_out();
         for input in self.behind.inputs.drain(..) {
             self.stitcher.handle(input, &mut self.outputs);
@@ -751,7 +759,9 @@ impl Behind {
                         early: None,
                         peer: None,
                     });
-                if let Some((_, secrets)) = self.early.remove(&opened.connection) {
+                if let Some(Early { secrets, if_older, .. }) = self.early.remove(&opened.connection)
+                    && !(if_older && opened.born_here)
+                {
                     self.early(opened.connection, &secrets);
                 }
             }
@@ -910,17 +920,34 @@ impl Behind {
         match random {
             Some(random) => self.found(random, &secrets, now),
             None if self.connections.contains_key(&older) => self.early(older, &secrets),
-            None if self.early.len() < MAX_EARLY => {
-                self.early.entry(older).or_insert_with(|| (now, tls::Secrets::default())).1.add(&secrets);
-            }
-            None => {}
+            None => self.keep_early(older, &secrets, false, now),
         }
         // A process's sessions are looked for at each of its calls: what has a name is another connection's as often as not,
         // unless this one can have no hello any more.
-        let had_its_hello = self.connections.get(&older).is_some_and(|end| !end.ends.born_here);
-        if !nameless && had_its_hello && self.keys.is_unasked(&found.random) {
-            self.early(older, &secrets);
+        if !nameless && self.keys.is_unasked(&found.random) {
+            match self.connections.get(&older).map(|end| end.ends.born_here) {
+                Some(true) => {}
+                Some(false) => self.early(older, &secrets),
+                None => self.keep_early(older, &secrets, true, now),
+            }
         }
+    }
+
+    /// Keeps secrets for the first record of their connection.
+    fn keep_early(
+        &mut self,
+        connection: ConnectionId,
+        secrets: &tls::Secrets,
+        if_older: bool,
+        now: Monotonic,
+    ) {
+        if self.early.len() >= MAX_EARLY {
+            return;
+        }
+        let fresh = || Early { since: now, secrets: tls::Secrets::default(), if_older };
+        let early = self.early.entry(connection).or_insert_with(fresh);
+        early.if_older &= if_older;
+        early.secrets.add(secrets);
     }
 
     /// Secrets of the session with these random bytes go to the connections that have read them.
