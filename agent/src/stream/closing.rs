@@ -24,7 +24,7 @@ const MAX_EXITS: usize = 32_768;
 /// second, since a record can be as late as its thread was preempted.
 const MAX_GONE: usize = 4096;
 
-/// A reset can overtake the record of the call before it by so much, nanoseconds: the hook runs after the
+/// A close can overtake the record of the call before it by so much, nanoseconds: the hook runs after the
 /// socket's lock was released.
 const OVERTAKEN: u64 = 20_000_000;
 
@@ -119,10 +119,12 @@ impl Streams {
                     process_exited,
                 };
                 // A connection that was reset, or half-closed by this end before the peer finished, can still be
-                // read; and a reset may have overtaken a record.
+                // read; and the close may have overtaken the record of a call.
                 let (read, all) = received_until(end, &tcp, closed.peer_finished);
-                let unread = all.zip(read.or(end.receive.track.next())).is_some_and(|(all, read)| read < all);
-                let readable = closed.errno != 0 || (end.finished_first && unread);
+                let seen = end.receive.track.next();
+                let unread = all.zip(read.or(seen)).is_some_and(|(all, read)| read < all);
+                let overtaken = read.is_some_and(|read| seen.unwrap_or_default() < read);
+                let readable = closed.errno != 0 || (end.finished_first && (unread || overtaken));
                 let at_once = process_exited || !readable;
                 end.closing = Some((closed, tcp, record.from));
                 if at_once {

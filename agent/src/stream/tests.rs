@@ -430,6 +430,20 @@ fn a_reset_that_overtakes_the_record_of_a_call_loses_nothing() {
 }
 
 #[test]
+fn a_close_that_overtakes_the_record_of_what_was_read_loses_nothing() {
+    // This end was done first, so the peer's FIN closes it: in a softirq, while its reader is on the way out of the call.
+    let (mut kernel, mut bench, mut client, _) = born();
+    bench.give([kernel.state(&client, tcp_state::ESTABLISHED, tcp_state::FIN_WAIT1, 0)]);
+    client.fin_sent = true;
+    let response = kernel.call(&mut client, Receive, b"200");
+    bench.give([kernel.state(&client, tcp_state::FIN_WAIT2, tcp_state::CLOSE, 0)]).says(&[]);
+    bench
+        .give([response])
+        .poll(kernel.time + 30 * MS)
+        .says(&["client got 0: |200", "client closed finished-first"]);
+}
+
+#[test]
 fn a_record_that_comes_after_the_close_does_not_revive_the_end() {
     let (mut kernel, mut bench, mut client, _) = born();
     let late = kernel.call(&mut client, Send, b"GET");
