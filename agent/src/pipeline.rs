@@ -656,6 +656,12 @@ impl Pipeline {
     }
 }
 
+/// The exchanges of a connection of which nothing is known yet.
+fn conversation(recall: bool, connection: ConnectionId, born_here: bool) -> Connection {
+    let fresh = Connection::new(connection, born_here);
+    if recall { fresh.recalling() } else { fresh }
+}
+
 /// How a process serves, as `stitch` says it.
 fn serving(table: &mut ProcessTable, process: ProcessKey) -> Serving {
     match table.serving(process) {
@@ -745,7 +751,7 @@ impl Behind {
                     born_here: opened.born_here && matches!(opened.local, Address::Ip(_)),
                     tls: None,
                 };
-                let fresh = self.fresh(opened.connection, opened.born_here);
+                let fresh = conversation(self.recall, opened.connection, opened.born_here);
                 self.connections
                     .entry(opened.connection)
                     .and_modify(|end| end.ends = ends.clone())
@@ -788,8 +794,7 @@ impl Behind {
                 if layer.begins(&piece, may) && matches!(exchanges.protocol(), exchange::Classified::Other(_))
                 {
                     // What is spoken inside is not what was seen outside.
-                    let fresh = Connection::new(connection, false);
-                    let fresh = if recall { fresh.recalling() } else { fresh };
+                    let fresh = conversation(recall, connection, false);
                     let mut outside = std::mem::replace(exchanges, fresh);
                     outside.abandoned(scratch);
                     self.closed.0.add(&outside.ledger());
@@ -843,11 +848,6 @@ impl Behind {
             }
             Event::Gap(gap) => self.gaps.push(gap.clone()),
         }
-    }
-
-    fn fresh(&self, connection: ConnectionId, born_here: bool) -> Connection {
-        let fresh = Connection::new(connection, born_here);
-        if self.recall { fresh.recalling() } else { fresh }
     }
 
     /// The processes at both ends, as far as they are known.

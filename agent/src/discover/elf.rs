@@ -292,8 +292,14 @@ impl Elf {
 
     /// The symbol of exactly this name, dynamic symbols first. One that is not defined here is none.
     pub fn symbol(&self, name: &str) -> Option<Symbol> {
+        self.symbol_within(name, u64::MAX)
+    }
+
+    /// As [`Elf::symbol`], but of the symbols that are there for debuggers only if their names take no more bytes than
+    /// these: those of a large program take tens of MiB.
+    pub fn symbol_within(&self, name: &str, most: u64) -> Option<Symbol> {
         let mut found = None;
-        self.symbols(&mut |candidate, symbol| {
+        self.symbols_within(most, &mut |candidate, symbol| {
             if found.is_none() && candidate == name.as_bytes() {
                 found = Some(*symbol);
             }
@@ -302,34 +308,18 @@ impl Elf {
         found
     }
 
-    /// As [`Elf::symbol`], but of the symbols that are there for debuggers only if their names take no more bytes than
-    /// these: those of a large program take tens of MiB.
-    pub fn symbol_within(&self, name: &str, most: u64) -> Option<Symbol> {
-        let small = |table: &&Section| {
-            let names = usize::try_from(table.link).ok().and_then(|names| self.sections.get(names));
-            table.kind == elf::SHT_DYNSYM
-                || (table.kind == elf::SHT_SYMTAB && names.is_some_and(|names| names.size <= most))
-        };
-        let mut found = None;
-        for table in self.sections.iter().filter(small) {
-            self.table(table, &mut |candidate, symbol| {
-                if candidate == name.as_bytes() {
-                    found = Some(*symbol);
-                }
-                found.is_none()
-            });
-            if found.is_some() {
-                break;
-            }
-        }
-        found
-    }
-
     /// Shows each defined symbol with its name, the dynamic ones first, until `visit` says false. Returns whether
     /// all were shown: not so beyond [`MAX_SYMBOLS`] or [`MAX_NAMES`], or where a table cannot be read.
     pub fn symbols(&self, visit: &mut dyn FnMut(&[u8], &Symbol) -> bool) -> bool {
+        self.symbols_within(u64::MAX, visit)
+    }
+
+    fn symbols_within(&self, most: u64, visit: &mut dyn FnMut(&[u8], &Symbol) -> bool) -> bool {
+        let names =
+            |table: &Section| usize::try_from(table.link).ok().and_then(|names| self.sections.get(names));
         let dynamic = self.sections.iter().filter(|section| section.kind == elf::SHT_DYNSYM);
         let others = self.sections.iter().filter(|section| section.kind == elf::SHT_SYMTAB);
+        let others = others.filter(|table| names(table).is_none_or(|names| names.size <= most));
         let mut all = true;
         for table in dynamic.chain(others) {
             match self.table(table, visit) {
