@@ -3,6 +3,7 @@
 
 use anyhow::{Result, ensure};
 use spandrel_tests::checks::machine;
+use spandrel_tests::grpc::ends;
 use spandrel_tests::grpc::peers::Peer;
 use spandrel_tests::grpc::rows::{self, How, Row};
 
@@ -44,6 +45,27 @@ fn fifty_calls_at_once_over_one_connection_are_joined_each_with_its_own() -> Res
         let good = verdict.wrong() == 0 && verdict.joined == verdict.calls();
         ensure!(good, "{} calls {}: {verdict}", client.name(), server.name());
     }
+    Ok(())
+}
+
+#[test]
+fn whatever_ends_a_call_both_ends_tell_it_once_and_alike() -> Result<()> {
+    let _machine = machine();
+    let pairs = [
+        (Peer::Go, Peer::Python),
+        (Peer::Python, Peer::Node),
+        (Peer::Node, Peer::Java),
+        (Peer::Java, Peer::Tonic),
+        (Peer::Tonic, Peer::Go),
+    ];
+    let (lines, _) = ends::run(&pairs, &pairs.map(|(client, _)| client), &How::default())?;
+    let (mut all, mut told) = (0, 0);
+    for line in &lines {
+        ensure!(line.wrong.is_empty() && line.seen == line.ends && 2 * line.joined == line.ends, "{line:?}");
+        (all, told) = (all + line.ends, told + line.status);
+    }
+    // A reset may hide what the client had read last; then its status is not known.
+    ensure!(all > 300 && told + 10 >= all, "{told} of {all} ends have their status: {lines:?}");
     Ok(())
 }
 

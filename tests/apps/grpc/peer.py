@@ -93,7 +93,15 @@ def serve(arguments):
     server = grpc.server(pool, handlers=[Handlers()], options=OPTIONS)
     server.add_insecure_port("127.0.0.1:" + arguments["port"])
     server.start()
+    if "stop" in arguments:
+        appears(arguments["stop"])
+        server.stop(30).wait()
     server.wait_for_termination()
+
+
+def appears(file):
+    while not os.path.exists(file):
+        time.sleep(0.005)
 
 
 def metadata(wish):
@@ -175,8 +183,7 @@ def drive(arguments):
                 idle.wait()
                 if number == 0:
                     open(parts[1] + ".reached", "w").close()
-                while not os.path.exists(parts[1]):
-                    time.sleep(0.005)
+                appears(parts[1])
             elif len(parts) == 4:
                 work.put((index, *parts))
         work.join()

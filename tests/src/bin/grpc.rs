@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::Parser;
 use spandrel_tests::grpc::calls::{Call, Kind};
+use spandrel_tests::grpc::ends;
 use spandrel_tests::grpc::judge::Verdict;
 use spandrel_tests::grpc::others;
 use spandrel_tests::grpc::peers::{PEERS, Peer};
@@ -15,8 +16,8 @@ use spandrel_tests::grpc::rows::{self, How, Report, Row};
 #[derive(Parser, Debug)]
 struct Arguments {
     /// Tables: kinds (every kind of call), load (many calls over one connection), late (joined a warm connection), others
-    /// (curl, nghttp, h2load, nginx), bulk (1 GiB of DATA), long (a stream of 30 seconds). All but the last two if none is
-    /// named.
+    /// (curl, nghttp, h2load, nginx), ends (what ends a call), bulk (1 GiB of DATA), long (a stream of 30 seconds). All but
+    /// the last two if none is named.
     table: Vec<String>,
     /// 10,000 calls a pair in `load`, and all pairs everywhere.
     #[arg(long)]
@@ -76,7 +77,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         ..How::default()
     };
     let tables: Vec<&str> = match arguments.table.as_slice() {
-        [] => vec!["kinds", "load", "late", "others"],
+        [] => vec!["kinds", "load", "late", "others", "ends"],
         named => named.iter().map(String::as_str).collect(),
     };
     let mut good = true;
@@ -86,9 +87,10 @@ fn run(arguments: &Arguments) -> Result<bool> {
             "load" => load(arguments, &how)?,
             "late" => late(arguments, &how)?,
             "others" => other_programs(&how),
+            "ends" => ends(arguments, &how)?,
             "bulk" => bulk(arguments, &how)?,
             "long" => long(arguments, &how)?,
-            other => bail!("no table is called {other:?}: kinds, load, late, others, bulk, long"),
+            other => bail!("no table is called {other:?}: kinds, load, late, others, ends, bulk, long"),
         };
     }
     Ok(good)
@@ -170,6 +172,51 @@ fn late(arguments: &Arguments, how: &How) -> Result<bool> {
                 late: Some(1_000),
             };
             good &= print(arguments, &row, rows::run(&row, how), |v| v.wrong() == 0);
+        }
+    }
+    Ok(good)
+}
+
+/// What ends a call, between libraries and by hand.
+fn ends(arguments: &Arguments, how: &How) -> Result<bool> {
+    println!("what ends a call; ends of attempts:");
+    println!(
+        "{:<16}{:<8}{:<9}{:>6}{:>6}{:>8}{:>10}{:>8}{:>7}",
+        "ended by", "client", "server", "ends", "seen", "status", "duration", "joined", "wrong"
+    );
+    let pairs = pairs(arguments)?;
+    let mut clients: Vec<Peer> = Vec::new();
+    for (client, _) in &pairs {
+        if !clients.contains(client) {
+            clients.push(*client);
+        }
+    }
+    let (lines, outcome) = ends::run(&pairs, &clients, how)?;
+    let mut good = true;
+    for line in &lines {
+        println!(
+            "{:<16}{:<8}{:<9}{:>6}{:>6}{:>8}{:>10}{:>8}{:>7}",
+            line.case,
+            line.client,
+            line.server,
+            line.ends,
+            line.seen,
+            line.status,
+            line.duration,
+            line.joined,
+            line.wrong.len()
+        );
+        for text in line.wrong.iter().chain(&line.examples) {
+            println!("            {text}");
+        }
+        for note in &line.notes {
+            println!("        note: {note}");
+        }
+        good &= how.dry || line.is_right();
+    }
+    if let (true, Some(outcome)) = (arguments.counters, &outcome) {
+        for (name, value) in outcome.counters.all().iter().filter(|(_, value)| **value > 0) {
+            println!("            {name} {value}");
         }
     }
     Ok(good)

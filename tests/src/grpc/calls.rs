@@ -6,7 +6,8 @@
 //!            t=MS   deadline      c=MS cancel after      n=N request messages     i=MS between them      z=N padding
 //!   `wait` lets calls under way end, makes FILE.reached and goes on when FILE is there.
 //!   Its log: CONNECTION TAB INDEX TAB PATH TAB BEGAN TAB ENDED TAB STATUS TAB MESSAGES, times in ns since 1970
-//! server:  BODY  d=MS delay   s=CODE status   n=N messages   i=MS between them   z=N bytes each   h=NxL reply metadata
+//! server:  argument stop=FILE: ends gracefully when FILE is there
+//!          BODY  d=MS delay   s=CODE status   n=N messages   i=MS between them   z=N bytes each   h=NxL reply metadata
 //! ```
 //! The kind of a method is the beginning of its name: `Server…`, `Client…`, `Both…` stream, anything else is unary.
 
@@ -133,6 +134,24 @@ pub fn write(calls: &[Call], wait: Option<(usize, &Path)>, to: &Path) -> Result<
         text.push_str(&call.line());
     }
     std::fs::write(to, text).with_context(|| format!("writing calls to {}", to.display()))
+}
+
+/// Writes groups of calls, each of which begins when the one before is over; `open` is a file that is there. Returns the path of
+/// the call in each line.
+pub fn write_groups(groups: &[Vec<Call>], open: &Path, to: &Path) -> Result<Vec<Option<String>>> {
+    let (mut text, mut paths) = (String::new(), Vec::new());
+    for (number, group) in groups.iter().enumerate() {
+        if number > 0 {
+            let _ = writeln!(text, "wait\t{}", open.display());
+            paths.push(None);
+        }
+        for call in group {
+            text.push_str(&call.line());
+            paths.push(Some(call.path.clone()));
+        }
+    }
+    std::fs::write(to, text).with_context(|| format!("writing calls to {}", to.display()))?;
+    Ok(paths)
 }
 
 /// What the client saw of a call.

@@ -4,12 +4,15 @@
 //! peers    five gRPC implementations, each as client and as server, built once      calls   what they are told to do
 //! judge    spans against what the client saw: name, status, duration, parent
 //! rows     one claim each: every kind of call, many calls over one connection, a late join, bulk, other programs
+//! ends     what ends a call, also by hand: a server that resets, refuses, goes away
 //! ```
 //! A call is found by its method, which is its token: nobody else's call has it. Only a late join has methods that
 //! repeat; there calls of a connection follow each other and are told apart by when they were. Nothing here may share
 //! code with the agent.
 
 pub mod calls;
+pub mod ends;
+pub mod hand;
 pub mod judge;
 pub mod others;
 pub mod peers;

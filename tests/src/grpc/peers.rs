@@ -1,7 +1,7 @@
 //! The five gRPC implementations, each as client and as server: sources in `tests/apps/grpc`, versions pinned there.
 //! What has to be built or installed goes to `target/` once and is used without a network after that.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -69,9 +69,21 @@ impl Peer {
     }
 
     /// A server; `calls` names the methods for those that must know them before.
-    pub fn server(self, at: &Endpoint, calls: &std::path::Path, scratch: &Scratch) -> Result<Service> {
+    pub fn server(self, at: &Endpoint, calls: &Path, scratch: &Scratch) -> Result<Service> {
+        self.server_until(None, at, calls, scratch)
+    }
+
+    /// A server that ends gracefully when this file is there.
+    pub fn server_until(
+        self,
+        stop: Option<&Path>,
+        at: &Endpoint,
+        calls: &Path,
+        scratch: &Scratch,
+    ) -> Result<Service> {
         let mut command = self.command()?;
         command.arg("server").arg(format!("port={}", at.port()?)).arg(format!("calls={}", calls.display()));
+        command.args(stop.map(|file| format!("stop={}", file.display())));
         Service::listening(&format!("grpc-{}-server", self.name()), &mut command, scratch, at)
     }
 
@@ -90,9 +102,9 @@ impl Peer {
 #[derive(Clone, Copy, Debug)]
 pub struct Load<'a> {
     /// File of calls.
-    pub calls: &'a std::path::Path,
+    pub calls: &'a Path,
     /// Where to log.
-    pub log: &'a std::path::Path,
+    pub log: &'a Path,
     /// Calls at once on each connection.
     pub concurrency: usize,
     /// Connections, each of which makes all calls.

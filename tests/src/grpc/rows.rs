@@ -47,7 +47,7 @@ pub struct Report {
 }
 
 /// A token that nobody else has.
-fn token() -> String {
+pub(crate) fn token() -> String {
     format!("{:012x}", rand::random::<u64>() >> 16)
 }
 

@@ -127,8 +127,27 @@ func serve(given wish) {
 		panic(err)
 	}
 	server := grpc.NewServer(grpc.ForceServerCodec(plain{}), grpc.UnknownServiceHandler(handle), grpc.MaxRecvMsgSize(1<<30))
+	stopped := make(chan struct{})
+	if file, ok := given["stop"]; ok {
+		go func() {
+			appears(file)
+			server.GracefulStop()
+			close(stopped)
+		}()
+	}
 	if err := server.Serve(listener); err != nil {
 		panic(err)
+	}
+	<-stopped
+}
+
+// Waits until the file is there.
+func appears(file string) {
+	for {
+		if _, err := os.Stat(file); err == nil {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
 	}
 }
 
@@ -252,12 +271,7 @@ func drive(given wish) {
 						os.WriteFile(parts[1]+".reached", nil, 0o644)
 					}
 					lock.Unlock()
-					for {
-						if _, err := os.Stat(parts[1]); err == nil {
-							break
-						}
-						time.Sleep(5 * time.Millisecond)
-					}
+					appears(parts[1])
 				} else if len(parts) == 4 {
 					open.Add(1)
 					work <- index

@@ -133,9 +133,14 @@ public class Peer {
                 return ServerMethodDefinition.create(method("/" + name), Peer::handle);
             }
         };
-        NettyServerBuilder.forAddress(new InetSocketAddress("127.0.0.1", number(given, "port", 0)))
+        Server server = NettyServerBuilder.forAddress(new InetSocketAddress("127.0.0.1", number(given, "port", 0)))
             .fallbackHandlerRegistry(any).executor(POOL).maxInboundMetadataSize(1 << 20).maxInboundMessageSize(1 << 30)
-            .build().start().awaitTermination();
+            .build().start();
+        if (given.containsKey("stop")) {
+            while (!Files.exists(Path.of(given.get("stop")))) sleep(5);
+            server.shutdown();
+        }
+        server.awaitTermination();
     }
 
     static Metadata metadata(Map<String, String> wish) {
@@ -211,7 +216,7 @@ public class Peer {
             if (parts[0].equals("wait")) {
                 free.acquire(concurrency);
                 free.release(concurrency);
-                if (reached.incrementAndGet() % connections == 0) Files.createFile(Path.of(parts[1] + ".reached"));
+                if (reached.incrementAndGet() % connections == 0) Files.writeString(Path.of(parts[1] + ".reached"), "");
                 while (!Files.exists(Path.of(parts[1]))) sleep(5);
             } else if (parts.length == 4) {
                 free.acquire();

@@ -67,6 +67,11 @@ function serve(given) {
     server.register(path, handler, same, same, type);
   }
   server.bindAsync(`127.0.0.1:${given.port}`, grpc.ServerCredentials.createInsecure(), (error) => { if (error) throw error; });
+  if (given.stop) appears(given.stop).then(() => server.tryShutdown(() => process.exit(0)));
+}
+
+async function appears(file) {
+  while (!fs.existsSync(file)) await sleep(5);
 }
 
 function metadata(wish) {
@@ -122,7 +127,7 @@ async function drive(given) {
       if (parts[0] === 'wait') {
         await Promise.all(waiting);
         if (++reached % connections === 0) fs.writeFileSync(parts[1] + '.reached', '');
-        while (!fs.existsSync(parts[1])) await sleep(5);
+        await appears(parts[1]);
       } else if (parts.length === 4) {
         while (waiting.size >= number(given.concurrency, 1)) await Promise.race(waiting);
         const began = now();

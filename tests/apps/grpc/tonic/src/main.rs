@@ -239,12 +239,25 @@ impl tower_service::Service<http::Request<tonic::body::Body>> for Echo {
 }
 
 async fn serve(given: Wish) {
+    let stop = async {
+        match given.get("stop") {
+            Some(file) => appears(file).await,
+            None => std::future::pending().await,
+        }
+    };
     Server::builder()
         .http2_max_header_list_size(1 << 20)
         .add_service(Echo)
-        .serve(format!("127.0.0.1:{}", given["port"]).parse().unwrap())
+        .serve_with_shutdown(format!("127.0.0.1:{}", given["port"]).parse().unwrap(), stop)
         .await
         .unwrap();
+}
+
+/// Waits until the file is there.
+async fn appears(file: &str) {
+    while !std::path::Path::new(file).exists() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 fn random() -> Vec<u8> {
@@ -355,9 +368,7 @@ async fn drive(given: Wish) {
                     if (reached.fetch_add(1, Ordering::SeqCst) + 1) % connections == 0 {
                         std::fs::write(format!("{}.reached", parts[1]), "").unwrap();
                     }
-                    while !std::path::Path::new(parts[1]).exists() {
-                        tokio::time::sleep(Duration::from_millis(5)).await;
-                    }
+                    appears(parts[1]).await;
                 } else if parts.len() == 4 {
                     let permit = Arc::clone(&free).acquire_owned().await.unwrap();
                     let (lines, log, channel) = (Arc::clone(&lines), Arc::clone(&log), channel.clone());
