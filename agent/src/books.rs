@@ -393,7 +393,7 @@ impl Report for exchange::Ledger {
             bytes_held,
             requests,
             requests_refused,
-            requests_withdrawn,
+            requests_unproven,
             opened,
             complete,
             incomplete,
@@ -425,7 +425,7 @@ impl Report for exchange::Ledger {
         out.push(Counter::new("spandrel_exchange_held_bytes", bytes_held));
         out.push(Counter::new("spandrel_exchange_requests_total", requests));
         out.push(Counter::new("spandrel_exchange_refused_requests_total", requests_refused));
-        out.push(Counter::new("spandrel_exchange_withdrawn_requests_total", requests_withdrawn));
+        out.push(Counter::new("spandrel_exchange_unproven_requests_total", requests_unproven));
         out.push(Counter::new("spandrel_exchange_opened_exchanges_total", opened));
         push_by(
             out,

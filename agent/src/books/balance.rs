@@ -196,7 +196,7 @@ impl Found {
             bytes_held,
             requests,
             requests_refused,
-            requests_withdrawn,
+            requests_unproven,
             opened,
             complete,
             incomplete,
@@ -226,7 +226,7 @@ impl Found {
             ("held", bytes_held),
         ];
         self.sum("exchange, bytes", bytes, &parts);
-        let parts = [("opened", opened), ("refused", requests_refused), ("withdrawn", requests_withdrawn)];
+        let parts = [("opened", opened), ("refused", requests_refused), ("unproven", requests_unproven)];
         self.sum("exchange, requests", requests, &parts);
         let parts = [
             ("complete", complete),

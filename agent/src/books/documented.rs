@@ -157,8 +157,8 @@ pub const DOCUMENTED: &[(&str, &str)] = &[
         "Of these, those beyond what may be unanswered on a connection",
     ),
     (
-        "spandrel_exchange_withdrawn_requests_total",
-        "Of these, those of HTTP/2 connections joined late that were never proven to be requests",
+        "spandrel_exchange_unproven_requests_total",
+        "Of these, those that came before it was proven where frames of their HTTP/2 connection begin",
     ),
     ("spandrel_exchange_opened_exchanges_total", "Exchanges that began"),
     ("spandrel_exchange_closed_exchanges_total", "Exchanges that are over, by how they ended"),

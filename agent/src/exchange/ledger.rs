@@ -23,13 +23,13 @@ pub struct Ledger {
     /// Those that wait now, for a request that they may answer or for the rest of a start line.
     pub bytes_held: u64,
 
-    /// Request heads. `requests = opened + requests_refused + requests_withdrawn`.
+    /// Request heads. `requests = opened + requests_refused + requests_unproven`.
     pub requests: u64,
     /// Requests that would have been more unanswered ones than the bounds allow
     /// ([`super::MAX_UNANSWERED`], [`super::MAX_UNANSWERED_BYTES`]). A connection in HTTP/1 was given up at each.
     pub requests_refused: u64,
-    /// Requests of HTTP/2 that were read where a late join had found frames, and that were never proven.
-    pub requests_withdrawn: u64,
+    /// Requests of HTTP/2 that came before it was proven where frames begin: what looks like them may lie inside a payload.
+    pub requests_unproven: u64,
 
     /// Exchanges. `opened = complete + incomplete + connection_reset + timed_out + connection_closed +
     /// cancelled + process_exited + socket_error + stream_reset + refused + open`.
@@ -107,7 +107,7 @@ impl Ledger {
             bytes_held,
             requests,
             requests_refused,
-            requests_withdrawn,
+            requests_unproven,
             opened,
             complete,
             incomplete,
@@ -137,7 +137,7 @@ impl Ledger {
         self.bytes_held += bytes_held;
         self.requests += requests;
         self.requests_refused += requests_refused;
-        self.requests_withdrawn += requests_withdrawn;
+        self.requests_unproven += requests_unproven;
         self.opened += opened;
         self.complete += complete;
         self.incomplete += incomplete;
@@ -176,7 +176,7 @@ impl Ledger {
             + self.stream_reset
             + self.refused;
         self.bytes == bytes
-            && self.requests == self.opened + self.requests_refused + self.requests_withdrawn
+            && self.requests == self.opened + self.requests_refused + self.requests_unproven
             && self.opened == self.complete + self.incomplete + failed + self.open
             && self.responses == self.responses_paired + self.responses_without_request
     }

@@ -83,30 +83,9 @@ impl Calls {
         self.role
     }
 
-    fn open_exchanges(&self) -> usize {
+    /// Exchanges that have begun and are not over.
+    pub fn open_exchanges(&self) -> usize {
         self.calls.len() - self.early
-    }
-
-    /// Takes out all calls but those that wait for their request: what is known of them was not proven. Those whose
-    /// beginning was told come back, without a response if it was told only provisionally.
-    pub fn withdraw(
-        &mut self,
-        opened: &[ExchangeId],
-        responded: &[ExchangeId],
-    ) -> Vec<(Box<Exchange>, Monotonic)> {
-        let mut told = Vec::new();
-        for (_, call) in self.take_all() {
-            let moved = call.moved;
-            let Some(mut exchange) = call.into_exchange().filter(|exchange| !opened.contains(&exchange.id))
-            else {
-                continue;
-            };
-            if responded.contains(&exchange.id) {
-                (exchange.response, exchange.responded) = (None, None);
-            }
-            told.push((exchange, moved));
-        }
-        told
     }
 
     /// Memory for heads.
@@ -148,8 +127,10 @@ impl Calls {
         if let http2::Event::Lost { .. } = event {
             self.lose(direction, at);
         }
-        if let http2::Event::Aligned { .. } = event {
+        if let http2::Event::Proven = event {
             self.lost.retain(|lost| *lost != direction);
+            // What was moved until now was not read.
+            self.doubt = (!self.calls.is_empty()).then_some(at.time).or(self.doubt);
         }
         let Some(role) = self.role else { return };
         let requests = direction == request_direction(role);
@@ -190,7 +171,8 @@ impl Calls {
             http2::Event::GoAway { .. }
             | http2::Event::MaxFrame(_)
             | http2::Event::Lost { .. }
-            | http2::Event::Aligned { .. } => {}
+            | http2::Event::Aligned { .. }
+            | http2::Event::Proven => {}
         }
     }
 

@@ -5,30 +5,30 @@
 //! a response whose request is not known yet waits in its call (see `calls`).
 //!
 //! A connection that is joined late has no role and no place at first: both parsers look for a chain of frames, and the
-//! first header section that is read shows which direction carries requests. Until a chain is longer than one maximum
-//! frame, what is read could lie inside a payload (a tunnel): what comes of it is *provisional*, kept here, handed over when
-//! it is proven, and withdrawn when a rule breaks first.
+//! first header section that is read shows which direction carries requests. What a chain shows could still lie inside a
+//! payload (a tunnel). So nothing of it is used but for the proof that it does not: that it is longer than one maximum frame, or
+//! `turns`. From the proof on it is read as if the connection were joined there.
 //!
 //! It must never pair by anything but the stream's number, and never say of an exchange what a lost place in either
 //! direction makes uncertain.
 
 mod call;
 mod calls;
-mod provisional;
 mod recall;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 pub use call::{Hidden, Part, Reset, StreamFacts};
 
 use self::calls::Calls;
-use self::provisional::Provisional;
 use self::recall::Recall;
+use self::turns::Turns;
 use super::conversation::State;
-use super::pending::{Sink, failure_kind};
+use super::pending::{Sink, failure_kind, request_direction};
 use super::{Carried, Event as Told, FailureKind, Policy, Tables};
 use crate::identity::{ConnectionId, Direction, Moment, Monotonic, Role};
-use crate::protocol::http2::{self, Event, Parser, Start};
+use crate::protocol::http2::{self, Event, Kind, Parser, Start};
 use crate::stream::{Closed, Content, GapCause, Piece};
 
 /// Both directions of a connection that speaks HTTP/2.
@@ -37,7 +37,8 @@ pub(super) struct Http2 {
     send: Way,
     receive: Way,
     calls: Calls,
-    provisional: Provisional,
+    /// While a direction is not proven.
+    turns: Turns,
     recall: Recall,
 }
 
@@ -151,7 +152,7 @@ impl Http2 {
             send: Way::new(send),
             receive: Way::new(receive),
             calls,
-            provisional: Provisional::default(),
+            turns: Turns::new(role.map(request_direction)),
             recall: Recall::default(),
         }
     }
@@ -194,7 +195,7 @@ impl Http2 {
     pub fn piece(&mut self, direction: Direction, piece: &Piece<'_>, sink: &mut Sink<'_>) {
         let from = sink.events.len();
         self.parse(direction, piece, sink);
-        let Self { send, receive, calls, recall, provisional: _ } = self;
+        let Self { send, receive, calls, recall, turns: _ } = self;
         let now = piece.moment.time;
         match direction {
             Direction::Send => send.note(now),
@@ -205,7 +206,7 @@ impl Http2 {
     }
 
     fn parse(&mut self, direction: Direction, piece: &Piece<'_>, sink: &mut Sink<'_>) {
-        let Self { send, receive, calls, provisional, recall: _ } = self;
+        let Self { send, receive, calls, turns, recall: _ } = self;
         let (way, other) = match direction {
             Direction::Send => (send, receive),
             Direction::Receive => (receive, send),
@@ -225,24 +226,29 @@ impl Http2 {
         let silent =
             matches!(piece.content, Content::Bytes(_) | Content::Gap { cause: GapCause::Silent, .. });
         way.pieces = if silent { way.pieces.wrapping_add(1) } else { 0 };
-        // What a proven place shows is told at once, even if it is the piece that breaks it.
-        let proven = parser.is_proven() && other.is_proven() && provisional.is_empty();
+        let mut proven = parser.is_proven();
+        let proving = !proven || !other.is_proven();
         let from = sink.events.len();
-        let mut broken = false;
         {
-            let mut chosen = match proven {
-                true => Sink { events: &mut *sink.events, ledger: &mut *sink.ledger },
-                false => provisional.sink(),
-            };
-            let sink = &mut chosen;
             calls.begin_piece(at, sink);
-            let mut emit = |event: Event<'_>| match event {
-                Event::MaxFrame(length) => max_frame = Some(length),
-                Event::Lost { .. } if !proven => {
-                    broken = true;
-                    calls.handle(direction, event, at, &began, sink);
+            let mut emit = |event: Event<'_>| {
+                match &event {
+                    Event::MaxFrame(length) => max_frame = Some(*length),
+                    Event::Lost { .. } => *turns = Turns::new(calls.role().map(request_direction)),
+                    Event::Section { stream, start, section, ends: _ } if proving => {
+                        turns.section(direction, *stream, section, &began(*start), at);
+                        if !proven && section.kind == Kind::Request {
+                            sink.ledger.requests += 1;
+                            sink.ledger.requests_unproven += 1;
+                        }
+                    }
+                    _ => {}
                 }
-                event => calls.handle(direction, event, at, &began, sink),
+                let lost = matches!(event, Event::Lost { .. });
+                if proven || matches!(event, Event::Proven) {
+                    calls.handle(direction, event, at, &began, sink);
+                    proven = !lost;
+                }
             };
             if unseen > 0 {
                 parser.gap(piece.offset - unseen, unseen, &mut emit);
@@ -255,7 +261,7 @@ impl Http2 {
                 Content::Gap { length, cause: _ } => parser.gap(piece.offset, length, &mut emit),
             }
         }
-        mark_carried(piece, parser, if proven { sink.events.get_mut(from..) } else { provisional.latest() });
+        mark_carried(piece, parser, sink.events.get_mut(from..));
         way.astray = match parser.is_aligned() {
             true => 0,
             false => way.astray.saturating_add(super::held::length(piece)),
@@ -264,44 +270,51 @@ impl Http2 {
         if let (Some(length), Some(other)) = (max_frame, &mut other.parser) {
             other.set_max_frame(length);
         }
-        if proven {
-            provisional.count(sink.events.get(from..).unwrap_or_default());
-        } else if broken || provisional.is_full() {
-            provisional.withdraw(calls, sink);
-        } else if self.send.is_proven() && self.receive.is_proven() {
-            self.provisional.release(sink);
+        if proving {
+            turns.moved(at);
+            self.prove(at, sink);
         }
+    }
+
+    /// Believes in both directions' frames if turns prove them.
+    fn prove(&mut self, at: &Moment, sink: &mut Sink<'_>) {
+        if !self.turns.are_proof() {
+            return;
+        }
+        for (direction, way) in [(Direction::Send, &mut self.send), (Direction::Receive, &mut self.receive)] {
+            let Some(parser) = way.parser.as_mut().filter(|parser| parser.is_aligned()) else { continue };
+            if parser.prove() {
+                self.calls.handle(direction, Event::Proven, at, &|_| *at, sink);
+            }
+        }
+        self.turns = Turns::new(self.calls.role().map(request_direction));
     }
 
     /// The connection ended.
     pub fn closed(&mut self, closed: &Closed, sink: &mut Sink<'_>) {
-        self.end(sink);
+        self.end();
         self.tell(sink, |calls, sink| calls.fail(failure_kind(closed), closed.time, sink));
     }
 
     /// The only process that used the connection died.
     pub fn process_exited(&mut self, time: Monotonic, sink: &mut Sink<'_>) {
-        self.end(sink);
+        self.end();
         self.tell(sink, |calls, sink| calls.fail(FailureKind::ProcessExited, time, sink));
     }
 
     /// Nothing more will be known of the connection.
     pub fn abandoned(&mut self, sink: &mut Sink<'_>) {
-        self.end(sink);
+        self.end();
         self.tell(sink, Calls::abandon);
     }
 
-    /// Hands over what is final, and counts it.
+    /// Hands over what is final.
     fn tell(&mut self, sink: &mut Sink<'_>, tell: impl FnOnce(&mut Calls, &mut Sink<'_>)) {
-        let from = sink.events.len();
         tell(&mut self.calls, sink);
-        self.provisional.count(sink.events.get(from..).unwrap_or_default());
         self.recall.flush(sink);
     }
 
-    /// Nothing more will prove what is provisional.
-    fn end(&mut self, sink: &mut Sink<'_>) {
-        self.provisional.withdraw(&mut self.calls, sink);
+    fn end(&mut self) {
         for way in [&mut self.send, &mut self.receive] {
             way.began = None;
             if let Some(parser) = &mut way.parser {
@@ -371,7 +384,7 @@ impl Http2 {
     }
 
     pub fn open_exchanges(&self) -> usize {
-        self.provisional.told()
+        self.calls.open_exchanges()
     }
 
     /// Memory for bytes of the traffic.

@@ -128,11 +128,13 @@ pub enum Event<'a> {
         /// The broken rule, or that bytes were missing.
         why: Malformed,
     },
-    /// A chain was found; frames are read from its end on.
+    /// A chain was found; frames are read from its end on. They may still lie inside a payload.
     Aligned {
         /// Where the next frame begins.
         offset: u64,
     },
+    /// They do not: the chain has become longer than any frame.
+    Proven,
 }
 
 /// Whether a stream's direction ends with a block.

@@ -177,6 +177,20 @@ impl Parser {
         self.is_aligned() && self.proof == Proof::Given
     }
 
+    /// Frames are read, and they are true from here on: it is read as if it were joined here, since what came before
+    /// may have been inside a payload. False if that was known.
+    pub fn prove(&mut self) -> bool {
+        if self.proof == Proof::Given {
+            return false;
+        }
+        self.proof = Proof::Given;
+        self.hpack.forget();
+        if let Some(block) = &mut self.block {
+            block.spoil();
+        }
+        true
+    }
+
     /// The reader of its header blocks.
     pub fn hpack(&self) -> &Decoder {
         &self.hpack
@@ -261,8 +275,13 @@ impl Parser {
         self.next += taken as u64;
         self.ledger.framing += taken as u64;
         if whole {
-            match self.judge(&Header::parse(&header), start) {
-                Ok(()) => self.begin(Header::parse(&header), start, emit),
+            match self.judge(&Header::parse(&header)) {
+                Ok(()) => {
+                    if self.is_too_long(start) && self.prove() {
+                        emit(Event::Proven);
+                    }
+                    self.begin(Header::parse(&header), start, emit);
+                }
                 Err(why) => {
                     self.ledger.framing -= HEADER as u64;
                     self.ledger.add_unparsed(why, HEADER as u64);
@@ -277,22 +296,27 @@ impl Parser {
     }
 
     /// Whether this may be the next frame.
-    fn judge(&mut self, header: &Header, start: u64) -> Result<(), Malformed> {
+    fn judge(&mut self, header: &Header) -> Result<(), Malformed> {
         header.check()?;
         let continued = self.block.as_ref().map(|block| block.stream);
         let continues = (header.kind == Type::Continuation).then_some(header.stream);
         if continued != continues {
             return Err(Malformed::Continuation);
         }
-        if let Proof::Chain { start: first } = self.proof {
-            if !header.is_plausible(self.max_frame) {
-                return Err(Malformed::Unlikely);
-            }
-            if start.saturating_sub(first) > u64::from(self.max_frame) + HEADER as u64 {
-                self.proof = Proof::Given;
-            }
+        match self.proof {
+            Proof::Chain { .. } if !header.is_plausible(self.max_frame) => Err(Malformed::Unlikely),
+            Proof::Chain { .. } | Proof::Given => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Whether the chain up to this header is longer than the frame in which it could lie.
+    fn is_too_long(&self, header: u64) -> bool {
+        match self.proof {
+            Proof::Chain { start } => {
+                header.saturating_sub(start) > u64::from(self.max_frame) + HEADER as u64
+            }
+            Proof::Given => false,
+        }
     }
 
     fn begin(&mut self, header: Header, start: u64, emit: &mut Emit<'_>) {

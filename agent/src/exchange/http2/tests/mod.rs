@@ -4,6 +4,7 @@
 
 mod recall;
 mod truth;
+mod tunnel;
 
 use crate::exchange::{Classified, Connection, Event, Output};
 use crate::identity::{ConnectionId, Direction, Moment, Monotonic, ProcessKey, ThreadId};

@@ -98,10 +98,20 @@ fn a_connection_joined_late_is_told_once_it_is_proven_and_then_whole() {
 #[test]
 fn nothing_is_told_before_it_is_proven() {
     let connection = record(60, 50, &[]);
-    let (end, events) = play(false, &whole(&connection.steps[20..]));
-    assert_eq!((events.len(), end.protocol()), (0, Classified::Http2));
+    // Five calls: not enough turns, and no 16 KiB.
+    let (end, events) = play(false, &whole(&connection.steps[20..30]));
     let ledger = end.ledger();
+    assert_eq!(events.len(), 0);
     assert_eq!((ledger.opened, ledger.open), (0, 0));
+    assert_eq!(ledger.requests, ledger.requests_unproven);
+}
+
+#[test]
+fn a_handful_of_small_calls_proves_where_frames_begin() {
+    let connection = record(60, 50, &[":path"]);
+    let late = judge(&connection, false, &whole(&connection.steps[22..]));
+    // The first call is needed to find the place, the second one's answer is the first of four.
+    assert!(late.complete >= 44 && late.paths == late.complete, "{late:?}");
 }
 
 #[test]
