@@ -476,6 +476,7 @@ impl Pipeline {
                 self.streams.lost(connection, &loss, &mut |event| behind.event(event));
             }
             behind.inputs.push(Input::RecordsLost { since: self.looked.0, until: now });
+            self.readers.lost();
         }
         self.losing = lost != self.looked.1;
         self.looked = (now, lost);
@@ -541,6 +542,13 @@ impl Pipeline {
                     }
                 }
                 Order::Unobserve(process, name) => self.kernel.unobserve(process, name),
+                Order::Doubt(process) => {
+                    log::info(format_args!(
+                        "process {}: what one request set going answered another: no link is inferred any more",
+                        process.pid
+                    ));
+                    self.behind.inputs.push(Input::Doubted { process });
+                }
             }
         }
         for (process, name, at) in attached {

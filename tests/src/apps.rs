@@ -1,6 +1,7 @@
 //! The traced programs: one function each, that starts it as its users would and waits until it listens. Sources are in
 //! `tests/apps`; what has to be built or installed goes to `target/` once. None of them may know that it is traced.
 
+pub mod frameworks;
 pub mod nginx;
 pub mod tokio;
 
@@ -36,6 +37,19 @@ pub struct Wiring {
     pub copy: bool,
     /// Calls that belong to no request.
     pub background: Option<PathBuf>,
+    /// What it runs on.
+    pub runtimes: Runtimes,
+}
+
+/// Other runtimes than those on `PATH`.
+#[derive(Clone, Debug, Default)]
+pub struct Runtimes {
+    /// Node.
+    pub node: Option<PathBuf>,
+    /// The `java` of a JVM.
+    pub java: Option<PathBuf>,
+    /// Options of the JVM: a collector, a heap.
+    pub java_options: Vec<String>,
 }
 
 impl Wiring {
@@ -89,26 +103,24 @@ pub fn python_style(
     Service::listening(script, command.env("PYTHONDONTWRITEBYTECODE", "1"), scratch, at)
 }
 
-/// The Node service, calling in this style; `SPANDREL_TEST_NODE` is another Node than the one on `PATH`.
+/// The Node service, calling in this style.
 pub fn node(style: &str, at: &Endpoint, wiring: &Wiring, scratch: &Scratch) -> Result<Service> {
-    let mut command = Command::new(chosen("SPANDREL_TEST_NODE", "node")?);
+    let mut command = Command::new(chosen(wiring.runtimes.node.as_ref(), "node")?);
     command.arg(source("service.js")).arg(listen(at)).args(wiring.arguments()).arg(format!("style={style}"));
     Service::listening("service.js", &mut command, scratch, at)
 }
 
-/// The JVM service, working in this style; `SPANDREL_TEST_JAVA` is another `java` than the one on `PATH`, and
-/// `SPANDREL_TEST_JAVA_OPTIONS` are options for it (a collector, a heap).
+/// The JVM service, working in this style.
 pub fn jvm(style: &str, at: &Endpoint, wiring: &Wiring, scratch: &Scratch) -> Result<Service> {
     let classes = jvm_classes()?;
-    let mut command = Command::new(chosen("SPANDREL_TEST_JAVA", "java")?);
-    let options = std::env::var("SPANDREL_TEST_JAVA_OPTIONS").unwrap_or_default();
-    command.args(options.split_whitespace()).arg("-cp").arg(classes).arg("Service");
+    let mut command = Command::new(chosen(wiring.runtimes.java.as_ref(), "java")?);
+    command.args(&wiring.runtimes.java_options).arg("-cp").arg(classes).arg("Service");
     command.arg(listen(at)).args(wiring.arguments()).arg(format!("style={style}"));
     Service::listening("jvm-service", &mut command, scratch, at)
 }
 
 /// The classes of the JVM service, compiled on first use for the oldest version that is supported.
-fn jvm_classes() -> Result<PathBuf> {
+pub fn jvm_classes() -> Result<PathBuf> {
     let from = source("jvm/Service.java");
     let folder = workspace().join("target/tests-jvm");
     built("jvm-service.done", &from, |done| {
@@ -121,9 +133,9 @@ fn jvm_classes() -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// The program that this variable names, or the one with this name on `PATH`.
-fn chosen(variable: &str, name: &str) -> Result<PathBuf> {
-    std::env::var_os(variable).map_or_else(|| needed(name), |path| Ok(PathBuf::from(path)))
+/// This program, or the one with this name on `PATH`.
+fn chosen(path: Option<&PathBuf>, name: &str) -> Result<PathBuf> {
+    path.map_or_else(|| needed(name), |path| Ok(path.clone()))
 }
 
 /// The Go service, built on first use.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::agent::{Agent, Options, Outcome};
-use crate::apps::{self, Proxy, Wiring};
+use crate::apps::{self, Proxy, Runtimes, Wiring};
 use crate::driver::{self, Load};
 use crate::gaps::{self, GapIndex, Place};
 use crate::judge::{self, Provable, Verdict};
@@ -21,6 +21,8 @@ use crate::plan::{Body, Plan, Shape};
 use crate::process::{Endpoint, PATIENCE, Scratch, Service, until};
 
 mod go;
+mod jvm;
+mod node;
 mod pool;
 mod proxied;
 mod python;
@@ -68,6 +70,10 @@ pub enum Program {
     Node,
     NodeStyle(&'static str),
     Jvm(&'static str),
+    /// The service in this framework of Node's.
+    NodeFramework(&'static str),
+    /// The service in Spring Boot, in one of its ways.
+    Spring(&'static str),
     Go,
     /// The Go service: its style, and how it is built.
     GoStyle(&'static str, &'static str),
@@ -116,7 +122,8 @@ pub struct Row {
     pub environment: &'static [(&'static str, &'static str)],
     /// Requests before the batches, of which only *wrong* counts: what needs probes attaches them when it sees orphans.
     pub warm_up: usize,
-    /// What the agent logs once the probes that the row needs are attached; empty: nothing is waited for.
+    /// What the agent logs once the probes that the row needs are attached; empty: nothing is waited for. Of two texts with a
+    /// `|` between, the first is waited for after half of the warm-up, since what follows needs traffic.
     pub attached: &'static str,
     /// The driver's requests have bodies.
     pub posts: bool,
@@ -151,12 +158,14 @@ const fn long(row: Row) -> Row {
 use Claim::{Complete, CompleteBelow, NoSpans, OrphansNeverWrong, Timed};
 use Program::{
     ApachePrefork, ApacheWorker, Asyncio, Clock, Go, GoStyle, Gunicorn, GunicornOf, GunicornOverUnix, Jvm,
-    Nginx, NginxAs, Node, NodeStyle, Poll, Pool, Python, Threaded, ThreadedOverUnix, Tokio,
+    Nginx, NginxAs, Node, NodeFramework, NodeStyle, Poll, Pool, Python, Spring, Threaded, ThreadedOverUnix,
+    Tokio,
 };
 
 /// All rows: these, and those of each runtime.
 pub fn all() -> impl Iterator<Item = &'static Row> {
-    ROWS.iter().chain(python::ROWS).chain(proxied::ROWS).chain(go::ROWS).chain(pool::ROWS)
+    let services = [ROWS, python::ROWS, proxied::ROWS, go::ROWS, node::ROWS, jvm::ROWS, pool::ROWS];
+    services.into_iter().flatten()
 }
 
 /// Issue 3's figure for what threads or forwarded headers can prove.
@@ -186,64 +195,20 @@ const ROWS: &[Row] = &[
         environment: &[("OTEL_TRACES_SAMPLER", "always_on")],
         ..row("unsampled-always-on", &[Nginx, Threaded], PROVED)
     },
-    promises("node", &[Node, Threaded]),
-    Row { timer: 1, ..promises("node-timer", &[Node, Threaded]) },
     row("asyncio", &[Asyncio, Threaded], OrphansNeverWrong { service: 1 }),
     Row { timer: 1, ..row("asyncio-timer", &[Asyncio, Threaded], OrphansNeverWrong { service: 1 }) },
     row("poll", &[Poll, Threaded], OrphansNeverWrong { service: 1 }),
     Row { timer: 1, ..row("poll-timer", &[Poll, Threaded], OrphansNeverWrong { service: 1 }) },
     Row { warm_up: 200, ..row("nginx", &[Nginx, Threaded], Complete(99.5)) },
     row("clock", &[Clock, Clock], Timed),
-    callbacks("node-callback", &[NodeStyle("callback"), Threaded]),
-    long(callbacks("node-fresh", &[NodeStyle("fresh"), Threaded])),
-    long(callbacks("node-phases", &[NodeStyle("phases"), Threaded])),
-    long(callbacks("node-files", &[NodeStyle("files"), Threaded])),
-    // A timer that one request sets calls for whoever came meanwhile: with the links that are made by default.
-    Row { environment: UNBOUNDED, ..node("node-batch", &[NodeStyle("batch"), Threaded], NODE_TURNS) },
-    long(promises("node-fetch", &[NodeStyle("fetch"), Threaded])),
-    long(promises("node-all", &[NodeStyle("all"), Threaded])),
-    long(promises("node-then", &[NodeStyle("then"), Threaded])),
-    long(promises("node-limited", &[NodeStyle("limited"), Threaded])),
-    row("jvm-thread", &[Jvm("thread"), Threaded], PROVED),
-    // Needs a JDK of 21 or later.
-    Row { warm_up: 100, long: true, ..row("jvm-virtual", &[Jvm("virtual"), Threaded], JVM) },
-    long(jvm_pool("jvm-submit", &[Jvm("submit"), Threaded])),
-    long(jvm_pool("jvm-get", &[Jvm("get"), Threaded])),
-    long(jvm_pool("jvm-stages", &[Jvm("stages"), Threaded])),
-    long(jvm_pool("jvm-scheduled", &[Jvm("scheduled"), Threaded])),
-    long(jvm_pool("jvm-forkjoin", &[Jvm("forkjoin"), Threaded])),
-    long(jvm_pool("jvm-client", &[Jvm("client"), Threaded])),
 ];
 
-/// What is proved of Node and the JVM so far.
-const NODE: Claim = OrphansNeverWrong { service: 1 };
-const NODE_TURNS: &str = "node event loop is watched";
-const JVM: Claim = OrphansNeverWrong { service: 1 };
-
+/// No bound on the hits of probes: a row that is judged by what its probes see.
 const UNBOUNDED: &[(&str, &str)] = &[("SPANDREL_PROBE_HITS", "0")];
+/// And links that only a habit shows.
 const UNBOUNDED_INFERRED: &[(&str, &str)] =
     &[("SPANDREL_PROBE_HITS", "0"), ("SPANDREL_WEAKEST_LINK", "inferred")];
-
-/// A row of Node, judged once what it needs is attached, with no bound on hits. What a timer or the callback of a call
-/// goes on to call is inferred.
-const fn node(name: &'static str, programs: &'static [Program], attached: &'static str) -> Row {
-    Row { warm_up: 100, attached, environment: UNBOUNDED_INFERRED, ..row(name, programs, NODE) }
-}
-
-/// A row of Node without promises: the event loop proves it all. (What was under way when the probes came is not proved.)
-const fn callbacks(name: &'static str, programs: &'static [Program]) -> Row {
-    Row { claim: Complete(95.0), ..node(name, programs, NODE_TURNS) }
-}
-
-/// A row of Node with promises, which are not watched yet.
-const fn promises(name: &'static str, programs: &'static [Program]) -> Row {
-    node(name, programs, NODE_TURNS)
-}
-
-/// A row of the JVM whose work is handed over: what links it is a habit, which has to be allowed.
-const fn jvm_pool(name: &'static str, programs: &'static [Program]) -> Row {
-    Row { warm_up: 200, environment: &[("SPANDREL_WEAKEST_LINK", "inferred")], ..row(name, programs, JVM) }
-}
+const INFERRED: &[(&str, &str)] = &[("SPANDREL_WEAKEST_LINK", "inferred")];
 
 /// The row with this name.
 pub fn named(name: &str) -> Result<&'static Row> {
@@ -274,6 +239,8 @@ pub struct Run {
     pub sniff: bool,
     /// Delay of the services in milliseconds.
     pub delay_ms: RangeInclusive<u32>,
+    /// What services run on.
+    pub runtimes: Runtimes,
 }
 
 impl Default for Run {
@@ -288,6 +255,7 @@ impl Default for Run {
             concurrency: vec![1, 3, 50],
             sniff: true,
             delay_ms: 0..=6,
+            runtimes: Runtimes::default(),
         }
     }
 }
@@ -352,12 +320,18 @@ pub fn run(row: &Row, how: &Run) -> Result<Report> {
             let sent = driver::drive(&load, &stage.plan, roots)
                 .with_context(|| format!("warming row {} up", row.name))?;
             places.extend(sent.places);
-        }
-        if let (Some(agent), false) = (&agent, row.attached.is_empty()) {
-            // A row whose probes are never attached is judged as it is.
-            let _ = until("its probes are attached", Duration::from_secs(5), || {
-                Ok(agent.stderr().iter().any(|line| line.contains(row.attached)))
-            });
+            let text = match row.attached.split_once('|') {
+                Some((first, _)) if concurrency == 3 => first,
+                Some((_, last)) => last,
+                None if concurrency == 3 => "",
+                None => row.attached,
+            };
+            if let (Some(agent), false) = (&agent, text.is_empty()) {
+                // A row whose probes are never attached is judged as it is.
+                let _ = until("its probes are attached", Duration::from_secs(10), || {
+                    Ok(agent.stderr().iter().any(|line| line.contains(text)))
+                });
+            }
         }
     }
     for (number, &concurrency) in how.concurrency.iter().enumerate() {
@@ -404,6 +378,15 @@ fn share(roots: &[usize], number: usize, of: usize) -> &[usize] {
 }
 
 impl Row {
+    /// Whether a service of this row runs on Node, on a JVM.
+    pub fn runs_on(&self) -> (bool, bool) {
+        let any = |is: fn(&Program) -> bool| self.programs.iter().any(is);
+        (
+            any(|program| matches!(program, Node | NodeStyle(_) | NodeFramework(_))),
+            any(|program| matches!(program, Jvm(_) | Spring(_))),
+        )
+    }
+
     fn provable(&self) -> Provable {
         match self.claim {
             OrphansNeverWrong { service } | CompleteBelow { service, .. } => Provable::but(service),
@@ -490,11 +473,21 @@ impl Stage {
                 next: next.clone(),
                 log: (!matches!(
                     program,
-                    Node | NodeStyle(_) | Jvm(_) | Go | Asyncio | Poll | Pool(_) | Python { .. } | Tokio(_)
+                    Node | NodeStyle(_)
+                        | NodeFramework(_)
+                        | Jvm(_)
+                        | Spring(_)
+                        | Go
+                        | Asyncio
+                        | Poll
+                        | Pool(_)
+                        | Python { .. }
+                        | Tokio(_)
                 ))
                 .then(|| scratch.join(&format!("calls-{edge}.log"))),
                 copy: row.copies == edge,
                 background: (row.timer == edge).then(|| background.clone()),
+                runtimes: how.runtimes.clone(),
             };
             services.push(start(program, edge, &at, &wiring, &plan, scratch)?);
             next = Some(at);
@@ -531,6 +524,8 @@ fn start(
         Node => apps::node("await", at, wiring, scratch),
         NodeStyle(style) => apps::node(style, at, wiring, scratch),
         Jvm(style) => apps::jvm(style, at, wiring, scratch),
+        NodeFramework(name) => apps::frameworks::node(name, at, wiring, scratch),
+        Spring(way) => apps::frameworks::spring(way, at, wiring, scratch),
         Go => apps::go(at, wiring, scratch),
         GoStyle(style, build) => apps::go_style(style, build, at, wiring, scratch),
         Clock => apps::clock(at, wiring, scratch),

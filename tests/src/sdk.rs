@@ -1,6 +1,6 @@
 //! The same service as it is, traced by Spandrel, and under the auto-instrumentation that a user would pick instead:
-//! Flask under `opentelemetry-instrument`, Node's `http` under `@opentelemetry/auto-instrumentations-node`. Both send
-//! their spans to a backend that throws them away.
+//! Flask under `opentelemetry-instrument`, Node under `@opentelemetry/auto-instrumentations-node`, the JVM under the
+//! OpenTelemetry Java agent. Both send their spans to a backend that throws them away.
 //!
 //! It must never compare two runs: the three modes take turns in each round, and a ratio is of one round. What it needs is
 //! installed under `target/` on first use and by nothing else: `cargo xtask test` does not come here.
@@ -11,8 +11,8 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use crate::agent::{Agent, Options};
-use crate::apps::{built, python, source, workspace};
-use crate::load::{Sink, only, saturate};
+use crate::apps::{built, jvm_classes, python, source, workspace};
+use crate::load::{Nginx, Sink, Usage, only, saturate};
 use crate::process::{Endpoint, Scratch, Service, needed, output};
 
 /// A service that can be run with and without its SDK.
@@ -22,13 +22,25 @@ pub struct Subject {
     pub name: &'static str,
     /// The executable that Spandrel is told to trace.
     executable: &'static str,
-    start: fn(&Endpoint, Option<&Sink>, &Scratch) -> Result<Service>,
+    program: Program,
+}
+
+/// What answers. All but Flask make two calls for each request, to nginx.
+#[derive(Clone, Copy, Debug)]
+enum Program {
+    Flask,
+    Node(&'static str),
+    Jvm(&'static str),
 }
 
 /// All of them.
 pub const SUBJECTS: &[Subject] = &[
-    Subject { name: "Flask, Gunicorn's threads", executable: "python3*", start: flask },
-    Subject { name: "Node http", executable: "node", start: node },
+    Subject { name: "Flask, Gunicorn's threads", executable: "python3*", program: Program::Flask },
+    Subject { name: "Node, callbacks", executable: "node", program: Program::Node("callback") },
+    Subject { name: "Node, await http", executable: "node", program: Program::Node("await") },
+    Subject { name: "Node, await fetch", executable: "node", program: Program::Node("fetch") },
+    Subject { name: "JVM, threads", executable: "java", program: Program::Jvm("thread") },
+    Subject { name: "JVM, a pool", executable: "java", program: Program::Jvm("submit") },
 ];
 
 /// Who watches.
@@ -41,18 +53,23 @@ enum Watcher {
 
 const WATCHERS: [Watcher; 3] = [Watcher::Nobody, Watcher::Spandrel, Watcher::Sdk];
 
-/// Throughput lost to each watcher, in per cent of nobody's in the same round, by round.
+/// What each watcher costs, by round.
 #[derive(Clone, Debug, Default)]
 pub struct Lost {
-    /// To Spandrel.
+    /// Throughput lost to Spandrel, in per cent of nobody's in the same round.
     pub spandrel: Vec<f64>,
     /// To the SDK.
     pub sdk: Vec<f64>,
+    /// The service's own CPU a request, in microseconds: alone, with Spandrel, with the SDK.
+    pub cpu: [Vec<f64>; 3],
+    /// Hits of Spandrel's probes a request.
+    pub hits: Vec<f64>,
 }
 
 /// Measures a service, so many rounds of so many seconds each for each watcher.
 pub fn compare(subject: &Subject, rounds: usize, seconds: u64, scratch: &Scratch) -> Result<Lost> {
     let sink = Sink::start()?;
+    let nginx = Nginx::start(scratch)?;
     let mut lost = Lost::default();
     for round in 0..rounds {
         let mut rates = [0.0; 3];
@@ -61,17 +78,34 @@ pub fn compare(subject: &Subject, rounds: usize, seconds: u64, scratch: &Scratch
             let (Some(&watcher), Some(rate)) = (WATCHERS.get(index), rates.get_mut(index)) else { continue };
             let at = Endpoint::free()?;
             let before = sink.received();
-            let service = (subject.start)(&at, (watcher == Watcher::Sdk).then_some(&sink), scratch)?;
+            let with = (watcher == Watcher::Sdk).then_some(&sink);
+            let service = subject.program.start(&at, with, &nginx.at, scratch)?;
             let agent = (watcher == Watcher::Spandrel).then(|| watch(subject, &sink, scratch)).transpose()?;
-            *rate = saturate(&at, "/file", 1, CONNECTIONS, seconds)?.rate;
+            // Compilers of the service, and probes that are attached at the first need.
+            let warm = saturate(&at, "/file", 1, CONNECTIONS, WARM_UP)?;
+            let used = Usage::of(service.pid())?.cpu;
+            let load = saturate(&at, "/file", 1, CONNECTIONS, seconds)?;
+            *rate = load.rate;
+            let used = (Usage::of(service.pid())?.cpu - used).as_secs_f64() * 1e6 / load.requests as f64;
+            lost.cpu[index].push(used);
+            let mut hits = String::new();
             if let Some(agent) = agent {
-                agent.stop()?;
+                let outcome = agent.stop()?;
+                let each = outcome.counters.sum(&["spandrel_kernel_probe_hits_total"]) as f64
+                    / (warm.requests + load.requests) as f64;
+                lost.hits.push(each);
+                hits = format!("{each:>8.1} hits a request");
             }
             drop(service);
             let sent = sink.received() - before;
             // A watcher that sends nothing costs nothing and says nothing.
             ensure!((watcher == Watcher::Nobody) == (sent == 0.0), "{watcher:?} sent {sent} bytes of spans");
-            println!("{:<5} {:<28} {watcher:<10?} {rate:>10.0} requests/s", round + 1, subject.name);
+            println!(
+                "{:<5} {:<28} {watcher:<10?} {:>10.0} requests/s {used:>8.0} µs a request {hits}",
+                round + 1,
+                subject.name,
+                load.rate
+            );
         }
         let [nobody, spandrel, sdk] = rates;
         lost.spandrel.push((1.0 - spandrel / nobody) * 100.0);
@@ -82,12 +116,15 @@ pub fn compare(subject: &Subject, rounds: usize, seconds: u64, scratch: &Scratch
 
 /// Enough to keep the service busy.
 const CONNECTIONS: usize = 8;
+/// Seconds of load before those that count.
+const WARM_UP: u64 = 4;
 
-/// Spandrel sees the service only, as the SDK does: not the load.
+/// Spandrel sees the service only, as the SDK does: not the load. It may link what it can, at any price.
 fn watch(subject: &Subject, sink: &Sink, scratch: &Scratch) -> Result<Agent> {
     let mut arguments = only(&[subject.executable]);
     let endpoint = format!("http://127.0.0.1:{}", sink.port);
     arguments.extend(["--export".into(), "otlp".into(), "--otlp-endpoint".into(), endpoint]);
+    arguments.extend(["--weakest-link", "inferred", "--probe-hits", "0"].map(String::from));
     Agent::start(&Options::new(scratch).no_file().arguments(arguments))
 }
 
@@ -105,6 +142,50 @@ fn sdk(command: &mut Command, sink: &Sink) {
     ]);
 }
 
+impl Program {
+    fn start(
+        self,
+        at: &Endpoint,
+        with: Option<&Sink>,
+        next: &Endpoint,
+        scratch: &Scratch,
+    ) -> Result<Service> {
+        let routes = scratch.join("sdk-routes.tsv");
+        std::fs::write(&routes, "/file\t0\t1024\t/file\t/file\n").context("writing the routes")?;
+        let told = |style: &str| {
+            [
+                format!("port={}", at.port().unwrap_or(0)),
+                format!("routes={}", routes.display()),
+                format!("next={}", next.target()),
+                format!("style={style}"),
+            ]
+        };
+        match self {
+            Self::Flask => flask(at, with, scratch),
+            Self::Node(style) => {
+                let mut command = Command::new(needed("node")?);
+                if let Some(sink) = with {
+                    sdk(&mut command, sink);
+                    let register =
+                        "node_modules/@opentelemetry/auto-instrumentations-node/build/src/register.js";
+                    command.arg("--require").arg(node_modules()?.join(register));
+                }
+                command.arg(source("service.js")).args(told(style));
+                Service::listening("node", &mut command, scratch, at)
+            }
+            Self::Jvm(style) => {
+                let mut command = Command::new(needed("java")?);
+                if let Some(sink) = with {
+                    sdk(&mut command, sink);
+                    command.arg(format!("-javaagent:{}", java_agent()?.display()));
+                }
+                command.arg("-cp").arg(jvm_classes()?).arg("Service").args(told(style));
+                Service::listening("java", &mut command, scratch, at)
+            }
+        }
+    }
+}
+
 fn flask(at: &Endpoint, with: Option<&Sink>, scratch: &Scratch) -> Result<Service> {
     let bin = flask_environment()?.join("bin");
     let mut command = match with {
@@ -120,18 +201,6 @@ fn flask(at: &Endpoint, with: Option<&Sink>, scratch: &Scratch) -> Result<Servic
     command.args(["--worker-tmp-dir", "/dev/shm", "--bind", &at.target(), "--chdir"]).arg(source("sdk"));
     command.arg("flask_service:application").env("PYTHONDONTWRITEBYTECODE", "1");
     Service::listening("flask", &mut command, scratch, at)
-}
-
-fn node(at: &Endpoint, with: Option<&Sink>, scratch: &Scratch) -> Result<Service> {
-    let home = node_modules()?;
-    let mut command = Command::new(needed("node")?);
-    if let Some(sink) = with {
-        sdk(&mut command, sink);
-        let register = "node_modules/@opentelemetry/auto-instrumentations-node/build/src/register.js";
-        command.arg("--require").arg(home.join(register));
-    }
-    command.arg(source("sdk/http_service.js")).arg(at.port()?.to_string());
-    Service::listening("node", &mut command, scratch, at)
 }
 
 fn flask_environment() -> Result<PathBuf> {
@@ -159,3 +228,19 @@ fn node_modules() -> Result<PathBuf> {
     })?;
     Ok(target)
 }
+
+/// The OpenTelemetry Java agent, from Maven's central repository.
+fn java_agent() -> Result<PathBuf> {
+    let target = workspace().join("target/sdk-java");
+    built("sdk-java.done", &source("sdk/package.json"), |done| {
+        std::fs::create_dir_all(&target).with_context(|| format!("creating {}", target.display()))?;
+        let mut maven = Command::new(needed("mvn")?);
+        maven.current_dir(&target).args(["-q", "-B", "dependency:copy", "-Dmdep.stripVersion=true"]);
+        maven.arg(format!("-Dartifact={JAVA_AGENT}"));
+        output(maven.arg(format!("-DoutputDirectory={}", target.display())))?;
+        std::fs::write(done, "").context("marking the agent as complete")
+    })?;
+    Ok(target.join("opentelemetry-javaagent.jar"))
+}
+
+const JAVA_AGENT: &str = "io.opentelemetry.javaagent:opentelemetry-javaagent:2.20.1";

@@ -112,6 +112,14 @@ impl Maps {
     pub fn of_file(&self, file: FileKey) -> impl Iterator<Item = &Mapping> {
         self.0.iter().filter(move |mapping| mapping.file() == Some(file))
     }
+
+    /// Where a byte of a file is, if it may be executed: a file can be mapped more than once.
+    pub fn code_at(&self, file: FileKey, offset: u64) -> impl Iterator<Item = u64> {
+        self.of_file(file).filter(|mapping| mapping.execute).filter_map(move |mapping| {
+            let into = offset.checked_sub(mapping.offset)?;
+            (into < mapping.size()).then(|| mapping.start.wrapping_add(into))
+        })
+    }
 }
 
 fn mapping(line: &[u8]) -> Option<Mapping> {
@@ -203,6 +211,22 @@ mod tests {
         let maps = Maps::parse(TEXT);
         let starts: Vec<_> = maps.programs().map(|(_, first)| first.start).collect();
         assert_eq!(starts, [0x5555_5555_4000, 0x7fff_f7b0_0000]);
+    }
+
+    #[test]
+    fn a_byte_of_a_file_is_wherever_the_file_is_mapped_to_be_executed() {
+        let text = b"\
+1000-3000 r-xp 00002000 fe:00 131 /usr/bin/node
+3000-5000 r--p 00002000 fe:00 131 /usr/bin/node
+7000-8000 r-xp 00003000 fe:00 131 /usr/bin/node
+9000-b000 r-xp 00002000 fe:00 132 /usr/bin/other
+";
+        let maps = Maps::parse(text);
+        let file = FileKey { device: (0xfe, 0), inode: 131 };
+        let at = |offset| maps.code_at(file, offset).collect::<Vec<_>>();
+        assert_eq!(at(0x3010), [0x2010, 0x7010]);
+        assert_eq!(at(0x2fff), [0x1fff]);
+        assert_eq!((at(0x1fff), at(0x4000)), (vec![], vec![]));
     }
 
     #[test]

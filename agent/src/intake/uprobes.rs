@@ -42,11 +42,15 @@ pub struct Ledger {
 }
 
 struct Attached {
-    points: Vec<(u64, UProbeLinkId)>,
+    points: Vec<Point>,
     budget: u64,
     /// The hits so far, and when they were counted.
     counted: Option<(u64, Monotonic)>,
 }
+
+/// A probed instruction: where it is in the process, and what keeps the probe there. The kernel puts one probe into each
+/// mapping of the instruction.
+type Point = (Vec<u64>, UProbeLinkId);
 
 impl Uprobes {
     /// Watches these instructions of a process.
@@ -142,7 +146,7 @@ impl Uprobes {
 }
 
 fn hits(walks: &WalkMaps, process: ProcessKey, set: &Attached) -> u64 {
-    set.points.iter().map(|(address, _)| walks.hits(process, *address)).sum()
+    set.points.iter().flat_map(|(addresses, _)| addresses).map(|&at| walks.hits(process, at)).sum()
 }
 
 fn program(ebpf: &mut Ebpf) -> anyhow::Result<&mut UProbe> {
@@ -157,24 +161,30 @@ fn attach(
     walks: &mut WalkMaps,
     process: ProcessKey,
     set: &ProbeSet,
-) -> anyhow::Result<Vec<(u64, UProbeLinkId)>> {
+) -> anyhow::Result<Vec<Point>> {
     let scope = NonZeroU32::new(process.pid).context("process 0 is nobody's")?;
     let mut points = Vec::new();
     let result = (|| {
         for point in &set.points {
             let path = verified(process, point)?;
-            ensure!(walks.probe(process, point.address, &point.walk), "there is no room for another walk");
+            let known = point.addresses.iter().all(|&at| walks.probe(process, at, &point.walk));
             let program = program(ebpf)?;
             if program.fd().is_err() {
                 program.load().context("loading the program for probed instructions")?;
             }
-            match program.attach(point.file_offset, &path, UProbeScope::OneProcess(scope)) {
-                Ok(link) => points.push((point.address, link)),
+            let link = match known {
+                true => {
+                    program.attach(point.file_offset, &path, UProbeScope::OneProcess(scope)).with_context(
+                        || format!("probing offset {:#x} of {}", point.file_offset, path.display()),
+                    )
+                }
+                false => Err(anyhow!("there is no room for another walk")),
+            };
+            match link {
+                Ok(link) => points.push((point.addresses.clone(), link)),
                 Err(error) => {
-                    walks.unprobe(process, point.address);
-                    return Err(error).with_context(|| {
-                        format!("probing offset {:#x} of {}", point.file_offset, path.display())
-                    });
+                    point.addresses.iter().for_each(|&at| walks.unprobe(process, at));
+                    return Err(error);
                 }
             }
         }
@@ -202,13 +212,13 @@ fn verified(process: ProcessKey, point: &ProbePoint) -> anyhow::Result<PathBuf> 
     Ok(path)
 }
 
-fn detach(ebpf: &mut Ebpf, walks: &mut WalkMaps, process: ProcessKey, points: Vec<(u64, UProbeLinkId)>) {
-    for (address, link) in points {
+fn detach(ebpf: &mut Ebpf, walks: &mut WalkMaps, process: ProcessKey, points: Vec<Point>) {
+    for (addresses, link) in points {
         if let Ok(program) = program(ebpf) {
             // A link of a process that is gone is gone too.
             let _ = program.detach(link);
         }
-        walks.unprobe(process, address);
+        addresses.iter().for_each(|&at| walks.unprobe(process, at));
     }
 }
 

@@ -324,6 +324,7 @@ impl Made<'_> {
                 let birth = Birth { child: self.key(), parent: self.key(), time: Monotonic(self.time) };
                 Input::Born { process: self.moment().process, birth }
             }
+            _ if step & 96 == 96 => Input::Doubted { process: self.moment().process },
             _ => Input::RecordsLost { since: self.moment().time, until: Monotonic(self.time) },
         }
     }

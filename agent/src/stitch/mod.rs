@@ -126,6 +126,11 @@ pub enum Input {
         /// The process.
         process: ProcessKey,
     },
+    /// What was likely of a process was seen to be wrong once: nothing is inferred of it from now on.
+    Doubted {
+        /// The process.
+        process: ProcessKey,
+    },
     /// A task asked for a connection.
     Connecting {
         /// Which.

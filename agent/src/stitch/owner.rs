@@ -13,7 +13,8 @@
 //! Lineage is no proof: a worker that one request starts and that works for all descends from that request, and nothing that
 //! can be read tells it from a task that works for its maker. So such a link is `inferred`, made only where that is allowed,
 //! and even then only some time after the maker's request is over, if the task, with all that it made, made no call since;
-//! one that has made a single call in its life may have made it then.
+//! one that has made a single call in its life may have made it then. A process in which what descends from one request was
+//! seen to answer another is *doubted*: nothing is inferred of it from then on, nor what waited until then.
 //!
 //! It must never choose among candidates, or compare keys of two processes.
 
@@ -48,6 +49,8 @@ pub(super) struct Tasks {
     calls: HashMap<Key, Calls>,
     /// Their keys in the order in which they came, to forget the oldest.
     calls_by_age: VecDeque<Key>,
+    /// What was likely was seen to be wrong once: nothing is inferred any more.
+    doubted: bool,
 }
 
 /// The calls of a task that another made.
@@ -102,7 +105,8 @@ impl Owners {
 
 impl Tasks {
     fn is_empty(&self) -> bool {
-        self.calls.is_empty()
+        !self.doubted
+            && self.calls.is_empty()
             && self.owners.is_empty()
             && self.undetermined.is_empty()
             && self.unfinished.is_empty()
@@ -404,6 +408,10 @@ impl Stitcher {
         self.owned.tasks.retain(|_, tasks| !tasks.is_empty());
     }
 
+    pub(super) fn doubt(&mut self, process: ProcessKey) {
+        self.owned.tasks.entry(process).or_default().doubted = true;
+    }
+
     pub(super) fn forget_tasks(&mut self, process: ProcessKey) {
         self.owned.tasks.remove(&process);
     }
@@ -514,7 +522,8 @@ impl Stitcher {
     fn certain(&self, process: ProcessKey, called: Monotonic, likely: &Likely) -> Option<Choice> {
         let Likely { owner, method, over, ref below } = *likely;
         let tasks = self.owned.tasks.get(&process);
-        if !tasks.is_some_and(|tasks| below.iter().all(|task| tasks.worked_for(*task, over))) {
+        let alone = |tasks: &Tasks| below.iter().all(|task| tasks.worked_for(*task, over));
+        if !tasks.is_some_and(|tasks| !tasks.doubted && alone(tasks)) {
             return Some(Choice::Orphan(Orphan::WorksOn));
         }
         let wait = Monotonic(over.max(called).0.saturating_add(WORKS_ON));
@@ -544,8 +553,13 @@ impl Stitcher {
                     cause = Orphan::RecordsLost;
                 }
                 Found::One(owner, _, over) if allowed(claim.method, self.settings.weakest_link) => {
-                    if let (Some(tasks), false) = (tasks, below.is_empty()) {
-                        // It is known only afterwards whether its task worked on.
+                    let proved = below.is_empty() && claim.method != LinkMethod::Inferred;
+                    if let (Some(tasks), false) = (tasks, proved) {
+                        if tasks.doubted {
+                            cause = Orphan::WorksOn;
+                            continue;
+                        }
+                        // It is known only afterwards whether its task worked on, or for others too.
                         let over = over?;
                         if !below.iter().all(|task| tasks.worked_for(*task, over)) {
                             cause = Orphan::WorksOn;

@@ -143,6 +143,7 @@ impl Stitcher {
                 self.connect_failed(connection, time, errno);
             }
             Input::Unobserved { process } => self.forget_births(Some(process)),
+            Input::Doubted { process } => self.doubt(process),
             Input::RecordsLost { since, until } => {
                 self.forget_births(None);
                 self.records_lost(since, until);

@@ -42,6 +42,9 @@ struct Arguments {
     /// under target/ first.
     #[arg(long)]
     sdk: bool,
+    /// With --sdk: only services whose name contains this; repeatable.
+    #[arg(long)]
+    subject: Vec<String>,
 }
 
 fn main() -> ExitCode {
@@ -165,12 +168,21 @@ fn bench(arguments: &Arguments) -> Result<()> {
 /// What the same service loses to Spandrel and to its SDK.
 fn beside_sdks(arguments: &Arguments, scratch: &Scratch) -> Result<()> {
     println!("\n1 KiB, keep-alive, {} s a measurement, the service's side traced", arguments.seconds);
-    for subject in sdk::SUBJECTS {
+    let chosen = |name: &str| {
+        arguments.subject.is_empty() || arguments.subject.iter().any(|part| name.contains(part.as_str()))
+    };
+    for subject in sdk::SUBJECTS.iter().filter(|subject| chosen(subject.name)) {
         let lost = sdk::compare(subject, arguments.rounds, arguments.seconds, scratch)?;
         let (spandrel, sdk) = (median(lost.spandrel), median(lost.sdk));
         println!(
             "{}: throughput lost to Spandrel {spandrel:.1} %, to the SDK {sdk:.1} %, median of {} rounds",
             subject.name, arguments.rounds
+        );
+        let [alone, traced, instrumented] = lost.cpu.map(median);
+        println!(
+            "    CPU of the service a request: alone {alone:.0} µs, with Spandrel {traced:.0}, with the SDK \
+             {instrumented:.0}; {:.1} hits of probes a request",
+            median(lost.hits)
         );
     }
     println!("budget: a twentieth of the SDK's");

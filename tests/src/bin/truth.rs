@@ -1,9 +1,11 @@
 //! `spandrel-truth`: runs the rows of the truth table and prints what came of them. Exit status 1 if a row misses its
 //! claim, 2 for a bad argument. It only prints and decides nothing: claims are in `rows`, verdicts in `judge`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use spandrel_tests::apps::Runtimes;
 use spandrel_tests::rows::{self, Report, Row, Run};
 
 /// Runs the truth table against the real agent (`SPANDREL_BIN`, or target/release/spandrel).
@@ -30,9 +32,48 @@ struct Arguments {
     /// Print the names of the rows.
     #[arg(long)]
     list: bool,
+    /// Rows of Node on this one instead of the one on PATH; repeatable: each of them in turn.
+    #[arg(long, value_name = "PATH")]
+    node: Vec<PathBuf>,
+    /// Rows of the JVM on this `java` instead of the one on PATH; repeatable.
+    #[arg(long, value_name = "PATH")]
+    java: Vec<PathBuf>,
+    /// Rows of the JVM with this collector (G1, Serial, Parallel, Z, Shenandoah); repeatable.
+    #[arg(long, value_name = "NAME")]
+    collector: Vec<String>,
     /// Print the agent's counters after each row that misses its claim.
     #[arg(long)]
     counters: bool,
+}
+
+impl Arguments {
+    /// On what a row is to be run, and how that is called if it was asked for.
+    fn runtimes(&self, row: &Row) -> Vec<(Runtimes, String)> {
+        let (node, java) = row.runs_on();
+        let each = |paths: &[PathBuf], asked: bool| -> Vec<Option<PathBuf>> {
+            match paths {
+                paths if asked && !paths.is_empty() => paths.iter().cloned().map(Some).collect(),
+                _ => vec![None],
+            }
+        };
+        let collectors: Vec<_> = match self.collector.as_slice() {
+            names if java && !names.is_empty() => names.iter().map(Some).collect(),
+            _ => vec![None],
+        };
+        let mut all = Vec::new();
+        for node in each(&self.node, node) {
+            for java in each(&self.java, java) {
+                for &collector in &collectors {
+                    let paths = [&node, &java].into_iter().flatten().map(|path| path.display().to_string());
+                    let named: Vec<_> = paths.chain(collector.cloned()).collect();
+                    let java_options = collector.iter().map(|name| format!("-XX:+Use{name}GC")).collect();
+                    let (node, java) = (node.clone(), java.clone());
+                    all.push((Runtimes { node, java, java_options }, named.join(", ")));
+                }
+            }
+        }
+        all
+    }
 }
 
 fn main() -> ExitCode {
@@ -58,7 +99,7 @@ fn main() -> ExitCode {
         requests: if arguments.full { 10_000 } else { arguments.requests },
         seed: arguments.seed,
         dry: arguments.dry,
-        backend: arguments.backend,
+        backend: arguments.backend.clone(),
         ..Run::default()
     };
     println!(
@@ -74,11 +115,17 @@ fn main() -> ExitCode {
     );
     let mut failed = false;
     for row in chosen {
-        match rows::run(row, &run) {
-            Ok(report) => failed |= print(row, &report, arguments.counters),
-            Err(error) => {
-                failed = true;
-                println!("{:<24} failed: {error:#}", row.name);
+        for (runtimes, named) in arguments.runtimes(row) {
+            if !named.is_empty() {
+                println!("{:<24}  on {named}", row.name);
+            }
+            let run = Run { runtimes, ..run.clone() };
+            match rows::run(row, &run) {
+                Ok(report) => failed |= print(row, &report, arguments.counters),
+                Err(error) => {
+                    failed = true;
+                    println!("{:<24} failed: {error:#}", row.name);
+                }
             }
         }
     }

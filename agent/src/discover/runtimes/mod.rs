@@ -183,6 +183,9 @@ pub trait Reader: Send {
     /// A set of probes came off: it was hit too often, or could not be attached.
     fn unobserved(&mut self, _set: &str) {}
 
+    /// Records were lost, perhaps of this process: what seems to follow one another may not.
+    fn lost(&mut self) {}
+
     /// A call went out without a parent although something was claimed for it (what, is given).
     fn orphaned(&mut self, _claims: &[Claim], _wishes: &mut Vec<Wish>) {}
 
@@ -201,6 +204,8 @@ pub enum Wish {
     Observe(ProbeSet),
     /// Do not watch them any more.
     Unobserve(&'static str),
+    /// Infer nothing of the process any more: what was likely was seen to be wrong once.
+    Doubt,
     /// Read memory of the process, once; the answer comes with the token.
     ReadMemory {
         /// The reader's own.
@@ -230,8 +235,8 @@ pub struct ProbePoint {
     pub file: Mapping,
     /// Where it is in that file.
     pub file_offset: u64,
-    /// Where it is in the process.
-    pub address: u64,
+    /// Where it is in the process: more than one place if that part of the file is mapped more than once.
+    pub addresses: Vec<u64>,
     /// The bytes that must be there, or nothing is attached.
     pub bytes: Vec<u8>,
     /// What is read when it is reached.

@@ -23,6 +23,8 @@ pub enum Order {
     Observe(ProcessKey, ProbeSet),
     /// Do not watch them any more.
     Unobserve(ProcessKey, &'static str),
+    /// Infer nothing of the process any more.
+    Doubt(ProcessKey),
 }
 
 /// The station's books.
@@ -132,6 +134,15 @@ impl Readers {
         }
     }
 
+    /// Records were lost; nobody knows whose.
+    pub fn lost(&mut self) {
+        for known in self.known.values_mut() {
+            if let Known::Read { reader, .. } = known {
+                reader.lost();
+            }
+        }
+    }
+
     /// A call went out without a parent.
     pub fn orphaned(&mut self, process: ProcessKey, claims: &[Claim]) {
         if let Some(Known::Read { reader, .. }) = self.known.get_mut(&process) {
@@ -189,6 +200,7 @@ impl Readers {
                 Wish::Walks(walks) => self.orders.push(Order::Walk(process, walks)),
                 Wish::Observe(set) => self.orders.push(Order::Observe(process, set)),
                 Wish::Unobserve(name) => self.orders.push(Order::Unobserve(process, name)),
+                Wish::Doubt => self.orders.push(Order::Doubt(process)),
                 Wish::Prove => {
                     if let Some(worker) = &self.worker
                         && !worker.ask(Job::Look(process, 0), AGAIN)

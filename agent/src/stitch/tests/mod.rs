@@ -272,6 +272,9 @@ fn fact(facts: &mut Facts, time: u64, word: &str) -> bool {
             let method = if born.is_some() { LinkMethod::Inferred } else { LinkMethod::Waiter };
             facts.claims.push(Claim { key: key(text), at, born, method });
         }
+        ("likely", text) => {
+            facts.claims.push(Claim { key: key(text), at: None, born: None, method: LinkMethod::Inferred });
+        }
         ("gate", last) => facts.gate = Some(Gate { last: last.parse().unwrap(), batches: Vec::new() }),
         ("later", _) => facts.later = true,
         ("more", _) => facts.more = true,
@@ -416,6 +419,10 @@ pub(super) fn parse(script: &str) -> Vec<Line> {
                 let key = |text: &str| Key { space: 0, value: text.parse().unwrap() };
                 let birth = Birth { child: key(child), parent: key(parent), time: now };
                 vec![Input::Born { process: process(parser.number(name) as u32), birth }]
+            }
+            (_, ["doubted"]) => {
+                let (name, _) = who.split_once('.').unwrap();
+                vec![Input::Doubted { process: process(parser.number(name) as u32) }]
             }
             ("lost", []) => vec![Input::RecordsLost { since: Monotonic(time - MS), until: now }],
             ("wait", [ms]) => {

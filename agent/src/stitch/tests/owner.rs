@@ -175,6 +175,33 @@ fn a_task_that_calls_on_after_the_request_that_made_it_is_a_worker_and_proves_no
     assert_eq!(check_with(inferring(), &WORKER.replace("wait 200", "wait 400"), later).orphans.works_on, 1);
 }
 
+/// A call that a timer of the first request may have made for it, or for somebody else.
+const TIMER: &str = "web.1 reads s1 /a born many owns=1
+     web.1 reads s2 /b born many owns=2
+     web.1 calls c1 /x born many likely=1
+     web.1 gets c1
+     web.1 answers s1
+     wait 200
+     web.1 answers s2
+     wait 800";
+
+#[test]
+fn what_is_likely_is_believed_some_time_after_the_request_if_no_exception_was_seen_until_then() {
+    let tree = "
+         server web /a
+           client web /x inferred
+         server web /b";
+    assert_eq!(check_with(inferring(), TIMER, tree).links.inferred, 1);
+    let doubted = "
+         server web /a
+         server web /b
+         client web /x";
+    let exception = TIMER.replace("wait 200", "wait 200\n web.1 doubted");
+    assert_eq!(check_with(inferring(), &exception, doubted).orphans.works_on, 1);
+    let too_late = TIMER.replace("wait 200", "wait 400\n web.1 doubted");
+    assert_eq!(check_with(inferring(), &too_late, tree).links.inferred, 1);
+}
+
 #[test]
 fn lineage_links_only_where_that_is_allowed() {
     let ledger = check(

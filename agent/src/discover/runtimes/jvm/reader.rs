@@ -25,6 +25,8 @@ pub struct JvmReader {
     roles: HashMap<u64, Role>,
     depths: Vec<u64>,
     threads: HashMap<ThreadId, Slot>,
+    /// It was said that nothing may be inferred.
+    doubted: bool,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -84,6 +86,7 @@ impl JvmReader {
             roles: HashMap::new(),
             depths: Vec::new(),
             threads: HashMap::new(),
+            doubted: false,
         }
     }
 
@@ -99,16 +102,11 @@ impl JvmReader {
 
     /// The address of the task that this thread runs, by the word at the depth where it was found before.
     fn task(&mut self, thread: ThreadId, words: &Words, wishes: &mut Vec<Wish>) -> Option<u64> {
-        let layout = self.layout.classes.clone()?;
-        let slot = self.threads.get(&thread).copied().unwrap_or_default();
-        if let Some(place) = slot.depth.and_then(|depth| self.depths.iter().position(|&known| known == depth))
-            && let Some(&(object, class)) = words.slots.get(place)
-            && object != 0
-            && let Ok(class) = u32::try_from(class)
-            && self.classes.kind(class, words.buffer.epoch, &layout, self.memory.as_ref()) == Kind::Task
-        {
+        if let Some(object) = self.task_at_its_depth(thread, words) {
             return Some(object);
         }
+        let layout = self.layout.classes.clone()?;
+        let slot = self.threads.get(&thread).copied().unwrap_or_default();
         if slot.looks >= MAX_LOOKS || self.threads.len() >= MAX_THREADS {
             return None;
         }
@@ -122,6 +120,17 @@ impl JvmReader {
             wishes.push(Wish::Walks(walks(&self.layout, self.code, &self.depths)));
         }
         None
+    }
+
+    /// The task at the depth where this thread's was found.
+    fn task_at_its_depth(&mut self, thread: ThreadId, words: &Words) -> Option<u64> {
+        let layout = self.layout.classes.as_ref()?;
+        let depth = self.threads.get(&thread)?.depth?;
+        let place = self.depths.iter().position(|&known| known == depth)?;
+        let &(object, class) = words.slots.get(place)?;
+        let class = u32::try_from(class).ok()?;
+        let kind = self.classes.kind(class, words.buffer.epoch, layout, self.memory.as_ref());
+        (object != 0 && kind == Kind::Task).then_some(object)
     }
 
     /// Looks for the outermost task on a stack; how far below the stack's base it lies. None on a ForkJoinPool's
@@ -181,12 +190,17 @@ impl Reader for JvmReader {
         let act = match (seen.direction, role) {
             (Direction::Receive, Some(Role::Server)) => Act::ReadsRequest,
             (Direction::Receive, Some(Role::Client)) => Act::ReadsAnswer,
-            (Direction::Send, Some(Role::Server)) => Act::Answers,
+            (Direction::Send, Some(Role::Server)) => {
+                Act::Answers(self.task_at_its_depth(seen.thread, &words))
+            }
             _ if asks && words.is_virtual => Act::Asks(Some(words.object)),
             _ if asks => Act::Asks(self.task(seen.thread, &words, wishes)),
             _ => Act::Other,
         };
         let owner = self.heap.call(seen.thread, words.buffer, connection, act, seen.time.0);
+        if self.heap.is_doubted() && !std::mem::replace(&mut self.doubted, true) {
+            wishes.push(Wish::Doubt);
+        }
         facts.claims.extend(owner.map(inferred));
         facts
     }

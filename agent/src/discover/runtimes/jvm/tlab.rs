@@ -44,8 +44,8 @@ pub enum Act {
     ReadsRequest,
     /// Reads on a connection on which this process is the client.
     ReadsAnswer,
-    /// Writes an answer.
-    Answers,
+    /// Writes an answer, while the outermost task on the stack lies at this address.
+    Answers(Option<u64>),
     /// Writes a request, while the outermost task on the stack lies at this address, or none does.
     Asks(Option<u64>),
     /// Anything else.
@@ -62,6 +62,8 @@ pub struct Provenance {
     connections: HashMap<u64, Connection>,
     /// Intervals that were forgotten to make room.
     pub forgotten: u64,
+    /// A task that one request allocated answered another.
+    doubted: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -103,6 +105,10 @@ impl Provenance {
         }
         let by_task = match act {
             Act::Asks(Some(task)) => self.owner(task),
+            Act::Answers(Some(task)) => {
+                self.doubted |= self.owner(task).is_some_and(|owner| owner.connection != connection);
+                None
+            }
             _ => None,
         };
         let last = self.threads.get(&thread).copied();
@@ -123,6 +129,11 @@ impl Provenance {
         self.threads.insert(thread, Last { buffer, works });
         // A thread that runs a task of the request that it read itself is for the thread's rule.
         by_task.filter(|owner| before != Works::Serves(*owner))
+    }
+
+    /// Whether a task that one request allocated was seen to answer another: then such tasks work for anybody.
+    pub fn is_doubted(&self) -> bool {
+        self.doubted
     }
 
     /// The owner of the object at this address, if its request is not answered yet.
@@ -160,7 +171,7 @@ impl Provenance {
         let known = self.connections.entry(on).or_default();
         match act {
             Act::ReadsRequest => Works::Serves(Owner { connection: on, at: time }),
-            Act::Answers => {
+            Act::Answers(_) => {
                 known.answered = time;
                 Works::Unknown
             }
@@ -286,8 +297,18 @@ mod tests {
     #[test]
     fn what_was_answered_owns_nothing() {
         let mut heap = handed_over();
-        heap.call(WORKER, buffer(0x5000), 7, Act::Answers, 25);
+        heap.call(WORKER, buffer(0x5000), 7, Act::Answers(None), 25);
         assert_eq!(heap.owner(0x1800), None);
+    }
+
+    #[test]
+    fn a_task_that_answers_another_request_than_the_one_that_allocated_it_is_doubted() {
+        let mut heap = handed_over();
+        heap.call(WORKER, buffer(0x5000), 7, Act::Answers(Some(0x1800)), 25);
+        assert!(!heap.is_doubted());
+        let mut heap = handed_over();
+        heap.call(WORKER, buffer(0x5000), 8, Act::Answers(Some(0x1800)), 25);
+        assert!(heap.is_doubted());
     }
 
     #[test]

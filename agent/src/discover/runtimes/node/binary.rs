@@ -33,17 +33,20 @@ pub enum Mark {
     Moved = 9,
     Microtasks = 10,
     Callable = 11,
+    Collects = 12,
 }
 
 impl Mark {
     /// The mark with this tag.
     pub fn of(tag: u16) -> Option<Self> {
         use Mark::{
-            Boundary, Call, Callable, Derived, Immediates, Job, JobOfNobody, Made, Microtasks, Moved,
-            Register,
+            Boundary, Call, Callable, Collects, Derived, Immediates, Job, JobOfNobody, Made, Microtasks,
+            Moved, Register,
         };
-        [Call, Made, Boundary, Immediates, Register, Derived, Job, JobOfNobody, Moved, Microtasks, Callable]
+        let of_promises = [Register, Derived, Job, JobOfNobody, Moved, Callable, Collects];
+        [Call, Made, Boundary, Immediates, Microtasks]
             .into_iter()
+            .chain(of_promises)
             .find(|&mark| mark as u16 == tag)
     }
 }
@@ -92,6 +95,10 @@ const PROMISES: &[(&str, Mark)] = &[
         "_ZN2v88internal14MicrotaskQueue16EnqueueMicrotaskEPNS_7IsolateENS_5LocalINS_8FunctionEEE",
         Mark::Callable,
     ),
+    (
+        "_ZN2v88internal4Heap14CollectGarbageENS0_15AllocationSpaceENS0_23GarbageCollectionReasonENS_15GCCallbackFlagsE",
+        Mark::Collects,
+    ),
     ("_ZN2v88internal13GlobalHandles22UpdateListOfYoungNodesEv", Mark::Moved),
     ("_ZN2v88internal20MarkCompactCollector29UpdatePointersAfterEvacuationEv", Mark::Moved),
 ];
@@ -104,6 +111,7 @@ const PREFIXES: &[&[u8]] = &[
     b"_ZN4node11Environment",
     b"_ZN2v88internal9Execution16TryRun",
     b"_ZN2v88internal14MicrotaskQueue16",
+    b"_ZN2v88internal4Heap14CollectGarbage",
     b"_ZN2v88internal13GlobalHandles",
     b"_ZN2v88internal20MarkCompactCollector",
 ];

@@ -136,6 +136,8 @@ pub struct Machine {
     sees_microtasks: bool,
     /// Resources re-keyed under an id in this iteration.
     reset_under: HashMap<u64, u64>,
+    /// What descends from one request answered another.
+    doubted: bool,
 }
 
 /// The promise job that runs, if one does.
@@ -180,6 +182,7 @@ impl Machine {
             watches_promises: false,
             sees_microtasks: false,
             reset_under: HashMap::new(),
+            doubted: false,
         }
     }
 
@@ -204,6 +207,12 @@ impl Machine {
     /// Whether this program has microtasks.
     pub fn sees_microtasks(&self) -> bool {
         self.sees_microtasks
+    }
+
+    /// Whether something that descends from one request was seen to answer another: then it works for both, and what it
+    /// calls may be for either.
+    pub fn is_doubted(&self) -> bool {
+        self.doubted
     }
 
     /// A collection was heard of too late: where objects are is not known.
@@ -329,6 +338,9 @@ impl Machine {
         };
         if let Some(role) = role {
             self.connection(connection).role = Some(role);
+        }
+        if starts == Starts::Response {
+            self.doubted |= self.owner(words).is_some_and(|owner| owner.connection != connection);
         }
         if starts != Starts::Request {
             return None;

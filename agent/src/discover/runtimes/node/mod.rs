@@ -12,8 +12,8 @@
 //! What a handler calls before it returns to the event loop is a `task`'s. What a timer or the callback of another call
 //! goes on to call is `inferred`: a timer that one request set may call for all that came meanwhile.
 //!
-//! Promises are not watched yet ([`WATCHES_PROMISES`]): that has to show on real programs that it makes no wrong
-//! parent. Until then what an `await` goes on to call is an orphan.
+//! What an `await` goes on to call is `inferred` too: the job of a promise is its whose code awaited it, but a loop that one
+//! request started may await what others put into its queue. So promises are watched only where such links are allowed.
 
 mod binary;
 mod ids;
@@ -66,10 +66,16 @@ impl Runtime for Node {
             Err(why) => return Outcome::Later(RETRY, why.into()),
         };
         let point = |place: &Place| {
+            let file_offset = elf.file_offset(place.address)?;
+            // V8 maps its builtins once more, beside the code that it makes, and mostly calls them there.
+            let mut addresses: Vec<_> = process.maps.code_at(file, file_offset).collect();
+            if !addresses.contains(&place.address.wrapping_add(bias)) {
+                addresses.push(place.address.wrapping_add(bias));
+            }
             Some(ProbePoint {
                 file: mapping.clone(),
-                file_offset: elf.file_offset(place.address)?,
-                address: place.address.wrapping_add(bias),
+                file_offset,
+                addresses,
                 bytes: place.bytes.clone(),
                 walk: walk(place.mark, ids, process.key.pid),
             })
@@ -80,7 +86,7 @@ impl Runtime for Node {
             budget,
         };
         let turns = set(reader::TURNS, &places.turns, TURNS_BUDGET);
-        let promises = (WATCHES_PROMISES && !places.promises.is_empty())
+        let promises = (process.how.infers() && !places.promises.is_empty())
             .then(|| set(reader::PROMISES, &places.promises, PROMISES_BUDGET));
         let mut report = vec![
             format!("async ids at {ids:#x}"),
@@ -95,7 +101,7 @@ impl Runtime for Node {
             None if places.promises.is_empty() => {
                 format!("promises: not watched, its program lacks {}", places.missing.join(", "))
             }
-            None => "promises: not watched".into(),
+            None => "promises: not watched, since --weakest-link is not inferred".into(),
         });
         let main = ThreadId(process.key.pid);
         let reader = NodeReader::new(main, process.memory, clock::monotonic, turns, promises);
@@ -183,8 +189,6 @@ fn looks_like_ids(words: &[u8]) -> bool {
             .is_some_and(|words| (LEAST_IDS..MOST_IDS).contains(&words.counter))
 }
 
-/// Whether promises are watched at all.
-const WATCHES_PROMISES: bool = false;
 /// Ids that Node has given out by the time it runs a program.
 const LEAST_IDS: u64 = 3;
 /// More than Node gives out: three times in nanoseconds look the same but for this.

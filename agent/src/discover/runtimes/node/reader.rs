@@ -18,7 +18,9 @@ pub struct NodeReader {
     clock: fn() -> Monotonic,
     turns: Turns,
     promises: Promises,
-    /// When moved objects were last followed.
+    /// It was said that nothing may be inferred.
+    doubted: bool,
+    /// When the following of moved objects was last done.
     followed: Monotonic,
 }
 
@@ -66,6 +68,7 @@ impl NodeReader {
             memory: Box::new(memory),
             clock,
             turns: Turns::Possible(turns),
+            doubted: false,
             followed: Monotonic(0),
             promises: promises.map_or(Promises::Impossible, Promises::Possible),
         }
@@ -131,6 +134,9 @@ impl Reader for NodeReader {
             }
             Direction::Send => {
                 let found = self.event(&Event::Write { connection, starts }, words);
+                if follows && self.machine.is_doubted() && !std::mem::replace(&mut self.doubted, true) {
+                    wishes.push(Wish::Doubt);
+                }
                 if let Some(Found { owner, by }) = found.filter(|_| follows) {
                     facts.claims.push(Claim {
                         key: Key { space: CONNECTION, value: owner.connection },
@@ -159,7 +165,7 @@ impl Reader for NodeReader {
             return Vec::new();
         }
         let (Some(mark), Some(words)) = (Mark::of(hit.tag), Self::words(hit.words)) else {
-            self.machine.blind();
+            self.lost();
             return Vec::new();
         };
         let word = |n: usize| hit.words.get(n).copied().unwrap_or(0);
@@ -174,17 +180,15 @@ impl Reader for NodeReader {
             Mark::Job => Event::Job(word(3), word(4)),
             Mark::JobOfNobody => Event::JobOfNobody,
             Mark::Callable => Event::Callable,
-            Mark::Moved => {
-                // What moved is told by words in space that the next collection uses again: that one must not have
-                // come before the last was looked at, nor before this one is.
-                let now = (self.clock)();
-                let before = std::mem::replace(&mut self.followed, now);
-                if now.since(hit.time) > FRESH || hit.time < before {
+            Mark::Collects => {
+                // What moved is told by words in space that this collection uses: it must not have begun before all
+                // that the last one moved was followed.
+                if hit.time <= self.followed {
                     self.machine.lose_promises();
-                    return Vec::new();
                 }
-                Event::Moved
+                return Vec::new();
             }
+            Mark::Moved => Event::Moved,
         };
         if !self.follows(hit.time) {
             return Vec::new();
@@ -195,7 +199,15 @@ impl Reader for NodeReader {
             return Vec::new();
         }
         self.event(&event, words);
+        if event == Event::Moved {
+            self.followed = (self.clock)();
+        }
         Vec::new()
+    }
+
+    fn lost(&mut self) {
+        self.machine.blind();
+        self.machine.lose_promises();
     }
 
     fn attached(&mut self, set: &str, at: Monotonic) {
@@ -219,6 +231,3 @@ impl Reader for NodeReader {
 pub const PROMISES: &str = "node promises";
 /// The name of the probes of the event loop.
 pub const TURNS: &str = "node event loop";
-
-/// How late the end of a collection may be heard of. Young collections are some 100 ms apart under load.
-const FRESH: u64 = 10_000_000;

@@ -87,6 +87,24 @@ fn timers_of_two_requests_are_told_apart() {
 }
 
 #[test]
+fn what_descends_from_one_request_and_answers_another_is_doubted() {
+    let mut scene = Scene::new(Watched::No);
+    scene.reads(1);
+    let timer = scene.made_by_script();
+    scene.reads(2);
+    scene.at(PARSER[2], 0, Event::Write { connection: 2, starts: Starts::Response });
+    scene.at(0, 0, Event::Boundary);
+    scene.at(timer, PARSER[1], Event::Write { connection: 1, starts: Starts::Response });
+    assert!(!scene.machine.is_doubted(), "each answered its own");
+    scene.reads(1);
+    let timer = scene.made_by_script();
+    scene.reads(2);
+    scene.at(0, 0, Event::Boundary);
+    scene.at(timer, PARSER[1], Event::Write { connection: 2, starts: Starts::Response });
+    assert!(scene.machine.is_doubted());
+}
+
+#[test]
 fn a_timer_that_was_set_in_a_tick_of_the_turn_is_the_requests() {
     let mut scene = Scene::new(Watched::No);
     let owner = scene.reads(1);

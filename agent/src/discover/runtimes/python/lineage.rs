@@ -19,7 +19,8 @@ pub(super) struct Point {
 impl Point {
     pub fn of(self, file: &Mapping, walk: &Walk) -> ProbePoint {
         let Self { file_offset, address, bytes } = self;
-        ProbePoint { file: file.clone(), file_offset, address, bytes, walk: walk.clone() }
+        let addresses = vec![address];
+        ProbePoint { file: file.clone(), file_offset, addresses, bytes, walk: walk.clone() }
     }
 }
 

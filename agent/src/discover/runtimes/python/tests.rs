@@ -173,7 +173,7 @@ fn a_reader_owns_and_claims_by_context_and_asks_for_makers_once_if_it_knows_wher
     let point = |address| super::super::ProbePoint {
         file: mapping.clone(),
         file_offset: 0,
-        address,
+        addresses: vec![address],
         bytes: vec![0xc3],
         walk: Walk::default(),
     };

@@ -205,7 +205,7 @@ fn probes(
         Some(ProbePoint {
             file: mapping.clone(),
             file_offset: executable.elf.file_offset(address)?,
-            address: address.wrapping_add(bias),
+            addresses: vec![address.wrapping_add(bias)],
             bytes,
             walk: Walk { tag: SPAWNED, steps: spawned(current, child) },
         })

@@ -1,0 +1,30 @@
+//! The JVM: a thread for a request, a virtual thread for one, and pools. What links a pool's work is where its task was
+//! allocated: a habit, which has to be allowed, and which holds with collectors that stand still between two collections.
+
+use super::Claim::OrphansNeverWrong;
+use super::Program::{Jvm, Spring, Threaded};
+use super::{Claim, INFERRED, PROVED, Program, Row, long, row};
+
+/// All rows.
+pub(super) const ROWS: &[Row] = &[
+    row("jvm-thread", &[Jvm("thread"), Threaded], PROVED),
+    // Needs a JDK of 21 or later.
+    Row { warm_up: 100, ..long(row("jvm-virtual", &[Jvm("virtual"), Threaded], ORPHANS)) },
+    pool("jvm-submit", &[Jvm("submit"), Threaded]),
+    pool("jvm-get", &[Jvm("get"), Threaded]),
+    pool("jvm-stages", &[Jvm("stages"), Threaded]),
+    pool("jvm-scheduled", &[Jvm("scheduled"), Threaded]),
+    pool("jvm-forkjoin", &[Jvm("forkjoin"), Threaded]),
+    pool("jvm-client", &[Jvm("client"), Threaded]),
+    // Spring Boot, each way with the client that its users mostly take.
+    long(row("spring-tomcat", &[Spring("tomcat"), Threaded], ORPHANS)),
+    pool("spring-async", &[Spring("async"), Threaded]),
+    pool("spring-webflux", &[Spring("webflux"), Threaded]),
+];
+
+const ORPHANS: Claim = OrphansNeverWrong { service: 1 };
+
+/// A row whose work is handed over.
+const fn pool(name: &'static str, programs: &'static [Program]) -> Row {
+    Row { warm_up: 200, environment: INFERRED, ..long(row(name, programs, ORPHANS)) }
+}
