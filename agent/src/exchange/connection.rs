@@ -17,7 +17,7 @@ use std::sync::Arc;
 use super::classify::{Proven, Skipped, Verdict, begins_with_frame, verdict};
 use super::conversation::{Conversation, Parsers, State};
 use super::held::{Held, length};
-use super::http1::Http1;
+use super::http1::{Http1, Upgrade};
 use super::http2::Http2;
 use super::pairing::Stopped;
 use super::pending::{Sink, request_direction};
@@ -315,11 +315,32 @@ impl Connection {
                     self.whole = false;
                 }
                 State::Unrecognised => self.become_other(Other::Unrecognised, events),
-                State::Stopped(Stopped::Switched) => self.become_other(Other::Switched, events),
+                State::Stopped(Stopped::Switched) => match conversation.take_upgrade() {
+                    Some(upgrade) => self.upgrade(upgrade, events),
+                    None => self.become_other(Other::Switched, events),
+                },
                 State::Stopped(Stopped::Full) => self.become_other(Other::GivenUp, events),
             },
             Phase::Other(_) => {}
         }
+    }
+
+    /// Goes over from HTTP/1 to HTTP/2.
+    fn upgrade(&mut self, upgrade: Upgrade, events: &mut Vec<Event>) {
+        let Phase::Conversation(before) = &self.phase else { return };
+        self.parsers.add(&before.parsers());
+        let Upgrade { role, exchange, moved } = upgrade;
+        let mut http2 = Http2::upgraded(self.id, role, exchange);
+        if self.recalls {
+            http2.allow_recall();
+        }
+        let mut sink = Sink { events, ledger: &mut self.ledger };
+        for mut held in moved {
+            while let Some(held) = held.pop() {
+                http2.piece(held.direction, &held.as_piece(), &mut sink);
+            }
+        }
+        self.phase = Phase::Conversation(Conversation::Http2(Box::new(http2)));
     }
 
     fn become_other(&mut self, other: Other, events: &mut Vec<Event>) {

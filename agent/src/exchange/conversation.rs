@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::http1::Http1;
+use super::http1::{Http1, Upgrade};
 use super::http2::Http2;
 use super::pairing::Stopped;
 use super::pending::Sink;
@@ -168,6 +168,14 @@ impl Conversation {
         match self {
             Self::Http1(http1) => http1.policy(direction, wishes),
             Self::Http2(http2) => http2.policy(direction, wishes.last(direction)),
+        }
+    }
+
+    /// What goes over from HTTP/1 to HTTP/2, if that was just said.
+    pub fn take_upgrade(&mut self) -> Option<Upgrade> {
+        match self {
+            Self::Http1(http1) => http1.take_upgrade(),
+            Self::Http2(_) => None,
         }
     }
 

@@ -14,7 +14,7 @@ use super::pairing::Pairing;
 use super::pending::{Sink, failure_kind, request_direction};
 use super::step::Joined;
 use super::wishes::{Capture, Wishes, policy};
-use super::{FailureKind, Policy};
+use super::{Exchange, FailureKind, Policy};
 use crate::identity::{ConnectionId, Direction, Monotonic, Role};
 use crate::protocol::http1::{self, Awaits, Ending, Parser, Side};
 use crate::stream::{Closed, Content, GapCause, Piece};
@@ -32,6 +32,17 @@ pub(super) struct Http1 {
     proven: Proven,
     /// A parser lost its place before any head was complete.
     doubted: bool,
+    /// What came behind 101 in the same piece, if the connection goes over to HTTP/2.
+    tail: Held,
+}
+
+/// A connection that goes over to HTTP/2 (RFC 7540 §3.2): the request whose response comes on stream 1, and what was moved of the
+/// responses' direction since.
+#[derive(Debug)]
+pub(super) struct Upgrade {
+    pub role: Role,
+    pub exchange: Box<Exchange>,
+    pub moved: [Held; 2],
 }
 
 /// One direction.
@@ -55,7 +66,17 @@ impl Http1 {
             skipped: Skipped::default(),
             proven: Proven::No,
             doubted: false,
+            tail: Held::default(),
         }
+    }
+
+    /// What goes over to HTTP/2, if 101 has just said so. This conversation is over then.
+    pub fn take_upgrade(&mut self) -> Option<Upgrade> {
+        self.pairing.upgraded_at()?;
+        let exchange = self.pairing.take_upgraded()?;
+        self.requests.parser.switch(&mut |_| {});
+        let moved = [std::mem::take(&mut self.tail), std::mem::take(&mut self.held)];
+        Some(Upgrade { role: self.role, exchange, moved })
     }
 
     /// Nothing is missing from here to there of a direction.
@@ -85,6 +106,7 @@ impl Http1 {
 
     /// The connection ended.
     pub fn closed(&mut self, closed: &Closed, sink: &mut Sink<'_>) {
+        self.pairing.forbid_upgrade();
         self.release_unpaired(sink);
         // What lasts as long as the connection is complete if its sender ended it, and in order.
         let whole = match self.role {
@@ -104,6 +126,7 @@ impl Http1 {
     /// The only process that used the connection died. A server's response that lasts as long as the
     /// connection is complete by that; whether a client had read all of one cannot be told.
     pub fn process_exited(&mut self, time: Monotonic, sink: &mut Sink<'_>) {
+        self.pairing.forbid_upgrade();
         self.release_unpaired(sink);
         let role = self.role;
         self.end_parsers(
@@ -118,6 +141,7 @@ impl Http1 {
 
     /// Nothing more will be known of the connection.
     pub fn abandoned(&mut self, sink: &mut Sink<'_>) {
+        self.pairing.forbid_upgrade();
         self.release_unpaired(sink);
         self.end_parsers(|pairing, body, sink| pairing.abandon_response(body, sink), sink);
         self.pairing.abandon(sink);
@@ -236,6 +260,17 @@ impl Http1 {
             }
             Content::Gap { length, cause: _ } => responses.parser.gap(piece.offset, length, &mut emit),
         }
+        if let (Some(offset), Content::Bytes(bytes)) = (pairing.upgraded_at(), piece.content) {
+            let at = offset.checked_sub(piece.offset).and_then(|at| usize::try_from(at).ok());
+            let rest = at.and_then(|at| bytes.get(at..)).unwrap_or_default();
+            let rest = Piece { offset, content: Content::Bytes(rest), starts_call: false, ..*piece };
+            let moved = length(&rest);
+            // A piece is not longer than what may be held.
+            if moved > 0 && self.tail.push(request_direction(self.role).opposite(), &rest) {
+                responses.parser.give_back(moved);
+                sink.ledger.bytes_parsed -= moved;
+            }
+        }
         if is_dated(piece) {
             pairing.touch_response(at);
         }
@@ -264,6 +299,7 @@ impl Http1 {
     /// Takes what was held as far as there are requests for it now.
     fn release(&mut self, sink: &mut Sink<'_>) {
         while !self.pairing.awaits_request()
+            && self.pairing.upgraded_at().is_none()
             && let Some(held) = self.held.pop()
         {
             self.take_responses(&held.as_piece(), sink);

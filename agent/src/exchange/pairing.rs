@@ -19,7 +19,7 @@ use super::{
 };
 use crate::identity::{ConnectionId, Moment, Monotonic};
 use crate::protocol::http1::{self, Answers, Ending};
-use crate::protocol::{RequestHead, ResponseHead};
+use crate::protocol::{FieldName, Fields, RequestHead, ResponseHead};
 
 /// The open exchanges of one connection, oldest first.
 #[derive(Debug)]
@@ -37,6 +37,17 @@ pub(super) struct Pairing {
     /// The response that has begun.
     response: Option<Response>,
     stopped: Option<Stopped>,
+    /// The request that is answered in HTTP/2, since 101 said so, and where the responses' direction goes over to that.
+    upgraded: Option<(u64, Option<u64>)>,
+    upgrades: Upgrades,
+}
+
+/// Whether the connection may go over to HTTP/2.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Upgrades {
+    Yes,
+    /// It has ended.
+    No,
 }
 
 /// Why no more exchanges come.
@@ -84,6 +95,8 @@ impl Pairing {
             unfinished: None,
             response: None,
             stopped: None,
+            upgraded: None,
+            upgrades: Upgrades::Yes,
         }
     }
 
@@ -136,7 +149,12 @@ impl Pairing {
             http1::Event::Ended { offset: _, ending: Ending::Truncated, body } => {
                 self.truncate_response(body)
             }
-            http1::Event::Switched { .. } => self.stop(Stopped::Switched, sink),
+            http1::Event::Switched { offset } => {
+                if let Some((_, from)) = &mut self.upgraded {
+                    *from = Some(offset);
+                }
+                self.stop(Stopped::Switched, sink);
+            }
             http1::Event::Lost { .. } => self.lose_responses(sink),
             http1::Event::Request { .. } => {}
         }
@@ -243,6 +261,23 @@ impl Pairing {
         self.close_under_way(sink);
     }
 
+    /// The connection has ended: what is left of it is not another protocol's.
+    pub fn forbid_upgrade(&mut self) {
+        self.upgrades = Upgrades::No;
+    }
+
+    /// Where the responses' direction went over to HTTP/2, if it did.
+    pub fn upgraded_at(&self) -> Option<u64> {
+        self.upgraded.and_then(|(_, from)| from)
+    }
+
+    /// Takes out the exchange whose response comes in HTTP/2.
+    pub fn take_upgraded(&mut self) -> Option<Box<Exchange>> {
+        let (offset, _) = self.upgraded.take()?;
+        let index = self.pending.iter().position(|pending| pending.offset() == offset)?;
+        self.remove(index).map(|pending| pending.exchange)
+    }
+
     pub fn stopped(&self) -> Option<Stopped> {
         self.stopped
     }
@@ -345,6 +380,14 @@ impl Pairing {
             101 => asked.is_some_and(|asked| asked != Answers::Upgrade),
             status => status < 200,
         };
+        let goes_over = asked == Some(Answers::Upgrade) && head.status == 101 && says_h2c(&head.fields);
+        if let (true, Claim::Answers(offset)) = (goes_over, response.claim)
+            && self.may_go_over(offset)
+        {
+            // Its response comes on stream 1 (RFC 7540 §3.2); this was none.
+            self.upgraded = Some((offset, None));
+            return;
+        }
         if interim {
             return self.pending.iter_mut().for_each(|pending| pending.mark.pass_interim(start, end));
         }
@@ -370,6 +413,15 @@ impl Pairing {
         }
         response.bound = true;
         self.response = Some(response);
+    }
+
+    /// True if nothing but the response to this request is outstanding, and nothing was moved behind it.
+    fn may_go_over(&self, offset: u64) -> bool {
+        let [only] = self.pending.as_slices().0 else { return false };
+        self.upgrades == Upgrades::Yes
+            && only.offset() == offset
+            && only.request == Progress::Ended
+            && self.beginning.is_none()
     }
 
     /// A final response begins at `start` that is given to no request: none that is unanswered can be given
@@ -440,6 +492,9 @@ impl Pairing {
 
     fn stop(&mut self, why: Stopped, sink: &mut Sink<'_>) {
         self.stopped = Some(why);
+        if self.upgraded.is_some() {
+            return;
+        }
         for pending in self.take_all() {
             match pending.response {
                 Progress::Ended => pending.close(sink),
@@ -491,6 +546,11 @@ impl Pairing {
         let offset = self.unfinished.take()?;
         self.find_mut(offset)
     }
+}
+
+/// Whether a server goes over to HTTP/2 without TLS (RFC 7540 §3.2).
+fn says_h2c(fields: &Fields) -> bool {
+    fields.all(FieldName::Upgrade).any(|value| value.eq_ignore_ascii_case(b"h2c"))
 }
 
 /// How long after a response was read by a client its request's record may still come: two threads use

@@ -28,6 +28,8 @@ pub enum FieldName {
     ConnectProtocolVersion,
     /// `:scheme`, which is no field of HTTP/1.
     Scheme,
+    /// What a server of HTTP/1 goes over to; kept of responses only.
+    Upgrade,
 }
 
 impl FieldName {

@@ -16,8 +16,8 @@ use spandrel_tests::grpc::rows::{self, How, Report, Row};
 #[derive(Parser, Debug)]
 struct Arguments {
     /// Tables: kinds (every kind of call), load (many calls over one connection), late (joined a warm connection), others
-    /// (curl, nghttp, h2load, nginx), ends (what ends a call), bulk (1 GiB of DATA), long (a stream of 30 seconds). All but
-    /// the last two if none is named.
+    /// (curl, nghttp, h2load, nginx), h2c (HTTP/1 that goes over), ends (what ends a call), bulk (1 GiB of DATA), long (a stream of 30 seconds). All but
+    /// h2c, bulk and long if none is named.
     table: Vec<String>,
     /// 10,000 calls a pair in `load`, and all pairs everywhere.
     #[arg(long)]
@@ -86,11 +86,16 @@ fn run(arguments: &Arguments) -> Result<bool> {
             "kinds" => kinds(arguments, &how)?,
             "load" => load(arguments, &how)?,
             "late" => late(arguments, &how)?,
-            "others" => other_programs(&how),
+            "others" => other_programs(&how, |how| {
+                let mut lines = others::plain(how)?;
+                lines.push(others::nginx(how)?);
+                Ok(lines)
+            }),
+            "h2c" => other_programs(&how, others::upgraded),
             "ends" => ends(arguments, &how)?,
             "bulk" => bulk(arguments, &how)?,
             "long" => long(arguments, &how)?,
-            other => bail!("no table is called {other:?}: kinds, load, late, others, ends, bulk, long"),
+            other => bail!("no table is called {other:?}: kinds, load, late, others, h2c, ends, bulk, long"),
         };
     }
     Ok(good)
@@ -271,16 +276,13 @@ fn long(arguments: &Arguments, how: &How) -> Result<bool> {
     Ok(good)
 }
 
-fn other_programs(how: &How) -> bool {
+fn other_programs(how: &How, lines: impl FnOnce(&How) -> Result<Vec<others::Line>>) -> bool {
     println!(
         "{:<18}{:>7}{:>7}{:>7}{:>7}{:>8}{:>7}",
         "program", "sent", "ends", "seen", "right", "joined", "wrong"
     );
     let mut good = true;
-    let lines = others::plain(how).and_then(|mut lines| {
-        lines.push(others::nginx(how)?);
-        Ok(lines)
-    });
+    let lines = lines(how);
     match lines {
         Err(error) => {
             println!("failed: {error:#}");

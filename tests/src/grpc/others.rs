@@ -95,6 +95,61 @@ pub fn plain(how: &How) -> Result<Vec<Line>> {
     ])
 }
 
+/// HTTP/1 that goes over to HTTP/2 (`Upgrade: h2c`): curl and nghttp with nghttpd, and with a server that refuses it.
+pub fn upgraded(how: &How) -> Result<Vec<Line>> {
+    let scratch = Scratch::new("h2c")?;
+    let (at, old) = (Endpoint::free()?, Endpoint::free()?);
+    let folder = scratch.join("plain");
+    std::fs::create_dir(&folder).context("a folder to serve")?;
+    let some = |n: usize| -> Result<Vec<Request>> {
+        let requests = (0..n).map(|i| Request::new("q=1", 0, if i % 3 == 2 { "404" } else { "200" }, 1));
+        let requests: Vec<Request> = requests.collect();
+        for request in requests.iter().filter(|request| request.status == "200") {
+            std::fs::write(scratch.join(request.path.trim_start_matches('/')), vec![b'x'; 5_000])
+                .context("a file to serve")?;
+        }
+        Ok(requests)
+    };
+    let (curl, nghttp, refused) = (some(9)?, some(9)?, some(3)?);
+    let mut command = Command::new(needed("nghttpd")?);
+    command.args(["--no-tls", "-a", "127.0.0.1", "-d"]).arg(scratch.path()).arg(at.port()?.to_string());
+    let _server = Service::listening("nghttpd", &mut command, &scratch, &at)?;
+    let mut command = Command::new(needed("python3")?);
+    command.args(["-m", "http.server", "--bind", "127.0.0.1", "-d"]).arg(scratch.path());
+    let _old = Service::listening("python", command.arg(old.port()?.to_string()), &scratch, &old)?;
+    let agent = start(how, &scratch)?;
+    // Three requests a connection: the first goes over, the others follow.
+    for three in curl.chunks(3) {
+        let urls = three.iter().map(|request| request.url(&at));
+        output(Command::new(needed("curl")?).args(["-s", "--http2"]).args(urls))?;
+    }
+    for three in nghttp.chunks(3) {
+        let urls = three.iter().map(|request| request.url(&at));
+        output(Command::new(needed("nghttp")?).args(["-n", "-u"]).args(urls))?;
+    }
+    for request in &refused {
+        output(Command::new(needed("curl")?).args(["-s", "--http2", &request.url(&old)]))?;
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    let outcome = agent.stop()?;
+    let mut lines = Vec::new();
+    for (program, requests, version) in
+        [("curl h2c", &curl, "2"), ("nghttp h2c", &nghttp, "2"), ("h2c refused", &refused, "1.")]
+    {
+        let mut line = judged(program, requests, &outcome.spans);
+        for request in requests {
+            for span in outcome.spans.iter().filter(|span| span.path() == request.path) {
+                let is = span.attribute("network.protocol.version");
+                if !is.starts_with(version) {
+                    line.wrong.push(format!("{:?} {} is version {is}", span.kind, span.path()));
+                }
+            }
+        }
+        lines.push(line);
+    }
+    Ok(lines)
+}
+
 fn start(how: &How, scratch: &Scratch) -> Result<Agent> {
     let mut options = Options::new(scratch).backend(&how.backend).arguments(how.arguments.clone());
     options.environment.extend(how.environment.iter().cloned());

@@ -156,6 +156,16 @@ impl Call {
         }
     }
 
+    /// Its request came in HTTP/1.
+    pub fn adopt(&mut self, mut exchange: Box<Exchange>) {
+        exchange.request.version = Version::Http2;
+        self.request.progress = Progress::Ended;
+        self.request.ended = exchange.request_ended;
+        self.request.body = exchange.request_body;
+        self.bytes += size(&exchange.request);
+        self.exchange = Some(exchange);
+    }
+
     /// The request's head is complete.
     pub fn open(
         &mut self,

@@ -88,6 +88,14 @@ impl Calls {
         self.calls.len() - self.early
     }
 
+    /// Takes a request that came in HTTP/1, completely, and is answered on stream 1.
+    pub fn adopt(&mut self, exchange: Box<Exchange>) {
+        let mut call = Call::new(1, &exchange.began);
+        call.adopt(exchange);
+        self.last = call.stream;
+        self.put(call);
+    }
+
     /// Memory for heads.
     pub fn bytes(&self) -> usize {
         self.bytes

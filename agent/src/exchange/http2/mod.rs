@@ -26,7 +26,7 @@ use self::recall::Recall;
 use self::turns::Turns;
 use super::conversation::State;
 use super::pending::{Sink, failure_kind, request_direction};
-use super::{Carried, Event as Told, FailureKind, Policy, Tables};
+use super::{Carried, Event as Told, Exchange, FailureKind, Policy, Tables};
 use crate::identity::{ConnectionId, Direction, Moment, Monotonic, Role};
 use crate::protocol::http2::{self, Event, Kind, Parser, Start};
 use crate::stream::{Closed, Content, GapCause, Piece};
@@ -139,6 +139,13 @@ impl Http2 {
             Role::Server => (Start::Frame, Start::Preface),
         };
         Self::new(id, Some(role), send, receive)
+    }
+
+    /// A conversation that goes over from HTTP/1 (RFC 7540 §3.2): the response to this request comes on stream 1.
+    pub fn upgraded(id: ConnectionId, role: Role, exchange: Box<Exchange>) -> Self {
+        let mut http2 = Self::from_preface(id, role);
+        http2.calls.adopt(exchange);
+        http2
     }
 
     /// A conversation that may be under way: nothing is known of it.

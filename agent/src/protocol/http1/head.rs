@@ -111,7 +111,10 @@ pub(super) fn fields(side: Side, lines: &[u8], ledger: &mut Ledger) -> Result<(F
         match known {
             Known::ContentLength => told.add_content_length(&value),
             Known::TransferEncoding => told.add_transfer_encoding(&value),
-            Known::Upgrade => told.upgrade = true,
+            Known::Upgrade if side == Side::Requests => told.upgrade = true,
+            Known::Upgrade => {
+                kept.0.push((FieldName::Upgrade, value.get(..MAX_PROTOCOL).unwrap_or(&value).into()))
+            }
             Known::Kept(_) if kept.0.len() >= MAX_FIELDS => ledger.fields_dropped += 1,
             Known::Kept(name) => {
                 let value = value.trim_ascii();
@@ -124,6 +127,9 @@ pub(super) fn fields(side: Side, lines: &[u8], ledger: &mut Ledger) -> Result<(F
     }
     Ok((kept, told))
 }
+
+/// How much is kept of what a server goes over to: names are shorter.
+const MAX_PROTOCOL: usize = 32;
 
 /// A field whose value is read.
 enum Known {

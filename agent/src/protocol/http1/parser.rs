@@ -228,6 +228,13 @@ impl Parser {
         emit(Event::Switched { offset });
     }
 
+    /// So many of the last bytes behind [`Event::Switched`] are accounted for by whoever understands them.
+    pub fn give_back(&mut self, length: u64) {
+        let given = length.min(self.ledger.switched);
+        self.ledger.switched -= given;
+        self.ledger.bytes -= given;
+    }
+
     /// What the next bytes will be.
     pub fn awaits(&self) -> Awaits {
         match self.state {

@@ -5,6 +5,7 @@
 mod recall;
 mod truth;
 mod tunnel;
+mod upgrade;
 
 use crate::exchange::{Classified, Connection, Event, Output};
 use crate::identity::{ConnectionId, Direction, Moment, Monotonic, ProcessKey, ThreadId};

@@ -141,7 +141,7 @@ fn only_an_asked_for_101_switches() {
     responses(
         &[Upgrade],
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n\u{1}\u{5}hello<close>",
-        &["0 began", "0..56 101", "56 ended, body 0", "56 switched"],
+        &["0 began", "0..56 101 Upgrade=websocket", "56 ended, body 0", "56 switched"],
     );
     responses(
         &[Ordinary, Ordinary],
