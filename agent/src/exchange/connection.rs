@@ -258,7 +258,8 @@ impl Connection {
         http2.piece(direction, piece, &mut Sink { events, ledger: &mut apart });
         apart.bytes_parsed = 0;
         self.ledger.add(&apart);
-        let expected = http2.role().is_some_and(|role| self.role.is_none_or(|proven| proven == role));
+        let expected =
+            http2.apparent_role().is_some_and(|role| self.role.is_none_or(|proven| proven == role));
         if expected && let Some(mut http2) = joining.http2.take() {
             http2.reset_ledgers();
             if self.recalls {

@@ -335,6 +335,12 @@ impl Http2 {
         self.calls.role()
     }
 
+    /// The part that the process seems to play: of a connection joined late, by what is not proven yet.
+    pub fn apparent_role(&self) -> Option<Role> {
+        let client = |requests| if requests == Direction::Send { Role::Client } else { Role::Server };
+        self.role().or_else(|| self.turns.requests().map(client))
+    }
+
     /// True if frames were found in a direction.
     pub fn is_aligned(&self) -> bool {
         self.send.is_aligned() || self.receive.is_aligned()

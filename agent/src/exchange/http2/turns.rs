@@ -65,6 +65,11 @@ impl Turns {
         Self { requests, ..Self::default() }
     }
 
+    /// The direction of requests, as it seems.
+    pub fn requests(&self) -> Option<Direction> {
+        self.requests
+    }
+
     /// True if both directions are proven.
     pub fn are_proof(&self) -> bool {
         self.turns >= TURNS

@@ -283,8 +283,10 @@ impl Parser {
                     self.begin(Header::parse(&header), start, emit);
                 }
                 Err(why) => {
-                    self.ledger.framing -= HEADER as u64;
-                    self.ledger.add_unparsed(why, HEADER as u64);
+                    // Its first bytes may have been counted in the books before these.
+                    let counted = self.ledger.framing.min(HEADER as u64);
+                    self.ledger.framing -= counted;
+                    self.ledger.add_unparsed(why, counted);
                     self.lose(start, why, emit);
                     if let State::Lost { why: _, search } = &mut self.state {
                         search.bytes(start, &header, self.max_frame);
