@@ -12,6 +12,7 @@ use crate::otlp::{Kind, SeenSpan};
 /// How far the clocks of a program and of the agent's records may be apart, and what a program does around its calls.
 const TOLERANCE_NS: u64 = 20_000_000;
 const EXAMPLES: usize = 6;
+const UNKNOWN_EXAMPLES: usize = 2;
 
 /// What came of the calls of a row, both ends together unless it says otherwise.
 #[derive(Clone, Debug, Default)]
@@ -84,6 +85,13 @@ impl Verdict {
 
     fn example(&mut self, text: impl FnOnce() -> String) {
         if self.examples.len() < EXAMPLES {
+            self.examples.push(text());
+        }
+    }
+
+    /// One of what is unknown: it leaves room for what is wrong.
+    fn unknown_example(&mut self, text: impl FnOnce() -> String) {
+        if self.examples.len() < UNKNOWN_EXAMPLES {
             self.examples.push(text());
         }
     }
@@ -233,8 +241,9 @@ fn end(verdict: &mut Verdict, call: &Call, log: &Seen, span: &SeenSpan) {
     };
     if status.is_empty() {
         verdict.statusless += 1;
-        verdict
-            .example(|| format!("no status: {kind:?} {path}, the program saw {}", status_name(log.status)));
+        verdict.unknown_example(|| {
+            format!("no status: {kind:?} {path}, the program saw {}", status_name(log.status))
+        });
     } else if right {
         verdict.status += 1;
     } else {
