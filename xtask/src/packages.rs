@@ -82,7 +82,6 @@ fn program_of(package: &str) -> Option<&str> {
         "maven" => Some("mvn"),
         "nftables" => Some("nft"),
         "nghttp2-client" => Some("nghttp"),
-        "nghttp2-server" => Some("nghttpd"),
         "nginx-light" => Some("nginx"),
         "util-linux" => Some("unshare"),
         "libc6-dev" | "python3-venv" => None,

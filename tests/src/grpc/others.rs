@@ -2,6 +2,7 @@
 //! gRPC peers. Plain HTTP/2 gives HTTP spans, found by their path, which is their token.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::process::Command;
 use std::time::Duration;
 
@@ -95,7 +96,7 @@ pub fn plain(how: &How) -> Result<Vec<Line>> {
     ])
 }
 
-/// HTTP/1 that goes over to HTTP/2 (`Upgrade: h2c`): curl and nghttp with nghttpd, and with a server that refuses it.
+/// HTTP/1 that goes over to HTTP/2 (`Upgrade: h2c`): curl and nghttp with Apache, and with a server that refuses it.
 pub fn upgraded(how: &How) -> Result<Vec<Line>> {
     let scratch = Scratch::new("h2c")?;
     let (at, old) = (Endpoint::free()?, Endpoint::free()?);
@@ -111,18 +112,28 @@ pub fn upgraded(how: &How) -> Result<Vec<Line>> {
         Ok(requests)
     };
     let (curl, nghttp, refused) = (some(9)?, some(9)?, some(3)?);
-    let mut command = Command::new(needed("nghttpd")?);
-    command.args(["--no-tls", "-a", "127.0.0.1", "-d"]).arg(scratch.path()).arg(at.port()?.to_string());
-    let _server = Service::listening("nghttpd", &mut command, &scratch, &at)?;
+    let (config, home) = (scratch.join("httpd.conf"), scratch.path().display());
+    let mut text = format!("ServerName localhost\nListen {}\nPidFile {home}/pid\n", at.target());
+    for module in ["mpm_event", "authz_core", "http2"] {
+        let _ = writeln!(text, "LoadModule {module}_module /usr/lib/apache2/modules/mod_{module}.so");
+    }
+    let _ = write!(
+        text,
+        "ErrorLog {home}/error.log\nDefaultRuntimeDir {home}\nProtocols h2c http/1.1\nH2Upgrade on\n\
+         DocumentRoot {home}\n<Directory {home}>\nRequire all granted\n</Directory>\n"
+    );
+    std::fs::write(&config, text).context("writing Apache's configuration")?;
+    let mut command = Command::new(needed("apache2")?);
+    command.arg("-f").arg(&config).arg("-X");
+    let _server = Service::listening("apache", &mut command, &scratch, &at)?;
     let mut command = Command::new(needed("python3")?);
     command.args(["-m", "http.server", "--bind", "127.0.0.1", "-d"]).arg(scratch.path());
     let _old = Service::listening("python", command.arg(old.port()?.to_string()), &scratch, &old)?;
     let agent = start(how, &scratch)?;
-    // Three requests a connection: the first goes over, the others follow.
-    for three in curl.chunks(3) {
-        let urls = three.iter().map(|request| request.url(&at));
-        output(Command::new(needed("curl")?).args(["-s", "--http2"]).args(urls))?;
+    for request in &curl {
+        output(Command::new(needed("curl")?).args(["-s", "--http2", &request.url(&at)]))?;
     }
+    // Three requests a connection: the first goes over, the others follow.
     for three in nghttp.chunks(3) {
         let urls = three.iter().map(|request| request.url(&at));
         output(Command::new(needed("nghttp")?).args(["-n", "-u"]).args(urls))?;

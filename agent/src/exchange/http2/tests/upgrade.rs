@@ -75,3 +75,55 @@ fn a_refused_upgrade_stays_http1() {
     assert_eq!(connection.protocol(), Classified::Http1);
     assert_eq!(events.iter().filter(|event| matches!(event, Event::Closed(_))).count(), 2);
 }
+
+/// What a relay between two real programs saw: a byte that says who spoke (0 the client), four that say how long it is, and that.
+fn recorded(mut bytes: &[u8]) -> Vec<Step> {
+    let mut steps = Vec::new();
+    while let Some((head, rest)) = bytes.split_at_checked(5) {
+        let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
+        let (said, rest) = rest.split_at(length);
+        match head[0] {
+            _ if said.is_empty() => {}
+            0 => steps.push(Client(said.to_vec())),
+            _ => steps.push(Server(said.to_vec())),
+        }
+        bytes = rest;
+    }
+    steps.push(Step::Closed);
+    steps
+}
+
+#[test]
+fn curl_and_apache_go_over_and_the_second_request_is_refused_by_goaway() {
+    // curl 7.88, Apache 2.4: the server says that it ends after stream 1 when stream 3 is on its way.
+    let steps = recorded(include_bytes!("recorded/curl-apache-h2c.rec"));
+    check(
+        &steps,
+        &[
+            "Client /plain/a?q=1 @0..0",
+            "responding @4",
+            "1 closed @4 200 0x0 0+x0",
+            "Client /plain/missing?q=1 @5..5",
+            "3 closed @6 0x0 0x0 goaway",
+        ],
+    );
+}
+
+#[test]
+fn nghttp_and_apache_go_over_and_three_requests_are_answered() {
+    let steps = recorded(include_bytes!("recorded/nghttp-apache-h2c.rec"));
+    check(
+        &steps,
+        &[
+            "Client /plain/a?q=1 @0..0",
+            "Client /plain/missing?q=1 @2..2",
+            "Client /plain/a?q=2 @2..2",
+            "responding @3",
+            "1 closed @3 200 0x0 0+x0",
+            "responding @5",
+            "responding @5",
+            "13 closed @5 404 0x0 0+x0",
+            "15 closed @5 200 0x0 0+x0",
+        ],
+    );
+}
