@@ -5,8 +5,9 @@
 //! boundary. Never its beginning: a false start inside a payload often leads into the true chain.
 //!
 //! Four frames are right in every stream that was measured, but HTTP/2 inside DATA (a tunnel) has perfect chains of
-//! its own. So what is read from a chain's end on is only provisional until the chain is also longer than one maximum
-//! frame: then it has crossed the end of whatever DATA it started in. That is for the parser to count.
+//! its own. So nothing of what is read from a chain's end on is used until the chain is also longer than one maximum
+//! frame (it has then crossed the end of whatever DATA it started in: that is for the parser to count), or until both
+//! directions prove it by turns (`exchange::http2`).
 //!
 //! It must never believe a chain across bytes that are not here, unless a payload contains all of them; nor hold more
 //! than [`MAX_CHAINS`] chains and eight bytes.
