@@ -254,6 +254,26 @@ impl Elf {
         pread(&self.file, section.offset, size).ok()
     }
 
+    /// Whether these bytes stand in the first [`MAX_BYTES`] of a section: read in pieces, for read-only data of large
+    /// programs take tens of MiB.
+    pub fn section_holds(&self, name: &str, wanted: &[u8]) -> bool {
+        let Some(section) = self.section(name).filter(|section| !section.no_bits) else { return false };
+        let end = section.size.min(MAX_BYTES as u64);
+        let mut at = 0;
+        while at < end {
+            // Each piece begins with what may be the beginning of the wanted bytes at the end of the one before.
+            let length = (end - at).min((PIECE + wanted.len()) as u64);
+            let bytes =
+                section.offset.checked_add(at).and_then(|from| pread(&self.file, from, length as usize).ok());
+            match bytes {
+                Some(bytes) if memchr::memmem::find(&bytes, wanted).is_some() => return true,
+                Some(_) => at += PIECE as u64,
+                None => return false,
+            }
+        }
+        false
+    }
+
     /// Bytes at an address, as the file has them: all of them, from one segment, or nothing.
     pub fn bytes_at(&self, address: u64, length: usize) -> Option<Vec<u8>> {
         let end = address.checked_add(length as u64)?;
@@ -375,6 +395,9 @@ enum Shown {
 /// Symbols read at once.
 const CHUNK: usize = 4096;
 
+/// Bytes of a section searched at once.
+const PIECE: usize = 64 << 10;
+
 /// What to add to an address of this file to get the one in a process that has it mapped.
 pub fn load_bias(elf: &Elf, maps: &Maps, file: FileKey) -> Option<u64> {
     // The kernel maps whole pages, so a mapping may begin before its segment.
@@ -458,6 +481,7 @@ pub fn fuzz_file(data: &[u8]) {
     }
     elf.symbol("main");
     elf.section_bytes(".text", 1 << 16);
+    elf.section_holds(".rodata", b"fuzz");
 }
 
 #[cfg(test)]
@@ -492,6 +516,11 @@ mod tests {
         assert!((text.address..text.address + text.size).contains(&address));
         assert!(elf.tls().is_some());
         assert_eq!(elf.symbol("no such symbol"), None);
+        // Also across the end of a piece.
+        let code = elf.section_bytes(".text", MAX_BYTES).unwrap();
+        let across = code.get(PIECE - 20..PIECE + 20).unwrap();
+        assert!(elf.section_holds(".text", across));
+        assert!(!elf.section_holds(".text", b"\x01no such bytes\xfe") && !elf.section_holds(".none", b"x"));
     }
 
     #[test]

@@ -119,8 +119,7 @@ fn lock(known: &Shared) -> std::sync::MutexGuard<'_, Known> {
 
 /// The paths of tokio's sources stand in the texts of panics, stripped or not.
 fn mentions_tokio(elf: &Elf) -> bool {
-    elf.section_bytes(".rodata", elf::MAX_BYTES)
-        .is_some_and(|bytes| memchr::memmem::find(&bytes, b"/tokio-").is_some())
+    elf.section_holds(".rodata", b"/tokio-")
 }
 
 fn places(maps: &Maps) -> Places {
