@@ -400,8 +400,10 @@ const PIECE: usize = 64 << 10;
 
 /// What to add to an address of this file to get the one in a process that has it mapped.
 pub fn load_bias(elf: &Elf, maps: &Maps, file: FileKey) -> Option<u64> {
-    // The kernel maps whole pages, so a mapping may begin before its segment.
-    let biases = maps.of_file(file).filter_map(|mapping| {
+    // The kernel maps whole pages, so a mapping may begin before its segment. A hole between segments that lie apart is a mapping
+    // of the file that nobody may read, at whatever place in the file (Temurin's libjvm.so of 21).
+    let mapped = maps.of_file(file).filter(|mapping| mapping.read || mapping.execute);
+    let biases = mapped.filter_map(|mapping| {
         let segment = elf.segments.iter().find(|segment| {
             let page = segment.offset / PAGE * PAGE;
             page == mapping.offset && segment.execute == mapping.execute
@@ -490,6 +492,25 @@ mod tests {
 
     fn own() -> Elf {
         Elf::open(File::open("/proc/self/exe").unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_hole_between_segments_says_nothing_of_where_a_file_is() {
+        let elf = own();
+        let whole = Maps::of(std::process::id()).unwrap();
+        let code = whole.at(fuzz_file as *const () as u64).unwrap();
+        let bias = load_bias(&elf, &whole, code.file().unwrap());
+        let data = elf.segments.iter().find(|segment| !segment.execute && segment.offset > PAGE).unwrap();
+        let mut text = std::fs::read("/proc/self/maps").unwrap();
+        let (major, minor) = code.device;
+        let hole = format!(
+            "1000-2000 ---p {:08x} {major:02x}:{minor:02x} {} /hole\n",
+            data.offset / PAGE * PAGE,
+            code.inode
+        );
+        text.extend_from_slice(hole.as_bytes());
+        assert_eq!(load_bias(&elf, &Maps::parse(&text), code.file().unwrap()), bias);
+        assert!(bias.is_some());
     }
 
     #[test]

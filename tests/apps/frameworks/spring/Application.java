@@ -67,8 +67,8 @@ public class Application {
             "--server.tomcat.threads.max=64", "--spring.task.execution.pool.core-size=16");
     }
 
-    static Route route(String token) {
-        return ROUTES.getOrDefault("/" + token, new Route());
+    static Route route(String path) {
+        return ROUTES.getOrDefault(path, new Route());
     }
 
     static byte[] work(Route route, RestTemplate template) {
@@ -86,9 +86,9 @@ public class Application {
     static class Blocking {
         final RestTemplate template = new RestTemplate();
 
-        @GetMapping("/{token}")
-        byte[] get(@PathVariable("token") String token) {
-            return work(route(token), template);
+        @GetMapping("/{*path}")
+        byte[] get(@PathVariable("path") String path) {
+            return work(route(path), template);
         }
     }
 
@@ -109,9 +109,9 @@ public class Application {
         @Autowired
         Worker worker;
 
-        @GetMapping("/{token}")
-        CompletableFuture<byte[]> get(@PathVariable("token") String token) {
-            return worker.run(route(token));
+        @GetMapping("/{*path}")
+        CompletableFuture<byte[]> get(@PathVariable("path") String path) {
+            return worker.run(route(path));
         }
     }
 
@@ -120,9 +120,9 @@ public class Application {
     static class Reactive {
         final WebClient client = WebClient.create();
 
-        @GetMapping("/{token}")
-        Mono<byte[]> get(@PathVariable("token") String token) {
-            Route route = route(token);
+        @GetMapping("/{*path}")
+        Mono<byte[]> get(@PathVariable("path") String path) {
+            Route route = route(path);
             return Mono.delay(Duration.ofMillis(route.delay))
                 .thenMany(Flux.fromIterable(route.calls)
                     .concatMap(call -> client.get().uri(base + call).retrieve().bodyToMono(byte[].class)))
