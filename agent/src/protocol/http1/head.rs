@@ -112,10 +112,10 @@ pub(super) fn fields(side: Side, lines: &[u8], ledger: &mut Ledger) -> Result<(F
             Known::ContentLength => told.add_content_length(&value),
             Known::TransferEncoding => told.add_transfer_encoding(&value),
             Known::Upgrade if side == Side::Requests => told.upgrade = true,
+            Known::Upgrade | Known::Kept(_) if kept.0.len() >= MAX_FIELDS => ledger.fields_dropped += 1,
             Known::Upgrade => {
                 kept.0.push((FieldName::Upgrade, value.get(..MAX_PROTOCOL).unwrap_or(&value).into()))
             }
-            Known::Kept(_) if kept.0.len() >= MAX_FIELDS => ledger.fields_dropped += 1,
             Known::Kept(name) => {
                 let value = value.trim_ascii();
                 if value.len() > MAX_VALUE {

@@ -155,3 +155,16 @@ fn only_so_many_fields_are_kept_and_the_others_are_counted() {
     assert_eq!((kept, parser.ledger().fields_dropped), (MAX_FIELDS, 3));
     assert_eq!(parser.ledger().body, 1, "fields that frame are never too many");
 }
+
+#[test]
+fn what_a_server_goes_over_to_is_kept_no_more_often_than_other_fields() {
+    let (mut parser, mut kept) = (Parser::new(Side::Responses), 0);
+    let lines = "Upgrade: h2c\r\n".repeat(MAX_FIELDS + 3);
+    let stream = format!("HTTP/1.1 200 OK\r\n{lines}Content-Length: 1\r\n\r\nx");
+    parser.bytes(0, stream.as_bytes(), true, &mut || Answers::Ordinary, &mut |event| {
+        if let Event::Response { head, .. } = event {
+            kept = head.fields.0.len();
+        }
+    });
+    assert_eq!((kept, parser.ledger().fields_dropped), (MAX_FIELDS, 3));
+}
