@@ -103,6 +103,19 @@ pub fn python_style(
     Service::listening(script, command.env("PYTHONDONTWRITEBYTECODE", "1"), scratch, at)
 }
 
+/// The folder under `target/` with the packages of a `package.json`, installed if they are not there.
+pub fn npm_packages(name: &str, package: &Path) -> Result<PathBuf> {
+    let target = workspace().join("target").join(name);
+    built(&format!("{name}.done"), package, |done| {
+        std::fs::create_dir_all(&target).with_context(|| format!("creating {}", target.display()))?;
+        std::fs::copy(package, target.join("package.json")).context("copying package.json")?;
+        let mut npm = Command::new(needed("npm")?);
+        output(npm.args(["install", "--silent", "--no-audit", "--no-fund"]).current_dir(&target))?;
+        std::fs::write(done, "").context("marking the modules as complete")
+    })?;
+    Ok(target)
+}
+
 /// The Node service, calling in this style.
 pub fn node(style: &str, at: &Endpoint, wiring: &Wiring, scratch: &Scratch) -> Result<Service> {
     let mut command = Command::new(chosen(wiring.runtimes.node.as_ref(), "node")?);

@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use crate::agent::{Agent, Options};
-use crate::apps::{built, jvm_classes, python, source, workspace};
+use crate::apps::{built, jvm_classes, npm_packages, python, source, workspace};
 use crate::load::{Nginx, Sink, Usage, only, saturate};
 use crate::process::{Endpoint, Scratch, Service, needed, output};
 
@@ -168,7 +168,8 @@ impl Program {
                     sdk(&mut command, sink);
                     let register =
                         "node_modules/@opentelemetry/auto-instrumentations-node/build/src/register.js";
-                    command.arg("--require").arg(node_modules()?.join(register));
+                    let modules = npm_packages("sdk-node", &source("sdk/package.json"))?;
+                    command.arg("--require").arg(modules.join(register));
                 }
                 command.arg(source("service.js")).args(told(style));
                 Service::listening("node", &mut command, scratch, at)
@@ -212,19 +213,6 @@ fn flask_environment() -> Result<PathBuf> {
         let mut pip = Command::new(target.join("bin/pip"));
         output(pip.args(["install", "--quiet", "--disable-pip-version-check", "-r"]).arg(&packages))?;
         std::fs::write(done, "").context("marking the virtual environment as complete")
-    })?;
-    Ok(target)
-}
-
-fn node_modules() -> Result<PathBuf> {
-    let target = workspace().join("target/sdk-node");
-    let package = source("sdk/package.json");
-    built("sdk-node.done", &package, |done| {
-        std::fs::create_dir_all(&target).with_context(|| format!("creating {}", target.display()))?;
-        std::fs::copy(&package, target.join("package.json")).context("copying package.json")?;
-        let mut npm = Command::new(needed("npm")?);
-        output(npm.args(["install", "--silent", "--no-audit", "--no-fund"]).current_dir(&target))?;
-        std::fs::write(done, "").context("marking the modules as complete")
     })?;
     Ok(target)
 }

@@ -7,6 +7,15 @@ use spandrel_tests::grpc::ends;
 use spandrel_tests::grpc::peers::Peer;
 use spandrel_tests::grpc::rows::{self, How, Row};
 
+/// Each peer once as a client and once as a server.
+const RING: [(Peer, Peer); 5] = [
+    (Peer::Go, Peer::Python),
+    (Peer::Python, Peer::Node),
+    (Peer::Node, Peer::Java),
+    (Peer::Java, Peer::Tonic),
+    (Peer::Tonic, Peer::Go),
+];
+
 fn pair(
     client: Peer,
     server: Peer,
@@ -19,14 +28,7 @@ fn pair(
 #[test]
 fn every_kind_of_call_between_five_implementations_has_its_spans() -> Result<()> {
     let _machine = machine();
-    let ring = [
-        (Peer::Go, Peer::Python),
-        (Peer::Python, Peer::Node),
-        (Peer::Node, Peer::Java),
-        (Peer::Java, Peer::Tonic),
-        (Peer::Tonic, Peer::Go),
-    ];
-    for (client, server) in ring {
+    for (client, server) in RING {
         let row = pair(client, server, rows::every_kind(2), 3);
         let verdict = rows::run(&row, &How::default())?.verdict;
         let good = verdict.wrong() == 0 && verdict.named == verdict.ends && verdict.status == verdict.ends;
@@ -51,14 +53,7 @@ fn fifty_calls_at_once_over_one_connection_are_joined_each_with_its_own() -> Res
 #[test]
 fn whatever_ends_a_call_both_ends_tell_it_once_and_alike() -> Result<()> {
     let _machine = machine();
-    let pairs = [
-        (Peer::Go, Peer::Python),
-        (Peer::Python, Peer::Node),
-        (Peer::Node, Peer::Java),
-        (Peer::Java, Peer::Tonic),
-        (Peer::Tonic, Peer::Go),
-    ];
-    let (lines, _) = ends::run(&pairs, &pairs.map(|(client, _)| client), &How::default())?;
+    let (lines, _) = ends::run(&RING, &RING.map(|(client, _)| client), &How::default())?;
     let (mut all, mut told) = (0, 0);
     for line in &lines {
         ensure!(line.wrong.is_empty() && line.seen == line.ends && 2 * line.joined == line.ends, "{line:?}");

@@ -6,29 +6,17 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::{Wiring, built, chosen, listen, source, workspace};
+use super::{Wiring, built, chosen, listen, npm_packages, source, workspace};
 use crate::process::{Endpoint, Scratch, Service, needed, output};
 
 /// A service in one of Node's frameworks.
 pub fn node(framework: &str, at: &Endpoint, wiring: &Wiring, scratch: &Scratch) -> Result<Service> {
-    let modules = node_modules()?;
+    let modules =
+        npm_packages("frameworks-node", &source("frameworks/node/package.json"))?.join("node_modules");
     let mut command = Command::new(chosen(wiring.runtimes.node.as_ref(), "node")?);
     command.arg(source("frameworks/node/service.js")).arg(listen(at)).args(wiring.arguments());
     command.arg(format!("framework={framework}")).env("NODE_PATH", modules);
     Service::listening(framework, &mut command, scratch, at)
-}
-
-fn node_modules() -> Result<PathBuf> {
-    let target = workspace().join("target/frameworks-node");
-    let package = source("frameworks/node/package.json");
-    built("frameworks-node.done", &package, |done| {
-        std::fs::create_dir_all(&target).with_context(|| format!("creating {}", target.display()))?;
-        std::fs::copy(&package, target.join("package.json")).context("copying package.json")?;
-        let mut npm = Command::new(needed("npm")?);
-        output(npm.args(["install", "--silent", "--no-audit", "--no-fund"]).current_dir(&target))?;
-        std::fs::write(done, "").context("marking the modules as complete")
-    })?;
-    Ok(target.join("node_modules"))
 }
 
 /// A Spring Boot service: Tomcat, an `@Async` pool behind it, or WebFlux.
