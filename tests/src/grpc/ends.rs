@@ -3,6 +3,8 @@
 //!
 //! All of it goes on under one agent, since each call's method is a token. The server by hand says which attempts it saw and what
 //! it did with each; a program's own view is compared, but what counts is what was on the wire.
+//!
+//! It must never take a program's word for what the wire showed.
 
 use std::collections::HashMap;
 use std::path::Path;

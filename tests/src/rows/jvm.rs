@@ -1,5 +1,7 @@
 //! The JVM: a thread for a request, a virtual thread for one, and pools. What links a pool's work is where its task was
 //! allocated: a habit, which has to be allowed, and which holds with collectors that stand still between two collections.
+//!
+//! No row may claim a pool's links without allowing them.
 
 use super::Claim::OrphansNeverWrong;
 use super::Program::{Jvm, Spring, Threaded};

@@ -3,6 +3,8 @@
 //!
 //! Rows are judged once the probes that they need are attached, without a bound on hits. (What was under way when the
 //! probes came is not proved.) The row `node` says what is shown by default.
+//!
+//! No row may claim links by descent without allowing them.
 
 use super::Claim::{Complete, OrphansNeverWrong};
 use super::Program::{Node, NodeFramework, NodeStyle, Threaded};
