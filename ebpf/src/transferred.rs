@@ -446,6 +446,10 @@ pub unsafe fn state_changed<M: Memory>(sk: *const u8, from: u32, to: u32) {
         if transport != TRANSPORT_TCP {
             return;
         }
+        if opens && from == tcp_state::SYN_RECV {
+            // What is known of this address is another socket's, and nothing tells: it has no file yet.
+            socket::forget(sk);
+        }
         let Some(state) = socket::state::<M>(sk, opens) else {
             if opens {
                 socket::count_stateless(0);
@@ -475,7 +479,8 @@ pub unsafe fn state_changed<M: Memory>(sk: *const u8, from: u32, to: u32) {
             record.error = M::load(sk, off!(sock_err));
             ring::write(addr_of_mut!(record) as *mut u8, size_of::<State>() as u64);
         }
-        if to == tcp_state::CLOSE {
+        // While a program has it open, what came before can still be read. Its inode tells it from the next one here.
+        if to == tcp_state::CLOSE && (from == tcp_state::SYN_SENT || socket::inode::<M>(sk) == 0) {
             socket::forget(sk);
         }
     }
@@ -494,6 +499,8 @@ pub unsafe fn asked<M: Memory>(sk: *const u8) {
         if transport != TRANSPORT_TCP || pid == run!(own_pid) || maps::ignored(pid) {
             return;
         }
+        // A socket that was connected before is another connection now.
+        socket::forget(sk);
         let Some(state) = socket::state::<M>(sk, true) else { return socket::count_stateless(0) };
         let Some(asking) = maps::asking() else { return };
         addr_of_mut!((*asking).sk).write_volatile(sk as u64);

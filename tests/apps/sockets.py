@@ -583,7 +583,7 @@ def until_closed():
 
 
 @case
-def half_closed():
+def half_closed(read_after=0.0):
     """The client says that it is done (shutdown) before the response comes."""
 
     def server(listener):
@@ -599,11 +599,18 @@ def half_closed():
             sock = connect()
             sock.sendall(request(number))
             sock.shutdown(socket.SHUT_WR)
+            time.sleep(read_after)
             whole(sock)
             sock.close()
             done(number, 0, 10)
 
     pair(server, client)
+
+
+@case
+def read_when_closed():
+    """The same, but both directions are over, and the socket is closed in the kernel, before the response is read."""
+    half_closed(0.05)
 
 
 @case

@@ -54,6 +54,7 @@ const CASES: &[(&str, Want)] = &[
     ("bodiless", Joined),
     ("until_closed", Joined),
     ("half_closed", Joined),
+    ("read_when_closed", Joined),
     ("wait_all", Joined),
     ("mptcp", NotWrong),
     ("garbage", Joined),
@@ -152,6 +153,11 @@ fn special(case: &str, paths: &[(String, u64, u64)], spans: &[SeenSpan]) -> Resu
                 let server = one(spans, path, Kind::Server)?;
                 let agent = server.attribute("user_agent.original");
                 ensure!(agent == "at-the-end", "the last field of a 60 KiB head is {agent:?}");
+            }
+            "half_closed" | "read_when_closed" => {
+                let client = one(spans, path, Kind::Client)?;
+                let status = client.attribute("http.response.status_code");
+                ensure!(status == "200", "a response that was read late has status {status:?}: {client:?}");
             }
             "mapped" => {
                 let server = one(spans, path, Kind::Server)?;
