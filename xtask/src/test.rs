@@ -144,7 +144,7 @@ impl Report {
             println!("\nfailed:");
         }
         for failure in &self.failures {
-            println!("  {}", failure.lines().next().unwrap_or_default());
+            println!("  {}", failure.trim_end().replace('\n', "\n    "));
         }
         if self.passed + self.failed == 0 {
             bail!("there is no step {:?}", self.only.unwrap_or_default());
@@ -212,6 +212,12 @@ impl Tally {
         if result.is_err() || warnings > 0 {
             println!("{}", output.join("\n"));
         }
+        for failure in &mut self.failures {
+            if let Some((test, Outcome::Failed)) = outcome(failure) {
+                let said = said(&output, test);
+                failure.extend(said.iter().flat_map(|line| ["\n", line]));
+            }
+        }
         if warnings > 0 {
             self.fail(&format!("{warnings} warnings"));
         }
@@ -249,6 +255,21 @@ fn outcome(line: &str) -> Option<(&str, Outcome)> {
     Some((test, outcome))
 }
 
+/// So many lines of a failed test's error stand at the end of the run too, where only the end of the output is kept.
+const SAID: usize = 20;
+
+/// The error of a failed test, of what libtest prints after all tests of its program have run.
+fn said<'a>(output: &'a [String], test: &str) -> &'a [String] {
+    let head = format!("---- {test} stdout ----");
+    let Some(from) = output.iter().rposition(|line| *line == head) else { return &[] };
+    let said = output.get(from + 1..).unwrap_or_default();
+    let end = said.iter().position(|line| line.starts_with("---- ") || line == "failures:");
+    let said = said.get(..end.unwrap_or(said.len())).unwrap_or_default();
+    let error = said.iter().position(|line| line.starts_with("Error: ") || line.contains(" panicked at "));
+    let said = said.get(error.unwrap_or_default()..).unwrap_or_default();
+    said.get(..said.len().min(SAID)).unwrap_or_default()
+}
+
 /// Passed, failed and ignored of `test result: ok. 3 passed; 0 failed; 1 ignored; …`, which ends each
 /// program of tests.
 fn sums(line: &str) -> Option<[usize; 3]> {
@@ -273,6 +294,20 @@ mod tests {
         assert_eq!(outcome("test a ... ignored, needs x"), Some(("a", Outcome::Ignored)));
         let result = "test result: FAILED. 3 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out";
         assert_eq!((outcome(result), sums(result)), (None, Some([3, 1, 2])));
+    }
+
+    #[test]
+    fn the_error_of_a_failed_test_stands_at_the_end() {
+        let rows: String = (0..40).map(|row| format!("row {row}\n")).collect();
+        let output = format!(
+            "test a ... FAILED\n\nfailures:\n\n---- a stdout ----\n{rows}Error: 2 rows:\none\ntwo\n\n\nfailures:\n    a\n"
+        );
+        let mut tally = Tally { passed: 1, ..Tally::default() };
+        tally.tests(Cmd::new("printf").arg(output), Timed::Together, MINUTE);
+        assert_eq!(
+            tally.failures.first().map(|failure| failure.trim_end()),
+            Some("test a ... FAILED\nError: 2 rows:\none\ntwo")
+        );
     }
 
     #[test]
