@@ -427,16 +427,17 @@ impl Pipeline {
     pub fn turn(&mut self) -> usize {
         let mut taken = 0;
         let step = if self.sessions.is_some() { STEP } else { BATCH };
-        loop {
+        let read = loop {
+            let now = clock::monotonic();
             // Secrets are found before what they open is moved, so they must be taken before it is read: a
             // session may begin and end within one turn.
-            self.meet(clock::monotonic());
+            self.meet(now);
             let some = self.drain(step);
             taken += some;
             if some < step || taken >= BATCH {
-                break;
+                break now;
             }
-        }
+        };
         let Self { kernel, behind, .. } = self;
         // A program's environment is in no record, and short programs are gone before their traffic is read.
         for process in behind.fresh.drain(..) {
@@ -455,11 +456,11 @@ impl Pipeline {
             }
         }
         self.carry_out();
-        // Only when the ring is empty is what was lost behind what was read.
-        let now = clock::monotonic();
-        self.meet(now);
-        if taken < BATCH && now.since(self.looked.0) >= POLL {
-            self.poll(now);
+        self.meet(clock::monotonic());
+        // Only when the ring is empty is what was lost behind what was read. All that the kernel told of until the ring was
+        // last read has been seen; what this thread was kept waiting since then is nobody's silence.
+        if taken < BATCH && read.since(self.looked.0) >= POLL {
+            self.poll(read);
         }
         self.stitch();
         taken
