@@ -16,11 +16,12 @@ use spandrel_proto::counter::Counter as KernelCounter;
 use spandrel_proto::record::{self, Data, FLAG_FIRST, FLAG_SEND, Record};
 
 use crate::books::{self, Books};
+use crate::discover::hpack;
 use crate::discover::runtimes::readers::{self, Order, Readers};
 use crate::discover::runtimes::{Hit, Seen};
 use crate::discover::select::{Selection, Verdict};
 use crate::discover::table::{ExecFacts, ProcessTable, candidate};
-use crate::discover::tables::{Answer, Ask, Searcher};
+use crate::discover::tables::{self, Answer, Ask, Searcher};
 use crate::discover::{self};
 use crate::exchange::{self, Connection, Want};
 use crate::export::Exporter;
@@ -271,8 +272,9 @@ impl Pipeline {
         let Some(searcher) = &mut self.searcher else { return };
         let behind = &mut self.behind;
         for connection in std::mem::take(&mut behind.recalls) {
-            let mut processes = behind.processes(connection);
-            processes.retain(|process| behind.may_look_into(*process));
+            let processes = behind
+                .processes(connection)
+                .map(|process| process.filter(|process| behind.may_look_into(*process)));
             let not_before = Monotonic(clock::monotonic().0 + exchange::QUIET);
             searcher.ask(Ask { connection, processes, not_before });
             if !behind.awaiting.contains(&connection) {
@@ -280,13 +282,18 @@ impl Pipeline {
             }
         }
         while let Some(answer) = searcher.answer() {
-            let Answer { connection, began, ended, tables } = answer;
-            let tables = tables
-                .into_iter()
-                .map(|table| exchange::Table { entries: table.entries, limit: table.limit as usize })
-                .collect();
-            if let Some(end) = behind.connections.get_mut(&connection) {
-                end.exchanges.tables(&Arc::new(exchange::Tables { began, ended, tables }));
+            let Answer { asks, began, ended, processes, incomplete } = answer;
+            let found: Vec<_> = processes.iter().map(|found| (found.process, tables_of(found))).collect();
+            for Ask { connection, processes, not_before: _ } in asks {
+                let Some(end) = behind.connections.get_mut(&connection) else { continue };
+                let mut tables = Vec::new();
+                for (process, receives) in processes.into_iter().zip([Direction::Receive, Direction::Send]) {
+                    let found = found.iter().filter(|(found, _)| Some(*found) == process);
+                    for (only, table) in found.flat_map(|(_, tables)| tables) {
+                        tables.push(exchange::Table { of: only.then_some(receives), ..table.clone() });
+                    }
+                }
+                end.exchanges.tables(&Arc::new(exchange::Tables { began, ended, tables, incomplete }));
             }
         }
     }
@@ -665,6 +672,22 @@ impl Pipeline {
     }
 }
 
+/// A process's tables as `exchange` takes them, and whether they can only be of what it receives.
+fn tables_of(found: &tables::Process) -> Vec<(bool, exchange::Table)> {
+    let tables::Process { process: _, receives_only, grpc_only, tables } = found;
+    let entry = |entry: &hpack::Entry| {
+        let hpack::Entry { name, value, size } = entry;
+        exchange::TableEntry { name: name.clone(), value: value.clone(), size: *size as usize }
+    };
+    let table = |(entries, limit): &(Arc<[hpack::Entry]>, u64)| exchange::Table {
+        entries: entries.iter().map(entry).collect(),
+        limit: *limit as usize,
+        of: None,
+        grpc_only: *grpc_only,
+    };
+    tables.iter().map(|found| (*receives_only, table(found))).collect()
+}
+
 /// The exchanges of a connection of which nothing is known yet.
 fn conversation(recall: bool, connection: ConnectionId, born_here: bool) -> Connection {
     let fresh = Connection::new(connection, born_here);
@@ -859,14 +882,11 @@ impl Behind {
         }
     }
 
-    /// The processes at both ends, as far as they are known.
-    fn processes(&self, connection: ConnectionId) -> Vec<ProcessKey> {
+    /// The processes at this end and at the other, as far as they are known.
+    fn processes(&self, connection: ConnectionId) -> [Option<ProcessKey>; 2] {
         let end = self.connections.get(&connection);
         let other = end.and_then(|end| end.peer).and_then(|peer| self.connections.get(&peer));
-        let mut processes: Vec<ProcessKey> =
-            [end, other].into_iter().flatten().filter_map(|end| end.process).collect();
-        processes.dedup();
-        processes
+        [end, other].map(|end| end.and_then(|end| end.process))
     }
 
     /// Lets go of exchanges that have waited for tables for long enough.

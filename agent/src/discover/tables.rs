@@ -1,18 +1,18 @@
 //! The search for HPACK tables, on a thread of its own: processes in, what `hpack` finds in their memory out.
 //!
-//! A process is searched some time after it was asked for, and each table looked at again before it is told: one that changed
-//! meanwhile is left out, and the answer with it if that makes it incomplete. Several connections of a process that ask at
-//! the same time share a search. It must never hold up the pipeline, read a process that is not the one meant, one whose
-//! HTTP/2 is of a library that `hpack` does not know, or tell of a search that missed something: who gets the answer
-//! excludes tables one by one, and the right one must be among them.
+//! Questions that come at about the same time are answered together: each process is searched once for all of them. Each table
+//! is looked at again before it is told: one that changed meanwhile is left out, and what was found in that process with it. It must
+//! never hold up the pipeline, read a process that is not the one meant, one whose HTTP/2 is of a library that `hpack` does not
+//! know, or tell of a search that missed something: who gets the answer excludes tables one by one, and the right one must be
+//! among them.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-use super::hpack::{self, Found, Library, Table};
+use super::hpack::{self, Entry, Found, Library, Table};
 use super::maps::Maps;
 use super::memory::ProcessMemory;
 use super::proc::is_meant;
@@ -26,31 +26,43 @@ const MAX_ASKS: usize = 1024;
 /// How long tables must stay as they are, to be told.
 const UNCHANGED: Duration = Duration::from_millis(300);
 
-/// How long an answer may be given again, in nanoseconds.
-const FRESH: u64 = 3_000_000_000;
-
 /// A question.
 #[derive(Clone, Debug)]
 pub struct Ask {
     /// Whose tables are wanted.
     pub connection: ConnectionId,
-    /// The processes at its ends.
-    pub processes: Vec<ProcessKey>,
+    /// The process at this end, and the one at the other, as far as they are known and may be looked into.
+    pub processes: [Option<ProcessKey>; 2],
     /// The search must not begin before.
     pub not_before: Monotonic,
 }
 
-/// All tables of the processes.
+/// What was found for some questions.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// Whose tables were wanted.
-    pub connection: ConnectionId,
+    /// The questions.
+    pub asks: Vec<Ask>,
     /// When the first search began.
     pub began: Monotonic,
     /// When the last table was looked at again.
     pub ended: Monotonic,
-    /// The tables.
-    pub tables: Vec<Table>,
+    /// What was found in the processes; those that are not here were not searched, or not completely.
+    pub processes: Vec<Process>,
+    /// A search was not complete: another may be.
+    pub incomplete: bool,
+}
+
+/// All tables of a process.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// Which process.
+    pub process: ProcessKey,
+    /// Only what it receives has tables that can be read.
+    pub receives_only: bool,
+    /// All its connections are of gRPC, as far as they are of this library.
+    pub grpc_only: bool,
+    /// Its tables, equal ones once: the entries, the newest first, and the size that they may have.
+    pub tables: Vec<(Arc<[Entry]>, u64)>,
 }
 
 /// The station's books.
@@ -84,9 +96,13 @@ impl Searcher {
         let (asks, asked) = sync_channel::<Ask>(MAX_ASKS);
         let (answer, answers) = sync_channel(MAX_ASKS);
         std::thread::Builder::new().name("spandrel-tables".to_owned()).spawn(move || {
-            let mut known = HashMap::new();
             while let Ok(ask) = asked.recv() {
-                if answer.send(answer_to(&ask, &mut known)).is_err() {
+                let mut asks = vec![ask];
+                // Connections that were met together ask within a moment.
+                wait(&asks);
+                asks.extend(asked.try_iter());
+                wait(&asks);
+                if answer.send(answer_to(asks)).is_err() {
                     return;
                 }
             }
@@ -117,71 +133,89 @@ impl Searcher {
     }
 }
 
-/// What a search of a process came to.
-#[derive(Clone, Debug)]
+/// Sleeps until all may be searched for.
+fn wait(asks: &[Ask]) {
+    let latest = asks.iter().map(|ask| ask.not_before).max().unwrap_or_default();
+    std::thread::sleep(Duration::from_nanos(latest.since(clock::monotonic())));
+}
+
+/// A process that was searched, before its tables were looked at again.
 struct Searched {
-    began: Monotonic,
-    ended: Monotonic,
+    process: ProcessKey,
+    library: Library,
+    memory: ProcessMemory,
     tables: Vec<Table>,
 }
 
-fn answer_to(ask: &Ask, known: &mut HashMap<ProcessKey, Searched>) -> (Answer, Ledger) {
+fn answer_to(asks: Vec<Ask>) -> (Answer, Ledger) {
     let mut books = Ledger::default();
-    let now = clock::monotonic();
-    known.retain(|_, searched| now.since(searched.ended) < FRESH);
-    let mut all: Option<Searched> = None;
-    for &process in &ask.processes {
-        let searched = match known.get(&process).filter(|searched| searched.began >= ask.not_before) {
-            Some(searched) => Some(searched.clone()),
-            None => {
-                std::thread::sleep(Duration::from_nanos(ask.not_before.since(clock::monotonic())));
-                let searched = search(process, &mut books);
-                known.extend(searched.clone().map(|searched| (process, searched)));
-                searched
-            }
-        };
-        let Some(searched) = searched else { continue };
-        all = Some(match all {
-            None => searched,
-            Some(Searched { began, ended, mut tables }) => {
-                tables.extend(searched.tables);
-                Searched { began: began.min(searched.began), ended: ended.max(searched.ended), tables }
-            }
-        });
+    let mut processes: Vec<ProcessKey> = Vec::new();
+    for process in asks.iter().flat_map(|ask| ask.processes).flatten() {
+        if !processes.contains(&process) {
+            processes.push(process);
+        }
     }
-    let now = clock::monotonic();
-    let Searched { began, ended, tables } =
-        all.unwrap_or(Searched { began: now, ended: now, tables: Vec::new() });
-    (Answer { connection: ask.connection, began, ended, tables }, books)
+    let began = clock::monotonic();
+    let (mut searched, mut incomplete) = (Vec::new(), false);
+    for process in processes {
+        match search(process, &mut books) {
+            Some(Ok(found)) => searched.push(found),
+            Some(Err(Incomplete)) => incomplete = true,
+            None => {}
+        }
+    }
+    if !searched.is_empty() {
+        std::thread::sleep(UNCHANGED);
+    }
+    let mut found = Vec::new();
+    for Searched { process, library, memory, tables } in searched {
+        let unchanged = tables.iter().all(|table| hpack::is_unchanged(&memory, table));
+        if !unchanged || !is_meant(process) {
+            books.incomplete += 1;
+            incomplete = true;
+            continue;
+        }
+        books.tables += tables.len() as u64;
+        let mut apart: Vec<(Arc<[Entry]>, u64)> = Vec::new();
+        for Table { library: _, address: _, inserted: _, limit, entries } in tables {
+            if !apart.iter().any(|known| (&known.0, known.1) == (&entries, limit)) {
+                apart.push((entries, limit));
+            }
+        }
+        let of_grpc = library == Library::CCore;
+        found.push(Process { process, receives_only: of_grpc, grpc_only: of_grpc, tables: apart });
+    }
+    (Answer { asks, began, ended: clock::monotonic(), processes: found, incomplete }, books)
 }
 
-fn search(process: ProcessKey, books: &mut Ledger) -> Option<Searched> {
+/// Not everything could be read.
+struct Incomplete;
+
+/// Searches a process; none if it is not to be searched.
+fn search(process: ProcessKey, books: &mut Ledger) -> Option<Result<Searched, Incomplete>> {
     let memory = ProcessMemory::of(process.pid).filter(|_| is_meant(process))?;
     let maps = Maps::of(process.pid).ok()?;
     let library = library(process.pid, &maps)?;
     let began = clock::monotonic();
-    let Found { tables, candidates: _, searched, missed } = hpack::find(&memory, &maps, library);
+    let Found { tables, candidates: _, searched, missed, unread } = hpack::find(&memory, &maps, library);
     log::debug(format_args!(
-        "process {}: {} header tables of {library:?} in {searched} bytes, {missed} not read, {} ms",
+        "process {}: {} header tables of {library:?} in {searched} bytes, {missed} not read, {unread} not understood, {} ms",
         process.pid,
         tables.len(),
         clock::monotonic().since(began) / 1_000_000
     ));
     books.searches += 1;
     books.searched_bytes += searched;
-    std::thread::sleep(UNCHANGED);
-    let unchanged = tables.iter().all(|table| hpack::is_unchanged(&memory, table));
-    let ended = clock::monotonic();
-    if missed > 0 || !unchanged || !is_meant(process) {
+    if (missed, unread) != (0, 0) {
         books.incomplete += 1;
-        return None;
+        return Some(Err(Incomplete));
     }
-    books.tables += tables.len() as u64;
-    Some(Searched { began, ended, tables })
+    Some(Ok(Searched { process, library, memory, tables }))
 }
 
-/// Whose HPACK a process's HTTP/2 is, if it is of one library without doubt: a Go program's is x/net's, and that of Node and of
-/// what loads nghttp2 is nghttp2's, unless it also loads gRPC's C core, which has its own.
+/// Whose HPACK a process's HTTP/2 is, if it is of one library without doubt: a Go program's is x/net's, that of Node and of what
+/// loads nghttp2 is nghttp2's, and that of what loads gRPC's C core (Python's, Ruby's, PHP's module, or the library) is its; of
+/// what loads both, nobody knows. What is linked into a program without a name of its own is not seen.
 fn library(pid: u32, maps: &Maps) -> Option<Library> {
     let executable = std::path::PathBuf::from(format!("/proc/{pid}/exe"));
     let file = File::open(&executable).ok()?;
@@ -201,7 +235,11 @@ fn library(pid: u32, maps: &Maps) -> Option<Library> {
         files.any(|file| memchr::memmem::find(file, what).is_some())
     };
     let node = name.file_name().is_some_and(|name| name == "node") || loads(b"libnode");
-    ((node || loads(b"libnghttp2")) && !loads(b"grpc")).then_some(Library::Nghttp2)
+    match (node || loads(b"libnghttp2"), loads(b"grpc")) {
+        (true, false) => Some(Library::Nghttp2),
+        (false, true) => Some(Library::CCore),
+        (false, false) | (true, true) => None,
+    }
 }
 
 #[cfg(test)]
@@ -212,7 +250,7 @@ mod tests {
     fn a_process_of_no_known_library_has_no_tables_and_is_not_searched() {
         let mut searcher = Searcher::start().unwrap();
         let me = ProcessKey { pid: std::process::id(), exec: 0, started: 0 };
-        let ask = Ask { connection: ConnectionId(7), processes: vec![me], not_before: Monotonic(0) };
+        let ask = Ask { connection: ConnectionId(7), processes: [Some(me), None], not_before: Monotonic(0) };
         searcher.ask(ask);
         let answer = loop {
             if let Some(answer) = searcher.answer() {
@@ -220,7 +258,7 @@ mod tests {
             }
             std::thread::yield_now();
         };
-        assert_eq!((answer.connection, answer.tables.len()), (ConnectionId(7), 0));
+        assert_eq!((answer.asks[0].connection, answer.processes.len()), (ConnectionId(7), 0));
         assert_eq!((searcher.ledger().asked, searcher.ledger().searches), (1, 0));
     }
 }

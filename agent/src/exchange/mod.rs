@@ -37,7 +37,10 @@ pub use held::{MAX_HELD_BYTES, MAX_HELD_PIECES};
 pub use http2::{Hidden, Part, Reset, StreamFacts};
 pub use ledger::Ledger;
 
+use std::sync::Arc;
+
 use crate::identity::{ConnectionId, Direction, Moment, Monotonic, Role};
+pub use crate::protocol::http2::hpack::TableEntry;
 use crate::protocol::{RequestHead, ResponseHead};
 
 /// How many requests may be unanswered on one connection. Pipelining clients send tens; a connection with
@@ -69,15 +72,22 @@ pub struct Tables {
     pub ended: Monotonic,
     /// All of them.
     pub tables: Vec<Table>,
+    /// A search did not read all it should have: another may.
+    pub incomplete: bool,
 }
 
 /// A table.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Table {
-    /// Names and values, the newest first.
-    pub entries: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Its entries, the newest first.
+    pub entries: Arc<[TableEntry]>,
     /// How large it may be.
     pub limit: usize,
+    /// The direction whose table it can only be; none if it may be either's. Only directions of which a process has all tables here
+    /// are told of.
+    pub of: Option<Direction>,
+    /// It can only be a connection of gRPC's.
+    pub grpc_only: bool,
 }
 
 /// How long nothing may have been inserted before a table is read, in nanoseconds: what a program has encoded is written, and what

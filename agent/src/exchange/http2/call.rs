@@ -293,7 +293,7 @@ pub(super) fn reset_kind(code: Option<u32>) -> FailureKind {
 }
 
 /// Whether the content type of the request or the response says that this is gRPC.
-fn says_grpc(exchange: &Exchange) -> bool {
+pub(super) fn says_grpc(exchange: &Exchange) -> bool {
     let response = exchange.response.as_ref().map(|head| &head.fields);
     let fields = [Some(&exchange.request.fields), response];
     let mut kinds = fields.into_iter().flatten().filter_map(|fields| fields.first(FieldName::ContentType));

@@ -22,7 +22,7 @@ mod turns;
 pub use call::{Hidden, Part, Reset, StreamFacts};
 
 use self::calls::Calls;
-use self::recall::Recall;
+use self::recall::{Inserted, Recall};
 use self::turns::Turns;
 use super::conversation::State;
 use super::pending::{Sink, failure_kind, request_direction};
@@ -40,14 +40,6 @@ pub(super) struct Http2 {
     /// While a direction is not proven.
     turns: Turns,
     recall: Recall,
-}
-
-/// When the table of a direction's header blocks changed last.
-#[derive(Clone, Copy, Debug, Default)]
-struct Inserted {
-    entries: u64,
-    losses: u32,
-    since: Monotonic,
 }
 
 /// One direction.
@@ -113,12 +105,7 @@ impl Way {
     fn note(&mut self, at: Monotonic) {
         self.moved = self.moved.max(at);
         let Some(parser) = &self.parser else { return };
-        let (entries, losses) = (parser.hpack().inserted(), parser.hpack().losses());
-        let Inserted { entries: before, losses: lost, since } = self.inserted;
-        // Before alignment blocks go by unread.
-        if since == Monotonic(0) || !parser.is_aligned() || (entries, losses) != (before, lost) {
-            self.inserted = Inserted { entries, losses, since: at };
-        }
+        self.inserted.note(at, parser);
     }
 
     /// True if what is read of it is certain to be frames.
@@ -186,7 +173,8 @@ impl Http2 {
 
     /// Lets go of what has waited for tables for long enough.
     pub fn poll(&mut self, now: Monotonic, sink: &mut Sink<'_>) {
-        self.recall.poll(now, sink);
+        let Self { send, receive, calls, recall, turns: _ } = self;
+        recall.poll(calls.role(), [(Direction::Send, send), (Direction::Receive, receive)], now, sink);
     }
 
     /// Nothing is missing up to this offset of a direction.
@@ -209,7 +197,8 @@ impl Http2 {
             Direction::Receive => receive.note(now),
         }
         recall.hold(from, now, sink);
-        recall.settle(calls.role(), [(Direction::Send, send), (Direction::Receive, receive)], now, sink);
+        recall.settle(calls.role(), [(Direction::Send, send), (Direction::Receive, receive)], None, sink);
+        recall.let_go(now, sink);
     }
 
     fn parse(&mut self, direction: Direction, piece: &Piece<'_>, sink: &mut Sink<'_>) {
@@ -299,26 +288,36 @@ impl Http2 {
 
     /// The connection ended.
     pub fn closed(&mut self, closed: &Closed, sink: &mut Sink<'_>) {
-        self.end();
-        self.tell(sink, |calls, sink| calls.fail(failure_kind(closed), closed.time, sink));
+        self.tell(Some(closed.time), sink, |calls, sink| calls.fail(failure_kind(closed), closed.time, sink));
     }
 
     /// The only process that used the connection died.
     pub fn process_exited(&mut self, time: Monotonic, sink: &mut Sink<'_>) {
-        self.end();
-        self.tell(sink, |calls, sink| calls.fail(FailureKind::ProcessExited, time, sink));
+        self.tell(None, sink, |calls, sink| calls.fail(FailureKind::ProcessExited, time, sink));
     }
 
     /// Nothing more will be known of the connection.
     pub fn abandoned(&mut self, sink: &mut Sink<'_>) {
-        self.end();
-        self.tell(sink, Calls::abandon);
+        self.tell(None, sink, Calls::abandon);
     }
 
-    /// Hands over what is final.
-    fn tell(&mut self, sink: &mut Sink<'_>, tell: impl FnOnce(&mut Calls, &mut Sink<'_>)) {
-        tell(&mut self.calls, sink);
-        self.recall.flush(sink);
+    /// Hands over what is final. With a time, nothing was moved up to then that was not seen.
+    fn tell(
+        &mut self,
+        until: Option<Monotonic>,
+        sink: &mut Sink<'_>,
+        tell: impl FnOnce(&mut Calls, &mut Sink<'_>),
+    ) {
+        let from = sink.events.len();
+        let Self { send, receive, calls, recall, turns: _ } = self;
+        tell(calls, sink);
+        if let Some(until) = until {
+            recall.hold(from, until, sink);
+            let ways = [(Direction::Send, send), (Direction::Receive, receive)];
+            recall.settle(calls.role(), ways, Some(until), sink);
+        }
+        recall.flush(sink);
+        self.end();
     }
 
     fn end(&mut self) {

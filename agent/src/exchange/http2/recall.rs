@@ -6,19 +6,24 @@
 //! ```
 //! An answer is all tables that were found in the processes of both ends; which of them is this direction's is proved by
 //! elimination: those that contradict what was inserted since the join, or that would make a section illegal, are not it. Only if
-//! all that are left are equal is one taken. Memory runs ahead of the wire at the sender and behind it at the receiver, so
-//! a direction takes part only if it was quiet: nothing inserted from [`QUIET`] before the search until a piece after it.
+//! all that are left agree in what is from before the join is one taken.
+//!
+//! Memory runs ahead of the wire at the sender and behind it at the receiver, so of what time a table is, is known up to [`QUIET`]
+//! before the search and after it. What was inserted between the two may be in it or not: its newest entries say that, if
+//! the encoder is one that never inserts what it holds ([`Agreement::Known`]); else it counts as several tables.
 //!
 //! It must never take one of several, keep an exchange for longer than [`MAX_AGE`] or more than [`MAX_WAITING`], nor change what was known.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Way;
-use super::call::{Hidden, Part};
+use super::call::{Hidden, Part, says_grpc};
 use crate::exchange::pending::{Sink, request_direction};
-use crate::exchange::{Event, Exchange, QUIET, Tables};
+use crate::exchange::{Event, Exchange, QUIET, Table, Tables};
 use crate::identity::{Direction, Monotonic, Role};
-use crate::protocol::http2::hpack::{Decoder, Field, TableEntry};
+use crate::protocol::http2::Parser;
+use crate::protocol::http2::hpack::{Agreement, Decoder, Field, TableEntry};
 use crate::protocol::{FieldName, Fields};
 
 /// How many exchanges wait for an answer: what a busy connection does in a second or two. Beyond, they go without.
@@ -32,6 +37,46 @@ const MAX_ASKS: u8 = 4;
 
 /// How many of the exchanges that wait are laid against each table.
 const MAX_CHECKED: usize = 64;
+
+/// How late a record may be where nothing is moved any more, in nanoseconds: what was moved before is here by then.
+const MAX_LAG: u64 = 2_000_000_000;
+
+/// How many insertions are remembered with their times: more come only where names are soon known from the wire.
+const MAX_MARKS: usize = 64;
+
+/// When entries were inserted into the table of a direction's header blocks.
+#[derive(Debug, Default)]
+pub(super) struct Inserted {
+    /// Since when all blocks are read.
+    since: Monotonic,
+    losses: u32,
+    entries: u64,
+    /// How many there were from this time on.
+    marks: VecDeque<(Monotonic, u64)>,
+}
+
+impl Inserted {
+    /// A piece was read.
+    pub fn note(&mut self, at: Monotonic, parser: &Parser) {
+        let (entries, losses) = (parser.hpack().inserted(), parser.hpack().losses());
+        // Before alignment blocks go by unread.
+        if self.since == Monotonic(0) || !parser.is_aligned() || losses != self.losses {
+            *self = Self { since: at, losses, entries, marks: VecDeque::new() };
+        }
+        if entries != self.entries {
+            self.entries = entries;
+            self.marks.push_back((at, entries));
+            if self.marks.len() > MAX_MARKS {
+                self.marks.pop_front();
+            }
+        }
+    }
+
+    /// How many there were at this time, at least.
+    fn at(&self, time: Monotonic) -> u64 {
+        self.marks.iter().take_while(|(at, _)| *at <= time).last().map_or(0, |(_, entries)| *entries)
+    }
+}
 
 /// One connection's.
 #[derive(Debug, Default)]
@@ -47,6 +92,8 @@ pub(super) struct Recall {
     #[expect(clippy::vec_box, reason = "they come boxed and go boxed")]
     waiting: Vec<Box<Exchange>>,
     answer: Option<Arc<Tables>>,
+    /// The directions whose tables were restored from it. Calls that were open then are still to be filled.
+    restored: Vec<Direction>,
 }
 
 impl Recall {
@@ -68,6 +115,7 @@ impl Recall {
     /// An answer came. It is believed, if at all, with the next piece.
     pub fn answer(&mut self, tables: &Arc<Tables>) {
         self.asked = false;
+        self.restored.clear();
         self.answer = Some(Arc::clone(tables));
     }
 
@@ -109,39 +157,49 @@ impl Recall {
         }
     }
 
-    /// A piece was taken: believes an answer if that is proven, and lets go of what has waited for long enough.
+    /// Believes an answer if that is proven by now: by what came since, and, if a time is given, by nothing having been moved up to
+    /// then.
     pub fn settle(
+        &mut self,
+        role: Option<Role>,
+        ways: [(Direction, &mut Way); 2],
+        until: Option<Monotonic>,
+        sink: &mut Sink<'_>,
+    ) {
+        let (Some(answer), Some(role)) = (self.answer.clone(), role) else { return };
+        let (mut later, mut again) = (false, false);
+        for (direction, way) in ways {
+            match self.believe(&answer, direction, direction == request_direction(role), way, until, sink) {
+                Belief::Later => later = true,
+                Belief::Again => again = true,
+                Belief::Settled => {}
+            }
+        }
+        if !later {
+            self.answer = None;
+            if again {
+                self.ask();
+            }
+            if !self.asked {
+                self.flush(sink);
+            }
+        }
+    }
+
+    /// Time has passed: where nothing moves, that is as good as a piece.
+    pub fn poll(
         &mut self,
         role: Option<Role>,
         ways: [(Direction, &mut Way); 2],
         now: Monotonic,
         sink: &mut Sink<'_>,
     ) {
-        if let (Some(answer), Some(role)) = (self.answer.clone(), role) {
-            let (mut later, mut changed) = (false, false);
-            for (direction, way) in ways {
-                let requests = direction == request_direction(role);
-                match self.believe(&answer, requests, way, sink) {
-                    Belief::Later => later = true,
-                    Belief::Changed => changed = true,
-                    Belief::Settled => {}
-                }
-            }
-            if !later {
-                self.answer = None;
-                if changed {
-                    self.ask();
-                }
-                if !self.asked {
-                    self.flush(sink);
-                }
-            }
-        }
-        self.poll(now, sink);
+        self.settle(role, ways, Some(Monotonic(now.0.saturating_sub(MAX_LAG))), sink);
+        self.let_go(now, sink);
     }
 
     /// Lets go of what has waited for long enough.
-    pub fn poll(&mut self, now: Monotonic, sink: &mut Sink<'_>) {
+    pub fn let_go(&mut self, now: Monotonic, sink: &mut Sink<'_>) {
         if self.since.is_some_and(|since| now.since(since) > MAX_AGE) {
             // No answer in all that time: there will be none.
             self.may &= self.answer.is_some();
@@ -155,50 +213,142 @@ impl Recall {
         sink.events.extend(self.waiting.drain(..).map(Event::Closed));
     }
 
-    fn believe(&mut self, answer: &Tables, requests: bool, way: &mut Way, sink: &mut Sink<'_>) -> Belief {
-        let of_way = |line: &&Hidden| (line.part == Part::Request) == requests && line.entry.is_some();
-        let lines = |exchange: &Exchange| {
-            exchange.stream.iter().flat_map(|stream| stream.hidden.iter()).filter(of_way).count()
-        };
+    fn believe(
+        &mut self,
+        answer: &Tables,
+        direction: Direction,
+        requests: bool,
+        way: &mut Way,
+        until: Option<Monotonic>,
+        sink: &mut Sink<'_>,
+    ) -> Belief {
         let Some(parser) = way.parser.as_mut().filter(|parser| parser.is_proven()) else {
             return Belief::Settled;
         };
-        if !self.waiting.iter().any(|exchange| lines(exchange) > 0) {
+        let hides = |exchange: &&Box<Exchange>| lines(exchange, requests).any(|line| line.entry.is_some());
+        if !self.waiting.iter().any(|exchange| hides(&exchange)) {
             return Belief::Settled;
         }
         if way.inserted.since.0.saturating_add(QUIET) > answer.began.0 {
-            return Belief::Changed;
+            return Belief::Again;
         }
-        if way.moved <= answer.ended {
+        if way.moved.max(until.unwrap_or_default()).0 < answer.ended.0.saturating_add(QUIET) {
             return Belief::Later;
         }
+        let earliest = way.inserted.at(Monotonic(answer.began.0 - QUIET));
+        let is_grpc = self.waiting.iter().any(|exchange| is_grpc(exchange));
         let hpack = parser.hpack();
-        let mut fitting = answer.tables.iter().filter(|table| {
-            hpack.agrees(&table.entries)
-                && self
-                    .waiting
-                    .iter()
-                    .filter(|exchange| lines(exchange) > 0)
-                    .take(MAX_CHECKED)
-                    .all(|exchange| is_legal(exchange, requests, hpack, &table.entries))
-        });
-        let Some(table) = fitting.next() else {
-            sink.ledger.tables_unfound += 1;
-            return Belief::Settled;
-        };
-        if fitting.any(|other| other.entries != table.entries) {
-            sink.ledger.tables_ambiguous += 1;
-            return Belief::Settled;
-        }
-        sink.ledger.tables_restored += 1;
-        for exchange in &mut self.waiting {
-            if lines(exchange) > 0 && is_legal(exchange, requests, hpack, &table.entries) {
-                fill(exchange, requests, hpack, &table.entries);
-                sink.ledger.exchanges_recalled += 1;
+        let mut found = Found::Nothing;
+        for table in &answer.tables {
+            if table.of.is_some_and(|of| of != direction) || (table.grpc_only && !is_grpc) {
+                continue;
+            }
+            for inserted in states(hpack, table, earliest) {
+                let at = At { hpack, table: &table.entries, inserted, requests };
+                let mut checked = self.waiting.iter().filter(hides).take(MAX_CHECKED);
+                if checked.all(|exchange| at.is_legal(exchange)) {
+                    found.add(table, inserted);
+                }
             }
         }
-        parser.restore(&table.entries, table.limit);
-        Belief::Settled
+        match found {
+            Found::Nothing if answer.incomplete => Belief::Again,
+            Found::Nothing => {
+                sink.ledger.tables_unfound += 1;
+                Belief::Settled
+            }
+            Found::Several => {
+                sink.ledger.tables_ambiguous += 1;
+                Belief::Settled
+            }
+            Found::One { entries, inserted, limit } => {
+                if !self.restored.contains(&direction) {
+                    self.restored.push(direction);
+                    sink.ledger.tables_restored += 1;
+                }
+                let at = At { hpack, table: &entries, inserted, requests };
+                for exchange in &mut self.waiting {
+                    if lines(exchange, requests).any(|line| line.entry.is_some()) && at.is_legal(exchange) {
+                        at.fill(exchange);
+                        sink.ledger.exchanges_recalled += 1;
+                    }
+                }
+                parser.restore(&entries, inserted, limit);
+                Belief::Settled
+            }
+        }
+    }
+}
+
+/// The lines of an exchange that are not known, of one direction.
+fn lines(exchange: &Exchange, requests: bool) -> impl Iterator<Item = &Hidden> {
+    let lines = exchange.stream.iter().flat_map(|stream| stream.hidden.iter());
+    lines.filter(move |line| (line.part == Part::Request) == requests)
+}
+
+fn is_grpc(exchange: &Exchange) -> bool {
+    exchange.stream.as_ref().is_some_and(|stream| stream.grpc) || says_grpc(exchange)
+}
+
+/// How many entries may have been inserted since the join when a table was read, the most first.
+fn states(hpack: &Decoder, table: &Table, earliest: u64) -> Vec<u64> {
+    let mut states = Vec::new();
+    for inserted in (earliest..=hpack.inserted()).rev().take(MAX_MARKS + 1) {
+        match hpack.agrees(&table.entries, inserted) {
+            Agreement::No => {}
+            Agreement::Possible => states.push(inserted),
+            Agreement::Known => {
+                states.push(inserted);
+                break;
+            }
+        }
+    }
+    states
+}
+
+/// What is left of the tables.
+enum Found {
+    Nothing,
+    /// One, or several that say the same.
+    One {
+        entries: Vec<TableEntry>,
+        inserted: u64,
+        limit: usize,
+    },
+    /// Some that do not.
+    Several,
+}
+
+impl Found {
+    /// This table may be it, if so many had been inserted when it was read.
+    fn add(&mut self, table: &Table, inserted: u64) {
+        let old = |entries: &[TableEntry], inserted: u64| {
+            entries.len().min(usize::try_from(inserted).unwrap_or(usize::MAX))
+        };
+        match self {
+            Self::Several => {}
+            Self::Nothing => {
+                *self = Self::One { entries: table.entries.to_vec(), inserted, limit: table.limit };
+            }
+            Self::One { entries, inserted: before, limit } => {
+                let (mine, other) = (old(entries, *before), old(&table.entries, inserted));
+                let rest = table.entries.get(other..).unwrap_or_default();
+                // The oldest may have left one of them meanwhile.
+                let both = (entries.len() - mine).min(rest.len());
+                entries.truncate(mine + both);
+                *limit = table.limit.min(*limit);
+                let agree = entries.iter_mut().skip(mine).zip(rest).all(|(mine, other)| {
+                    let said = mine.value.is_none() || other.value.is_none() || mine.value == other.value;
+                    if mine.value.is_none() {
+                        mine.value.clone_from(&other.value);
+                    }
+                    (&mine.name, mine.size) == (&other.name, other.size) && said
+                });
+                if !agree {
+                    *self = Self::Several;
+                }
+            }
+        }
     }
 }
 
@@ -206,101 +356,154 @@ impl Recall {
 enum Belief {
     /// It cannot be believed before more is seen.
     Later,
-    /// The table changed while it was searched for.
-    Changed,
+    /// Another search may tell.
+    Again,
     /// It is restored, needs not be, or cannot be.
     Settled,
 }
 
-/// The entries that hidden lines of this direction name, with their values.
-fn named<'a>(
-    exchange: &'a Exchange,
-    requests: bool,
+/// A direction, if this was its table when so many entries had been inserted since the join.
+struct At<'a> {
     hpack: &'a Decoder,
     table: &'a [TableEntry],
-) -> impl Iterator<Item = Option<(Part, Field, &'a [u8])>> {
-    let lines = exchange.stream.iter().flat_map(|stream| stream.hidden.iter());
-    lines.filter(move |line| (line.part == Part::Request) == requests).filter_map(move |line| {
-        let at = hpack.place(line.entry?);
-        Some(
-            at.and_then(|at| table.get(at))
-                .map(|(name, value)| (line.part, Field::of(name), line.number.as_deref().unwrap_or(value))),
-        )
-    })
+    inserted: u64,
+    requests: bool,
 }
 
-/// Whether an exchange's sections are legal (RFC 9113 §8.3) if this is the table: the pseudo-fields that are still missing once
-/// each, no others, and in the trailers of a gRPC call one status.
-fn is_legal(exchange: &Exchange, requests: bool, hpack: &Decoder, table: &[TableEntry]) -> bool {
-    let request = &exchange.request;
-    let has = |name| request.fields.first(name).is_some();
-    let (mut method, mut path) = (!request.method.is_empty(), !request.target.is_empty());
-    let (mut scheme, mut authority) = (has(FieldName::Scheme), has(FieldName::Host));
-    let mut status = exchange.response.as_ref().is_some_and(|response| response.status != 0);
-    for line in named(exchange, requests, hpack, table) {
-        let Some((part, field, value)) = line else { return false };
-        let once = match (part, field) {
-            (Part::Request, Field::Method) => &mut method,
-            (Part::Request, Field::Path) if value.starts_with(b"/") => &mut path,
-            (Part::Request, Field::Scheme) => &mut scheme,
-            (Part::Request, Field::Authority) => &mut authority,
-            (Part::Response, Field::Status) => &mut status,
-            (_, Field::Kept(FieldName::GrpcStatus)) if part == Part::Request => return false,
-            (_, Field::Kept(_) | Field::Other) => continue,
-            _ => return false,
-        };
-        if std::mem::replace(once, true) {
-            return false;
-        }
+/// A line that is hidden no more.
+struct Line<'a> {
+    part: Part,
+    field: Field,
+    /// None if the table does not say it.
+    value: Option<&'a [u8]>,
+}
+
+impl At<'_> {
+    /// What hidden lines say; none for one whose entry is not in the table.
+    fn named<'b>(&'b self, exchange: &'b Exchange) -> impl Iterator<Item = Option<Line<'b>>> {
+        lines(exchange, self.requests).filter_map(move |line| {
+            let at = self.hpack.place(line.entry?, self.inserted);
+            let entry = at.and_then(|at| self.table.get(at));
+            Some(entry.map(|TableEntry { name, value, size: _ }| Line {
+                part: line.part,
+                field: Field::of(name),
+                value: line.number.as_deref().or(value.as_deref()),
+            }))
+        })
     }
-    !requests || (method && path)
-}
 
-/// Says what the hidden lines of this direction are.
-fn fill(exchange: &mut Exchange, requests: bool, hpack: &Decoder, table: &[TableEntry]) {
-    let found: Vec<(Part, Field, Box<[u8]>)> = named(exchange, requests, hpack, table)
-        .flatten()
-        .map(|(part, field, value)| (part, field, value.into()))
-        .collect();
-    let Some(stream) = &mut exchange.stream else { return };
-    for (part, field, value) in found {
-        let fields: Option<&mut Fields> = match part {
-            Part::Request => Some(&mut exchange.request.fields),
-            Part::Response => exchange.response.as_mut().map(|response| &mut response.fields),
-            Part::Trailers => stream.trailers.as_mut(),
-        };
-        let name = match field {
-            Field::Method => {
-                exchange.request.method = value;
-                continue;
-            }
-            Field::Path => {
-                exchange.request.target = value;
-                continue;
-            }
-            Field::Status => {
-                let status = str::from_utf8(&value).ok().and_then(|text| text.parse().ok());
-                if let (Some(response), Some(status)) = (&mut exchange.response, status) {
-                    response.status = status;
+    /// Whether an exchange's sections are legal if this is the table: the pseudo-fields that are still missing once each and no
+    /// others (RFC 9113 §8.3); in a gRPC call its content type, and in its end one status (gRPC over HTTP/2, Requests and Responses).
+    fn is_legal(&self, exchange: &Exchange) -> bool {
+        let request = &exchange.request;
+        let has = |name| request.fields.first(name).is_some();
+        let (mut method, mut path) = (!request.method.is_empty(), !request.target.is_empty());
+        let (mut scheme, mut authority) = (has(FieldName::Scheme), has(FieldName::Host));
+        let mut status = exchange.response.as_ref().is_some_and(|response| response.status != 0);
+        let response = exchange.response.as_ref().map(|response| &response.fields);
+        let trailers = exchange.stream.as_ref().and_then(|stream| stream.trailers.as_ref());
+        let told =
+            [response, trailers].into_iter().flatten().find_map(|fields| fields.first(FieldName::GrpcStatus));
+        let mut ended = told.is_some();
+        let (mut whole, grpc) = (true, is_grpc(exchange));
+        for line in self.named(exchange) {
+            let Some(Line { part, field, value }) = line else {
+                // What was inserted since may have driven it out.
+                if self.inserted == 0 {
+                    return false;
                 }
+                whole = false;
                 continue;
+            };
+            let once = match (part, field) {
+                (Part::Request, Field::Method) => &mut method,
+                (Part::Request, Field::Path) if value.is_some_and(|path| path.starts_with(b"/")) => &mut path,
+                (Part::Request, Field::Scheme) => &mut scheme,
+                (Part::Request, Field::Authority) => &mut authority,
+                (Part::Response, Field::Status) => &mut status,
+                // A number under an old name was taken for the status by grammar alone.
+                (Part::Response | Part::Trailers, Field::Kept(FieldName::GrpcStatus))
+                    if told.is_some() && told == value =>
+                {
+                    continue;
+                }
+                (Part::Response | Part::Trailers, Field::Kept(FieldName::GrpcStatus)) => &mut ended,
+                (Part::Request, Field::Kept(FieldName::GrpcStatus)) => return false,
+                (Part::Request | Part::Response, Field::Kept(FieldName::ContentType)) => {
+                    let said = value.is_none_or(|kind| kind.starts_with(b"application/grpc"));
+                    if grpc && !said {
+                        return false;
+                    }
+                    continue;
+                }
+                (_, Field::Kept(_) | Field::Other) => continue,
+                _ => return false,
+            };
+            if std::mem::replace(once, true) {
+                return false;
             }
-            Field::Authority => FieldName::Host,
-            Field::Scheme => FieldName::Scheme,
-            Field::Kept(name) => name,
-            Field::Other | Field::Old(_) => continue,
-        };
-        if let Some(fields) =
-            fields.filter(|fields| name != FieldName::GrpcStatus || fields.first(name).is_none())
-        {
-            fields.0.push((name, value));
         }
+        whole &= lines(exchange, self.requests).all(|line| line.entry.is_some());
+        let complete = match self.requests {
+            true => method && path,
+            false => ended || !grpc || trailers.is_none(),
+        };
+        complete || !whole
     }
-    stream.recalled = true;
-    stream.hidden.retain(|line| (line.part == Part::Request) != requests || line.entry.is_none());
-    let hides = |requests: bool| stream.hidden.iter().any(|line| (line.part == Part::Request) == requests);
-    match requests {
-        true => stream.request_unknown = hides(true),
-        false => stream.response_unknown = hides(false),
+
+    /// Says what the hidden lines of this direction are.
+    fn fill(&self, exchange: &mut Exchange) {
+        let found: Vec<(Part, Field, Option<Box<[u8]>>)> = self
+            .named(exchange)
+            .flatten()
+            .map(|Line { part, field, value }| (part, field, value.map(Into::into)))
+            .collect();
+        let Some(stream) = &mut exchange.stream else { return };
+        let known = |line: &Hidden| {
+            let at = line.entry.and_then(|entry| self.hpack.place(entry, self.inserted));
+            at.is_some_and(|at| at < self.table.len())
+        };
+        for (part, field, value) in found {
+            let Some(value) = value else { continue };
+            let fields: Option<&mut Fields> = match part {
+                Part::Request => Some(&mut exchange.request.fields),
+                Part::Response => exchange.response.as_mut().map(|response| &mut response.fields),
+                Part::Trailers => stream.trailers.as_mut(),
+            };
+            let name = match field {
+                Field::Method => {
+                    exchange.request.method = value;
+                    continue;
+                }
+                Field::Path => {
+                    exchange.request.target = value;
+                    continue;
+                }
+                Field::Status => {
+                    let status = str::from_utf8(&value).ok().and_then(|text| text.parse().ok());
+                    if let (Some(response), Some(status)) = (&mut exchange.response, status) {
+                        response.status = status;
+                    }
+                    continue;
+                }
+                Field::Authority => FieldName::Host,
+                Field::Scheme => FieldName::Scheme,
+                Field::Kept(name) => name,
+                Field::Other | Field::Old(_) => continue,
+            };
+            if let Some(fields) =
+                fields.filter(|fields| name != FieldName::GrpcStatus || fields.first(name).is_none())
+            {
+                fields.0.push((name, value));
+            }
+        }
+        stream.recalled = true;
+        stream.hidden.retain(|line| (line.part == Part::Request) != self.requests || !known(line));
+        let hides =
+            |requests: bool| stream.hidden.iter().any(|line| (line.part == Part::Request) == requests);
+        match self.requests {
+            true => stream.request_unknown = hides(true),
+            false => stream.response_unknown = hides(false),
+        }
     }
 }

@@ -197,8 +197,8 @@ impl Parser {
     }
 
     /// Its header blocks' table is this one (see [`Decoder::restore`]).
-    pub fn restore(&mut self, table: &[TableEntry], limit: usize) {
-        self.hpack.restore(table, limit);
+    pub fn restore(&mut self, table: &[TableEntry], inserted: u64, limit: usize) {
+        self.hpack.restore(table, inserted, limit);
     }
 
     /// True if a header block has begun and is not complete.

@@ -4,7 +4,7 @@
 //! [`MAX_LIST`] bytes, however much a block of references stands for. What grammar alone proves about unknown
 //! names it says ([`Unknown`]); it must never guess.
 
-use super::hpack::{Field, Line, Text};
+use super::hpack::{Field, Line, Text, is_short_number};
 use super::{Ledger, MAX_FIELDS, MAX_LIST, MAX_VALUE};
 use crate::protocol::{FieldName, Fields};
 
@@ -86,7 +86,7 @@ impl Builder {
                 unknown.lines = unknown.lines.saturating_add(1);
             }
             (Field::Old(entry), Text::Known(value)) => {
-                let number = matches!(value, [b'0'..=b'9'] | [b'0'..=b'9', b'0'..=b'9']);
+                let number = is_short_number(value);
                 if number && unknown.numbers.len() < MAX_ENTRIES {
                     unknown.numbers.push((entry, value.into()));
                 }
@@ -95,8 +95,11 @@ impl Builder {
             }
             (Field::Old(_), Text::Unkept) => unknown.names = unknown.names.saturating_add(1),
             (field, Text::Known(value)) => self.known(field, value),
-            // The name is known and the value is not: no line can be like that.
-            (_, Text::Unkept | Text::Old(_)) => {}
+            // Its table was read in a form that does not show its text, or it may not be kept.
+            (Field::Method | Field::Scheme | Field::Authority | Field::Path | Field::Status, _) => {
+                unknown.lines = unknown.lines.saturating_add(1);
+            }
+            (Field::Kept(_) | Field::Other, Text::Unkept | Text::Old(_)) => {}
         }
     }
 

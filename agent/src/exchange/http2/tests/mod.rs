@@ -51,7 +51,12 @@ impl Peers {
     }
 
     fn head(&mut self, stream: u32) -> Vec<u8> {
-        let block = self.server.block(&[(":status", "200"), ("content-type", "application/grpc")]);
+        self.head_with(stream, &[])
+    }
+
+    fn head_with(&mut self, stream: u32, more: &[(&str, &str)]) -> Vec<u8> {
+        let fields = [&[(":status", "200"), ("content-type", "application/grpc")], more].concat();
+        let block = self.server.block(&fields);
         frame(1, 4, stream, &block)
     }
 

@@ -3,21 +3,41 @@
 
 use std::sync::Arc;
 
-use super::truth::{Connection2, Known, judge_events, record, whole};
+use super::truth::{Connection2, Dated, Known, judge_events, record, record_dated, whole};
 use super::*;
-use crate::exchange::{Ledger, Table, Tables};
+use crate::exchange::{Ledger, Table, TableEntry, Tables};
 
 const JOINED: usize = 402;
 const ANSWERED: usize = 1_510;
 
 fn table(entries: &[(String, String)]) -> Table {
-    let entries = entries.iter().map(|(name, value)| (name.clone().into(), value.clone().into())).collect();
-    Table { entries, limit: 4096 }
+    let entry = |(name, value): &(String, String)| TableEntry {
+        name: name.clone().into(),
+        value: Some(value.clone().into()),
+        size: 32 + name.len() + value.len(),
+    };
+    Table { entries: entries.iter().map(entry).collect(), limit: 4096, of: None, grpc_only: false }
+}
+
+/// As C core keeps it: some values have a form of their own.
+fn parsed(table: &Table) -> Table {
+    let mut entries = table.entries.to_vec();
+    for entry in &mut entries {
+        if entry.name == b"te" {
+            entry.value = None;
+        }
+    }
+    Table { entries: entries.into(), grpc_only: true, ..table.clone() }
 }
 
 fn answer(began: u64, ended: u64, tables: &[Table]) -> Arc<Tables> {
     let milliseconds = |at: u64| Monotonic(at * 1_000_000);
-    Arc::new(Tables { began: milliseconds(began), ended: milliseconds(ended), tables: tables.to_vec() })
+    Arc::new(Tables {
+        began: milliseconds(began),
+        ended: milliseconds(ended),
+        tables: tables.to_vec(),
+        incomplete: false,
+    })
 }
 
 /// Plays a late join; what is known, how often it asked, the books.
@@ -99,4 +119,83 @@ fn without_an_answer_calls_go_out_nameless_in_the_end() {
     let (known, asked, _) = check(&connection, None);
     assert!(known.closed >= 7_000, "{known:?}");
     assert_eq!((known.paths, asked), (0, 1));
+}
+
+#[test]
+fn a_table_into_which_is_inserted_every_second_says_itself_of_what_time_it_is() {
+    // A step is a millisecond: a date each second, as some servers send it. The search lies about an insertion.
+    for tables_at in [690, 740, 749, 751, 760] {
+        let connection = record_dated(3_000, 50, &[], Some(Dated { every: 250, tables_at }));
+        let [requests, responses] = &connection.tables;
+        let tables = [table(responses), table(requests)];
+        // The tables are of step 2 * tables_at of the recording, which is played from JOINED on.
+        let at = 2 * u64::from(tables_at) - JOINED as u64;
+        let (known, _, ledger) = check(&connection, Some(answer(at - 20, at + 20, &tables)));
+        assert_eq!((known.paths, known.statuses), (known.closed, known.closed), "{tables_at}: {ledger:?}");
+        assert_eq!(ledger.tables_restored, 2, "{tables_at}: {ledger:?}");
+    }
+}
+
+#[test]
+fn a_table_of_another_time_than_it_can_be_of_is_not_it() {
+    for tables_at in [100, 300, 2_400] {
+        let connection = record_dated(3_000, 50, &[], Some(Dated { every: 250, tables_at }));
+        let [_, responses] = &connection.tables;
+        let (known, _, ledger) = check(&connection, Some(answer(1_300, 1_340, &[table(responses)])));
+        assert_eq!((known.paths, ledger.tables_restored), (0, 0), "{tables_at}: {ledger:?}");
+    }
+}
+
+#[test]
+fn a_table_of_c_core_is_only_of_what_its_process_receives_and_of_a_call_of_grpc() {
+    let connection = warm();
+    let [requests, responses] = [0, 1].map(|way| parsed(&table(&connection.tables[way])));
+    // The server's process has the requests; the client's has the responses.
+    let send = Table { of: Some(Direction::Send), ..requests.clone() };
+    let receive = Table { of: Some(Direction::Receive), ..responses.clone() };
+    let (known, _, ledger) = check(&connection, Some(answer(1_400, 1_500, &[send, receive])));
+    assert_eq!((known.paths, known.statuses), (known.closed, known.closed));
+    assert_eq!(ledger.tables_restored, 2);
+    let send = Table { of: Some(Direction::Send), ..responses };
+    let receive = Table { of: Some(Direction::Receive), ..requests };
+    let (known, _, ledger) = check(&connection, Some(answer(1_400, 1_500, &[send, receive])));
+    assert_eq!((known.paths, ledger.tables_restored), (0, 0));
+}
+
+#[test]
+fn a_search_that_was_not_complete_is_asked_for_again() {
+    let connection = warm();
+    let nothing = Tables { incomplete: true, ..Tables::clone(&answer(1_400, 1_500, &[])) };
+    let (known, asked, _) = check(&connection, Some(Arc::new(nothing)));
+    assert_eq!((known.paths, asked), (0, 2));
+}
+
+#[test]
+fn a_connection_that_falls_silent_after_the_search_or_is_closed_later_gets_its_names_too() {
+    for closed in [true, false] {
+        let connection = record(1_000, 50, &[]);
+        let [requests, responses] = &connection.tables;
+        let tables = answer(1_000, 1_100, &[table(responses), table(requests)]);
+        let mut steps = whole(&connection.steps[JOINED..]);
+        let last = steps.len();
+        assert!(last > 1_150 && last < 1_610);
+        if closed {
+            steps.push((1_700, Step::Closed, true));
+        }
+        let late = Connection::new(ConnectionId(1), false).recalling();
+        let (mut end, mut events) = play_on(late, &steps, &mut |step, connection, _| {
+            if step == 1_110 {
+                connection.tables(&tables);
+            }
+        });
+        if !closed {
+            let mut out = Output::default();
+            end.poll(Monotonic(1_700_000_000), &mut out);
+            assert!(out.events.is_empty(), "a record may be late");
+            end.poll(Monotonic(4_000_000_000), &mut out);
+            events.extend(out.events);
+        }
+        let known = judge_events(&connection, &events);
+        assert!(known.closed > 700 && known.paths == known.closed, "{closed}: {known:?}");
+    }
 }

@@ -17,6 +17,23 @@ pub(super) struct Connection2 {
 }
 
 pub(super) fn record(calls: u32, methods: u32, literal: &'static [&'static str]) -> Connection2 {
+    record_dated(calls, methods, literal, None)
+}
+
+/// A server that sends a new `date` every so many calls.
+#[derive(Clone, Copy)]
+pub(super) struct Dated {
+    pub every: u32,
+    /// The tables are those that there were after this call.
+    pub tables_at: u32,
+}
+
+pub(super) fn record_dated(
+    calls: u32,
+    methods: u32,
+    literal: &'static [&'static str],
+    dated: Option<Dated>,
+) -> Connection2 {
     let mut peers = Peers::new();
     peers.client = Encoder::new(Style { literal, ..Style::default() });
     let mut out = Connection2 { steps: begin(), tables: Default::default(), calls: Vec::new() };
@@ -27,13 +44,20 @@ pub(super) fn record(calls: u32, methods: u32, literal: &'static [&'static str])
         let (asked, answered) = (call as usize * 13 % 200, call as usize * 31 % 500);
         let request = [peers.request(stream, 0, &path), data(stream, 1, &message(asked))].concat();
         let noise = if call % 3 == 0 { frame(8, 0, 0, &[0, 0, 0, 5]) } else { Vec::new() };
-        let response =
-            [peers.head(stream), data(stream, 0, &message(answered)), noise, peers.trailers(stream, status)];
+        let head = match dated {
+            Some(Dated { every, .. }) => {
+                peers.head_with(stream, &[("date", &format!("{} GMT", call / every))])
+            }
+            None => peers.head(stream),
+        };
+        let response = [head, data(stream, 0, &message(answered)), noise, peers.trailers(stream, status)];
         out.steps.push(Client(request));
         out.steps.push(Server(response.concat()));
         out.calls.push((path, status.to_owned(), asked as u64, answered as u64));
+        if dated.is_none_or(|dated| dated.tables_at == call) {
+            out.tables = [peers.client.table().to_vec(), peers.server.table().to_vec()];
+        }
     }
-    out.tables = [peers.client.table().to_vec(), peers.server.table().to_vec()];
     out
 }
 

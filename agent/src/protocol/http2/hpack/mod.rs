@@ -15,6 +15,7 @@ mod huffman;
 pub(in crate::protocol::http2) use {fixed::STATIC, huffman::codes};
 
 use std::collections::VecDeque;
+use std::hash::BuildHasher as _;
 use std::sync::LazyLock;
 
 #[cfg(not(test))]
@@ -35,8 +36,16 @@ const ENTRY: usize = 32;
 /// No integer is longer (RFC 7541 §5.1 leaves the limit to us): larger than any length that is accepted.
 const MAX_INTEGER: u32 = 1 << 28;
 
-/// Name and value of an entry that was read elsewhere.
-pub type TableEntry = (Vec<u8>, Vec<u8>);
+/// An entry that was read elsewhere.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TableEntry {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// Its value, if that is known.
+    pub value: Option<Vec<u8>>,
+    /// What it counts for (RFC 7541 §4.1).
+    pub size: usize,
+}
 
 /// Which field a line is, as far as it matters.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -122,6 +131,8 @@ pub struct Decoder {
     /// How many were inserted since the join.
     inserted: u64,
     joined: Joined,
+    /// A line was inserted that is in the table already.
+    repeats: bool,
     /// How often the place was lost: what is old keeps different numbers.
     losses: u32,
     name: Vec<u8>,
@@ -133,6 +144,8 @@ struct Entry {
     field: Field,
     name: Name,
     value: Option<Box<[u8]>>,
+    /// What tells its value from another, also if that may not be kept; none if it was read elsewhere and could not be.
+    digest: Option<u64>,
     size: usize,
 }
 
@@ -173,6 +186,7 @@ impl Decoder {
             keep: DEFAULT_TABLE,
             inserted: 0,
             joined,
+            repeats: false,
             losses: 0,
             name: Vec::new(),
             value: Vec::new(),
@@ -196,40 +210,66 @@ impl Decoder {
         self.losses
     }
 
-    /// Where an old entry stands in the encoder's table now, counted from the newest; none if its number is of before a loss.
-    pub fn place(&self, old: i64) -> Option<usize> {
+    /// Where an old entry stood in the encoder's table when so many had been inserted since the join, counted from the newest; none if
+    /// its number is of before a loss.
+    pub fn place(&self, old: i64, inserted: u64) -> Option<usize> {
         let entry = old.checked_add(i64::from(self.losses) << 32)?;
-        let at = i64::try_from(self.inserted).ok()?.checked_sub(entry)?.checked_sub(1)?;
+        let at = i64::try_from(inserted).ok()?.checked_sub(entry)?.checked_sub(1)?;
         usize::try_from(at).ok().filter(|_| entry < 0)
     }
 
-    /// Whether a table, the newest entry first, may be this one: all that was inserted since the join stands at its newest
-    /// end, and nothing that is known is different there.
-    pub fn agrees(&self, table: &[TableEntry]) -> bool {
-        self.entries.len() <= table.len()
-            && self.entries.iter().zip(table).all(|(mine, (name, value))| {
-                let named = match mine.name() {
-                    Text::Known(known) => known == name.as_slice(),
-                    Text::Unkept | Text::Old(_) => true,
-                };
-                named && mine.value.as_deref().is_none_or(|known| known == value.as_slice())
-            })
+    /// Whether a table, the newest entry first, may be what this one was when so many had been inserted since the join: these stand
+    /// at its newest end, and nothing that is known is different there.
+    pub fn agrees(&self, table: &[TableEntry], inserted: u64) -> Agreement {
+        let later = self.inserted.checked_sub(inserted).and_then(|later| usize::try_from(later).ok());
+        let Some(later) = later.filter(|later| *later <= self.entries.len()) else { return Agreement::No };
+        let (mut compared, mut known) = (0u64, !self.repeats);
+        for (mine, TableEntry { name, value, size }) in self.entries.iter().skip(later).zip(table) {
+            let (same, named) = match mine.name() {
+                Text::Known(known) => (known == name.as_slice() && mine.size == *size, true),
+                Text::Unkept | Text::Old(_) => (true, false),
+            };
+            let valued = mine.digest.zip(value.as_ref().map(|value| digest(value)));
+            if !same || valued.is_some_and(|(mine, other)| mine != other) {
+                return Agreement::No;
+            }
+            compared += 1;
+            known &= named && valued.is_some();
+        }
+        match compared > 0 && known {
+            true => Agreement::Known,
+            false => Agreement::Possible,
+        }
     }
 
-    /// Takes a table that is known to be this one, the newest entry first; `limit` is its size at most.
-    pub fn restore(&mut self, table: &[TableEntry], limit: usize) {
+    /// Takes a table that is known to be what this one was when so many had been inserted since the join, the newest entry first;
+    /// `limit` is its size at most. It must agree.
+    pub fn restore(&mut self, table: &[TableEntry], inserted: u64, limit: usize) {
+        let later = self.inserted.checked_sub(inserted).and_then(|later| usize::try_from(later).ok());
+        let Some(later) = later.filter(|later| *later <= self.entries.len()) else { return };
         self.keep = self.keep.max(limit.min(MAX_TABLE));
-        self.entries.clear();
-        self.bytes = 0;
-        for (name, value) in table {
-            let size = ENTRY + name.len() + value.len();
+        self.entries.truncate(later);
+        let losses = i64::from(self.losses) << 32;
+        for entry in &mut self.entries {
+            let Name::Old(old) = entry.name else { continue };
+            let at = inserted as i64 - (old + losses) - 1;
+            let found = usize::try_from(at).ok().and_then(|at| table.get(at));
+            if let Some(TableEntry { name, .. }) = found {
+                entry.size += name.len();
+                (entry.field, entry.name) = (Field::of(name), Name::Bytes(name.as_slice().into()));
+            }
+        }
+        self.bytes = self.entries.iter().map(|entry| entry.size).sum();
+        for TableEntry { name, value, size } in table {
             if self.bytes + size > self.keep {
                 break;
             }
             self.bytes += size;
             let field = Field::of(name);
-            let value = field.is_kept().then(|| value.as_slice().into());
-            self.entries.push_back(Entry { field, name: Name::Bytes(name.as_slice().into()), value, size });
+            let digest = value.as_ref().map(|value| digest(value));
+            let value = value.as_deref().filter(|_| field.is_kept()).map(Into::into);
+            let name = Name::Bytes(name.as_slice().into());
+            self.entries.push_back(Entry { field, name, value, digest, size: *size });
         }
     }
 
@@ -368,13 +408,18 @@ impl Decoder {
             },
         };
         let size = ENTRY + length + value.len();
-        let value = field.is_kept().then(|| value.into());
-        self.insert(Entry { field, name, value, size });
+        let digest = Some(digest(value));
+        // A number under an old name may be a status.
+        let kept = field.is_kept() || (matches!(field, Field::Old(_)) && is_short_number(value));
+        let value = kept.then(|| value.into());
+        self.insert(Entry { field, name, value, digest, size });
         Ok(())
     }
 
     fn insert(&mut self, entry: Entry) {
         self.inserted += 1;
+        self.repeats |= self.joined == Joined::Late
+            && self.entries.iter().any(|other| other.digest == entry.digest && other.name() == entry.name());
         self.bytes += entry.size;
         self.entries.push_front(entry);
         while self.bytes > self.keep
@@ -406,6 +451,29 @@ impl Decoder {
 enum Insert {
     Yes,
     No,
+}
+
+/// What a table read elsewhere and this one's entries say of each other.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Agreement {
+    /// It cannot be this one.
+    No,
+    /// Nothing speaks against it.
+    Possible,
+    /// Entries that were inserted since the join stand there, name and value, and this encoder never inserts what it holds: it is of
+    /// no earlier time.
+    Known,
+}
+
+/// Whether a value is a number as `grpc-status` has it.
+pub(in crate::protocol::http2) fn is_short_number(value: &[u8]) -> bool {
+    matches!(value, [b'0'..=b'9'] | [b'0'..=b'9', b'0'..=b'9'])
+}
+
+/// What tells values apart, and nothing else: the seed is this run's.
+fn digest(value: &[u8]) -> u64 {
+    static SEED: LazyLock<foldhash::fast::RandomState> = LazyLock::new(foldhash::fast::RandomState::default);
+    SEED.hash_one(value)
 }
 
 fn static_field(at: usize) -> Field {

@@ -153,6 +153,9 @@ fn an_entry_from_before_the_join_is_unknown_and_keeps_its_number() {
             ("bebf c0", &["custom-key: (unkept)", "(-1): (-1)", "(-2): (-2)"]),
             // The value is known, the name is that of an old entry.
             ("7f00 0135", &["(-1): 5"]),
+            // It may be a status; no other value under a name that is not known is kept.
+            ("be", &["(-1): 5"]),
+            ("7f01 0378 7878", &["(-1): xxx"]),
             ("be", &["(-1): (unkept)"]),
         ],
     );

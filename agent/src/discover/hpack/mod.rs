@@ -5,7 +5,12 @@
 //! text that merely looks like a header proves nothing. This reads another program's memory on a large scale: it is done only
 //! where a setting allows it, for connections that were warm when they were met, and it writes nothing and stops nobody.
 //!
-//! Known shapes: `golang.org/x/net/http2/hpack` (grpc-go, net/http) and nghttp2 (Node, curl).
+//! Known shapes: `golang.org/x/net/http2/hpack` (grpc-go, net/http), nghttp2 (Node, curl) and gRPC's C core (Python and others),
+//! of which only the tables of what it receives.
+
+mod c_core;
+
+use std::sync::Arc;
 
 use super::maps::Maps;
 use super::memory::{MAX_READ, ReadMemory};
@@ -13,7 +18,7 @@ use super::memory::{MAX_READ, ReadMemory};
 /// Bytes of memory that are searched of one process.
 const MAX_SEARCHED: u64 = 512 << 20;
 /// Tables that are returned of one process; two for each connection.
-const MAX_TABLES: usize = 256;
+const MAX_TABLES: usize = 1024;
 /// Entries of a table: 64 KiB of the smallest.
 const MAX_ENTRIES: u64 = 2048;
 /// The largest table that is believed.
@@ -28,6 +33,19 @@ pub enum Library {
     XNet,
     /// nghttp2.
     Nghttp2,
+    /// gRPC's C core. Its encoder's table is of another shape, which holds sizes and no texts.
+    CCore,
+}
+
+/// An entry of a table.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Entry {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// Its value; none if the library keeps it in a form of its own.
+    pub value: Option<Vec<u8>>,
+    /// What it counts for (RFC 7541, section 4.1).
+    pub size: u64,
 }
 
 /// A proved table.
@@ -41,8 +59,8 @@ pub struct Table {
     pub inserted: u64,
     /// The size that it may have.
     pub limit: u64,
-    /// Names and values, the newest first.
-    pub entries: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The newest first.
+    pub entries: Arc<[Entry]>,
 }
 
 /// What a search came to.
@@ -56,6 +74,8 @@ pub struct Found {
     pub searched: u64,
     /// Bytes that could not be: not all tables may be here.
     pub missed: u64,
+    /// Tables that add up and have an entry that could not be read: they are not here.
+    pub unread: u64,
 }
 
 /// All tables of a library in the writable anonymous memory of a process.
@@ -89,28 +109,49 @@ pub fn find(memory: &dyn ReadMemory, maps: &Maps, library: Library) -> Found {
 }
 
 /// Bytes of the longest shape.
-const SHAPE: usize = 64;
+const SHAPE: usize = 80;
+
+/// The words of a shape.
+type Words = [u64; SHAPE / 8];
+
+/// What came of a place that has the shape.
+enum Proved {
+    /// It is no table.
+    No,
+    /// It is one, but not all of it can be read.
+    Unread,
+    /// It is this one.
+    Yes(Table),
+}
+
+impl From<Option<Table>> for Proved {
+    fn from(table: Option<Table>) -> Self {
+        table.map_or(Self::No, Self::Yes)
+    }
+}
 
 fn search(memory: &dyn ReadMemory, base: u64, bytes: &[u8], library: Library, found: &mut Found) {
     let all: Vec<u64> =
         bytes.chunks_exact(8).map(|word| word.try_into().map_or(0, u64::from_le_bytes)).collect();
     for (at, words) in all.windows(SHAPE / 8).enumerate() {
         let Some(words) = words.first_chunk() else { continue };
-        if looks(words) != Some(library) {
+        if !looks(words, library) {
             continue;
         }
         found.candidates += 1;
         let address = base + at as u64 * 8;
-        if let Some(table) = prove(memory, address, words, library)
-            && found.tables.len() < MAX_TABLES
-            && !found.tables.iter().any(|known| known.address == address)
-        {
-            found.tables.push(table);
+        if found.tables.iter().any(|known| known.address == address) {
+            continue;
+        }
+        match prove(memory, address, words, library) {
+            Proved::Yes(table) if found.tables.len() < MAX_TABLES => found.tables.push(table),
+            Proved::Yes(_) | Proved::Unread => found.unread += 1,
+            Proved::No => {}
         }
     }
 }
 
-fn words(shape: &[u8]) -> [u64; SHAPE / 8] {
+fn words(shape: &[u8]) -> Words {
     let mut words = [0u64; SHAPE / 8];
     for (word, eight) in words.iter_mut().zip(shape.chunks_exact(8)) {
         *word = eight.try_into().map_or(0, u64::from_le_bytes);
@@ -118,17 +159,18 @@ fn words(shape: &[u8]) -> [u64; SHAPE / 8] {
     words
 }
 
-fn prove(memory: &dyn ReadMemory, address: u64, words: &[u64; SHAPE / 8], library: Library) -> Option<Table> {
+fn prove(memory: &dyn ReadMemory, address: u64, words: &Words, library: Library) -> Proved {
     match library {
-        Library::XNet => x_net(memory, address, words),
-        Library::Nghttp2 => nghttp2(memory, address, words),
+        Library::XNet => x_net(memory, address, words).into(),
+        Library::Nghttp2 => nghttp2(memory, address, words).into(),
+        Library::CCore => c_core::prove(memory, address, words),
     }
 }
 
 /// Whether a table is still there, and the same.
 pub fn is_unchanged(memory: &dyn ReadMemory, table: &Table) -> bool {
     let Some(bytes) = memory.bytes(table.address, SHAPE) else { return false };
-    prove(memory, table.address, &words(&bytes), table.library).as_ref() == Some(table)
+    matches!(prove(memory, table.address, &words(&bytes), table.library), Proved::Yes(now) if now == *table)
 }
 
 /// A pointer into a program's own memory, aligned as an allocator gives them.
@@ -136,34 +178,38 @@ fn pointer(word: u64) -> bool {
     word.is_multiple_of(8) && (0x1_0000..1 << 47).contains(&word)
 }
 
-/// Whose shape the words have, by what costs nothing to check.
-fn looks(words: &[u64; SHAPE / 8]) -> Option<Library> {
-    let [first, second, third, fourth, fifth, sixth, seventh, _] = *words;
-    if !pointer(first) {
-        return None;
+/// Whether the words have the shape of this library's table, by what costs nothing to check.
+fn looks(words: &Words, library: Library) -> bool {
+    match library {
+        Library::XNet => is_like_x_net(words),
+        Library::Nghttp2 => is_like_nghttp2(words),
+        Library::CCore => c_core::looks(words),
     }
+}
+
+fn is_like_x_net(words: &Words) -> bool {
+    let [first, second, third, _, fifth, sixth, seventh, ..] = *words;
     // headerFieldTable{ents []HeaderField, evictCount, byName, byNameValue}, then size and maxSize, both uint32
     // (x/net http2/hpack/tables.go and encode.go; 40 bytes an entry).
     let (size, most) = (seventh & 0xffff_ffff, seventh >> 32);
     // Only an encoder looks entries up by name; a decoder's table has no maps in newer releases (2026).
     let maps = (pointer(fifth) && pointer(sixth)) || (fifth, sixth) == (0, 0);
-    if (1..=MAX_ENTRIES).contains(&second)
+    pointer(first)
+        && (1..=MAX_ENTRIES).contains(&second)
         && (second..=2 * MAX_ENTRIES).contains(&third)
         && maps
         && fits(second, size, most)
-    {
-        return Some(Library::XNet);
-    }
+}
+
+fn is_like_nghttp2(words: &Words) -> bool {
+    let [first, second, _, fourth, fifth, sixth, seventh, ..] = *words;
     // nghttp2_hd_context: ring {buffer, mask, first, len}, mem, hd_table_bufsize, hd_table_bufsize_max (lib/nghttp2_hd.h).
-    if (1..2 * MAX_ENTRIES).contains(&second)
+    pointer(first)
+        && (1..2 * MAX_ENTRIES).contains(&second)
         && (second + 1).is_power_of_two()
         && (1..=second + 1).contains(&fourth)
         && pointer(fifth)
         && fits(fourth, sixth, seventh)
-    {
-        return Some(Library::Nghttp2);
-    }
-    None
 }
 
 /// Whether so many entries can have this size under this limit.
@@ -176,7 +222,7 @@ struct Sum<'a> {
     memory: &'a dyn ReadMemory,
     size: u64,
     sum: u64,
-    entries: Vec<(Vec<u8>, Vec<u8>)>,
+    entries: Vec<Entry>,
 }
 
 impl<'a> Sum<'a> {
@@ -185,7 +231,8 @@ impl<'a> Sum<'a> {
     }
 
     fn add(&mut self, name: (u64, u64), value: (u64, u64)) -> Option<()> {
-        self.sum = self.sum.checked_add(OVERHEAD)?.checked_add(name.1)?.checked_add(value.1)?;
+        let size = OVERHEAD.checked_add(name.1)?.checked_add(value.1)?;
+        self.sum = self.sum.checked_add(size)?;
         if self.sum > self.size {
             return None;
         }
@@ -196,21 +243,24 @@ impl<'a> Sum<'a> {
             self.memory.bytes(at, usize::try_from(length).ok()?)
         };
         let (name, value) = (text(name)?, text(value)?);
-        // RFC 9113, section 8.2.1: no upper case, no spaces; what is else in a table is not one of HTTP/2.
-        let named =
-            !name.is_empty() && name.iter().all(|byte| byte.is_ascii_graphic() && !byte.is_ascii_uppercase());
-        named.then(|| self.entries.push((name, value)))
+        is_name(&name).then(|| self.entries.push(Entry { name, value: Some(value), size }))
     }
 
     fn proved(self, library: Library, address: u64, inserted: u64, limit: u64) -> Option<Table> {
         let Self { size, sum, entries, memory: _ } = self;
-        (sum == size && !entries.is_empty()).then_some(Table { library, address, inserted, limit, entries })
+        let entries = Arc::from(entries);
+        (sum == size && inserted > 0).then_some(Table { library, address, inserted, limit, entries })
     }
 }
 
-fn x_net(memory: &dyn ReadMemory, address: u64, words: &[u64; SHAPE / 8]) -> Option<Table> {
+/// RFC 9113, section 8.2.1: no upper case, no spaces; what is else in a table is not one of HTTP/2.
+fn is_name(name: &[u8]) -> bool {
+    !name.is_empty() && name.iter().all(|byte| byte.is_ascii_graphic() && !byte.is_ascii_uppercase())
+}
+
+fn x_net(memory: &dyn ReadMemory, address: u64, words: &Words) -> Option<Table> {
     const ENTRY: u64 = 40;
-    let [entries, count, _, evicted, _, _, sizes, _] = *words;
+    let [entries, count, _, evicted, _, _, sizes, ..] = *words;
     let mut sum = Sum::of(memory, sizes & 0xffff_ffff);
     // The oldest stands first.
     for index in (0..count).rev() {
@@ -221,8 +271,8 @@ fn x_net(memory: &dyn ReadMemory, address: u64, words: &[u64; SHAPE / 8]) -> Opt
     sum.proved(Library::XNet, address, evicted.checked_add(count)?, sizes >> 32)
 }
 
-fn nghttp2(memory: &dyn ReadMemory, address: u64, words: &[u64; SHAPE / 8]) -> Option<Table> {
-    let [ring, mask, first, count, _, size, limit, next] = *words;
+fn nghttp2(memory: &dyn ReadMemory, address: u64, words: &Words) -> Option<Table> {
+    let [ring, mask, first, count, _, size, limit, next, ..] = *words;
     let mut sum = Sum::of(memory, size);
     for index in 0..count {
         let slot = first.wrapping_add(index) & mask;
@@ -250,12 +300,19 @@ pub fn fuzz_tables(data: &[u8]) {
         AT + (data.len() as u64).next_multiple_of(4096).max(4096)
     );
     image.put(AT, [data, &vec![0; data.len().next_multiple_of(4096).max(4096) - data.len()]].concat());
-    for library in [Library::XNet, Library::Nghttp2] {
+    for library in [Library::XNet, Library::Nghttp2, Library::CCore] {
         let found = find(&image, &Maps::parse(line.as_bytes()), library);
         assert!(found.tables.len() <= MAX_TABLES);
         for table in &found.tables {
-            let sum: u64 = table.entries.iter().map(|(n, v)| OVERHEAD + (n.len() + v.len()) as u64).sum();
+            let sum: u64 = table.entries.iter().map(|entry| entry.size).sum();
             assert!(sum <= MAX_TABLE, "a table of {sum} bytes");
+            for Entry { name, value, size } in table.entries.iter() {
+                let length = value.as_ref().map(|value| OVERHEAD + (name.len() + value.len()) as u64);
+                assert!(
+                    is_name(name) && length.is_none_or(|length| length == *size),
+                    "{name:?} {value:?} {size}"
+                );
+            }
             assert!(is_unchanged(&image, table), "a table that was found is there");
         }
     }
@@ -266,10 +323,16 @@ mod tests {
     use super::super::memory::Image;
     use super::*;
 
-    const HEAP: u64 = 0x7000_0000_0000;
+    pub(super) const HEAP: u64 = 0x7000_0000_0000;
+
+    pub(super) fn said(table: &Table) -> Vec<String> {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let value = |entry: &Entry| entry.value.as_deref().map_or("?".to_owned(), text);
+        table.entries.iter().map(|entry| format!("{}: {}", text(&entry.name), value(entry))).collect()
+    }
 
     /// A heap of 64 KiB with these words at places, and texts.
-    fn heap(words: &[(u64, u64)], texts: &[(u64, &str)]) -> (Image, Maps) {
+    pub(super) fn heap(words: &[(u64, u64)], texts: &[(u64, &str)]) -> (Image, Maps) {
         let mut bytes = vec![0u8; 65_536];
         for &(at, word) in words {
             let at = at as usize;
@@ -317,8 +380,7 @@ mod tests {
         let found = go(32 + 9 + 32 + 12);
         let [table] = &found.tables[..] else { panic!("{found:?}") };
         assert_eq!((table.library, table.inserted), (Library::XNet, 9));
-        assert_eq!(table.entries[0], (b"grpc-status".to_vec(), b"0".to_vec()));
-        assert_eq!(table.entries[1], (b":path".to_vec(), b"/a/B".to_vec()));
+        assert_eq!(said(table), ["grpc-status: 0", ":path: /a/B"]);
     }
 
     #[test]
@@ -366,8 +428,7 @@ mod tests {
         let found = find(&image, &maps, Library::Nghttp2);
         let [table] = &found.tables[..] else { panic!("{found:?}") };
         assert_eq!((table.library, table.inserted), (Library::Nghttp2, 42));
-        assert_eq!(table.entries[0].1, b"/a/B");
-        assert_eq!(table.entries[1].0, b"grpc-status");
+        assert_eq!(said(table), [":path: /a/B", "grpc-status: 0"]);
     }
 
     #[test]
