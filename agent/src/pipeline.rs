@@ -283,17 +283,20 @@ impl Pipeline {
         }
         while let Some(answer) = searcher.answer() {
             let Answer { asks, began, ended, processes, incomplete } = answer;
-            let found: Vec<_> = processes.iter().map(|found| (found.process, tables_of(found))).collect();
+            let found: Vec<_> = processes.iter().map(|found| (found, tables_of(found))).collect();
             for Ask { connection, processes, not_before: _ } in asks {
                 let Some(end) = behind.connections.get_mut(&connection) else { continue };
-                let mut tables = Vec::new();
+                let mut searched = Vec::new();
                 for (process, receives) in processes.into_iter().zip([Direction::Receive, Direction::Send]) {
-                    let found = found.iter().filter(|(found, _)| Some(*found) == process);
-                    for (only, table) in found.flat_map(|(_, tables)| tables) {
-                        tables.push(exchange::Table { of: only.then_some(receives), ..table.clone() });
-                    }
+                    let of_process = found.iter().filter(|(found, _)| Some(found.process) == process);
+                    searched.extend(of_process.map(|(found, tables)| exchange::Searched {
+                        of: found.receives_only.then_some(receives),
+                        grpc_only: found.grpc_only,
+                        tables: tables.clone(),
+                    }));
                 }
-                end.exchanges.tables(&Arc::new(exchange::Tables { began, ended, tables, incomplete }));
+                let tables = exchange::Tables { began, ended, processes: searched, incomplete };
+                end.exchanges.tables(&Arc::new(tables));
             }
         }
     }
@@ -672,9 +675,8 @@ impl Pipeline {
     }
 }
 
-/// A process's tables as `exchange` takes them, and whether they can only be of what it receives.
-fn tables_of(found: &tables::Process) -> Vec<(bool, exchange::Table)> {
-    let tables::Process { process: _, receives_only, grpc_only, tables } = found;
+/// A process's tables as `exchange` takes them.
+fn tables_of(found: &tables::Process) -> Vec<exchange::Table> {
     let entry = |entry: &hpack::Entry| {
         let hpack::Entry { name, value, size } = entry;
         exchange::TableEntry { name: name.clone(), value: value.clone(), size: *size as usize }
@@ -682,10 +684,8 @@ fn tables_of(found: &tables::Process) -> Vec<(bool, exchange::Table)> {
     let table = |(entries, limit): &(Arc<[hpack::Entry]>, u64)| exchange::Table {
         entries: entries.iter().map(entry).collect(),
         limit: *limit as usize,
-        of: None,
-        grpc_only: *grpc_only,
     };
-    tables.iter().map(|found| (*receives_only, table(found))).collect()
+    found.tables.iter().map(table).collect()
 }
 
 /// The exchanges of a connection of which nothing is known yet.

@@ -4,6 +4,7 @@
 use anyhow::{Result, ensure};
 use spandrel_tests::checks::machine;
 use spandrel_tests::grpc::ends;
+use spandrel_tests::grpc::late::{self, Late};
 use spandrel_tests::grpc::peers::Peer;
 use spandrel_tests::grpc::rows::{self, How, Row};
 
@@ -64,27 +65,32 @@ fn whatever_ends_a_call_both_ends_tell_it_once_and_alike() -> Result<()> {
     Ok(())
 }
 
+fn warm(client: Peer, server: Peer, methods: usize, calls: usize) -> Late {
+    Late { client, server, methods, before: 500, calls, clients: 1, connections: 1, random: false }
+}
+
 #[test]
 fn a_warm_connection_gives_no_wrong_name() -> Result<()> {
     let _machine = machine();
     for client in [Peer::Go, Peer::Node] {
-        let mut row = pair(client, Peer::Go, rows::repeated(700, 50), 1);
-        row.late = Some(500);
-        let verdict = rows::run(&row, &How::default())?.verdict;
+        let verdict = late::run(&warm(client, Peer::Go, 50, 200), &How::default())?.verdict;
         ensure!(verdict.wrong() == 0, "{}: {verdict}", client.name());
     }
     Ok(())
 }
 
 #[test]
-fn what_a_warm_connection_hides_is_found_in_memory_if_that_is_allowed() -> Result<()> {
+fn what_warm_connections_hide_is_found_in_memory_if_that_is_allowed() -> Result<()> {
     let _machine = machine();
-    let mut row = pair(Peer::Go, Peer::Go, rows::repeated(4_000, 50), 1);
-    row.late = Some(500);
     let how = How { arguments: vec!["--late-names".into(), "memory".into()], ..How::default() };
-    let verdict = rows::run(&row, &how)?.verdict;
-    ensure!(verdict.wrong() == 0, "{verdict}");
-    // How many depends on how long the search takes on a busy machine.
-    ensure!(verdict.named > 1_000 && verdict.status > 1_000, "{verdict}");
+    // Each library once as a client and once as a server, and several clients whose tables differ.
+    let several = Late { clients: 3, connections: 2, ..warm(Peer::Go, Peer::Go, 50, 1_500) };
+    let one = [Peer::Python, Peer::Node].map(|peer| warm(peer, peer, 50, 3_000));
+    for late in [several].into_iter().chain(one) {
+        let verdict = late::run(&late, &how)?.verdict;
+        ensure!(verdict.wrong() == 0, "{late:?}: {verdict}");
+        // How many depends on how long the search takes on a busy machine.
+        ensure!(verdict.named > 1_000 && verdict.status > 1_000, "{late:?}: {verdict}");
+    }
     Ok(())
 }

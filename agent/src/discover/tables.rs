@@ -197,7 +197,10 @@ fn search(process: ProcessKey, books: &mut Ledger) -> Option<Result<Searched, In
     let maps = Maps::of(process.pid).ok()?;
     let library = library(process.pid, &maps)?;
     let began = clock::monotonic();
-    let Found { tables, candidates: _, searched, missed, unread } = hpack::find(&memory, &maps, library);
+    let found = hpack::find(&memory, &maps, library);
+    let incomplete = Maps::of(process.pid).map_or(true, |now| found.is_incomplete(&now));
+    let Found { tables, candidates: _, searched, missed, unread } = found;
+    let missed: u64 = missed.into_iter().map(|range| range.end - range.start).sum();
     log::debug(format_args!(
         "process {}: {} header tables of {library:?} in {searched} bytes, {missed} not read, {unread} not understood, {} ms",
         process.pid,
@@ -206,7 +209,7 @@ fn search(process: ProcessKey, books: &mut Ledger) -> Option<Result<Searched, In
     ));
     books.searches += 1;
     books.searched_bytes += searched;
-    if (missed, unread) != (0, 0) {
+    if incomplete {
         books.incomplete += 1;
         return Some(Err(Incomplete));
     }

@@ -63,17 +63,28 @@ pub struct Output {
     pub tables: bool,
 }
 
-/// All HPACK tables that were found in the processes of both ends.
+/// The HPACK tables that were found in the processes of both ends.
 #[derive(Clone, Debug, Default)]
 pub struct Tables {
     /// When the search began, [`QUIET`] after it was asked for or later.
     pub began: Monotonic,
     /// When the tables were looked at last, and found unchanged.
     pub ended: Monotonic,
-    /// All of them.
-    pub tables: Vec<Table>,
+    /// Those of which all tables were found.
+    pub processes: Vec<Searched>,
     /// A search did not read all it should have: another may.
     pub incomplete: bool,
+}
+
+/// All tables of a process at an end of the connection.
+#[derive(Clone, Debug)]
+pub struct Searched {
+    /// The direction whose table it must have; both if none is said.
+    pub of: Option<Direction>,
+    /// It can only be a connection of gRPC's.
+    pub grpc_only: bool,
+    /// The tables.
+    pub tables: Vec<Table>,
 }
 
 /// A table.
@@ -83,11 +94,6 @@ pub struct Table {
     pub entries: Arc<[TableEntry]>,
     /// How large it may be.
     pub limit: usize,
-    /// The direction whose table it can only be; none if it may be either's. Only directions of which a process has all tables here
-    /// are told of.
-    pub of: Option<Direction>,
-    /// It can only be a connection of gRPC's.
-    pub grpc_only: bool,
 }
 
 /// How long nothing may have been inserted before a table is read, in nanoseconds: what a program has encoded is written, and what

@@ -8,6 +8,7 @@ use clap::Parser;
 use spandrel_tests::grpc::calls::{Call, Kind};
 use spandrel_tests::grpc::ends;
 use spandrel_tests::grpc::judge::Verdict;
+use spandrel_tests::grpc::late::{self, Late};
 use spandrel_tests::grpc::others;
 use spandrel_tests::grpc::peers::{PEERS, Peer};
 use spandrel_tests::grpc::rows::{self, How, Report, Row};
@@ -37,9 +38,12 @@ struct Arguments {
     /// `late`: only so many methods; repeatable.
     #[arg(long)]
     methods: Vec<usize>,
-    /// `late`: connections at once.
+    /// `late`: connections of each client process.
     #[arg(long, default_value_t = 1)]
     connections: usize,
+    /// `late`: client processes, each with an order of methods of its own.
+    #[arg(long, default_value_t = 1)]
+    clients: usize,
     /// Add a random x-request-id to each call.
     #[arg(long)]
     random: bool,
@@ -152,31 +156,75 @@ fn load(arguments: &Arguments, how: &How) -> Result<bool> {
     Ok(good)
 }
 
+/// Joined at call 1,000 of warm connections: each peer with itself unless some are named, without and with the tables that the
+/// peers have in memory.
 fn late(arguments: &Arguments, how: &How) -> Result<bool> {
-    let methods = if arguments.methods.is_empty() { vec![5, 50, 200] } else { arguments.methods.clone() };
+    let all_methods = if arguments.methods.is_empty() { vec![5, 50, 200] } else { arguments.methods.clone() };
+    let named = !arguments.client.is_empty() || !arguments.server.is_empty();
+    let pairs = match named || arguments.all_pairs {
+        true => pairs(arguments)?,
+        false => PEERS.map(|peer| (peer, peer)).to_vec(),
+    };
+    let Arguments { clients, connections, calls, random, .. } = *arguments;
+    println!(
+        "joined at call 1,000 of {} warm connection(s) of {clients} client process(es), then {calls} calls of each; of 100 ends of calls",
+        clients * connections
+    );
+    println!("{:24}{:^37}{:^37}", "", "--late-names wire", "--late-names memory");
+    let half = format!("{:>8}{:>8}{:>8}{:>7}{:>6}", "seen", "named", "status", "wrong", "CPU");
+    println!("{:<8}{:<8}{:>8}{half}{half}", "client", "server", "methods");
     let mut good = true;
-    for methods in methods {
-        println!(
-            "joined {} warm connection(s) at call 1,000, then {} calls of {methods} methods; of 100 ends of calls:",
-            arguments.connections, arguments.calls
-        );
-        header();
-        for (client, server) in pairs(arguments)? {
-            let mut calls = rows::repeated(1_000 + arguments.calls, methods);
-            if arguments.random {
-                for call in &mut calls {
-                    call.options = "r=1".into();
-                }
-            }
-            let row = Row {
+    for (client, server) in pairs {
+        for methods in &all_methods {
+            print!("{:<8}{:<8}{methods:>8}", client.name(), server.name());
+            let late = Late {
                 client,
                 server,
+                methods: *methods,
+                before: 1_000,
                 calls,
-                concurrency: 1,
-                connections: arguments.connections,
-                late: Some(1_000),
+                clients,
+                connections,
+                random,
             };
-            good &= print(arguments, &row, rows::run(&row, how), |v| v.wrong() == 0);
+            let mut more = String::new();
+            for names in ["wire", "memory"] {
+                let mut how = how.clone();
+                how.arguments.extend(["--late-names".to_owned(), names.to_owned()]);
+                let report = match late::run(&late, &how) {
+                    Ok(report) => report,
+                    Err(error) => {
+                        good = false;
+                        print!(" failed: {error:#}");
+                        continue;
+                    }
+                };
+                let v = &report.verdict;
+                print!(
+                    "{:>8.2}{:>8.2}{:>8.2}{:>7}{:>5.1}s",
+                    v.percent(v.seen),
+                    v.percent(v.named),
+                    v.percent(v.status),
+                    v.wrong(),
+                    report.cpu.as_secs_f64()
+                );
+                if v.wrong() > 0 {
+                    good = false;
+                    more += &v
+                        .examples
+                        .iter()
+                        .map(|example| format!("            {names}: {example}\n"))
+                        .collect::<String>();
+                }
+                if let (true, Some(outcome)) = (arguments.counters, &report.outcome) {
+                    let counters = outcome.counters.all();
+                    for (name, value) in counters.iter().filter(|(_, value)| **value > 0) {
+                        more += &format!("            {names}: {name} {value}\n");
+                    }
+                }
+            }
+            println!();
+            print!("{more}");
         }
     }
     Ok(good)

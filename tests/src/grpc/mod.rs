@@ -3,7 +3,8 @@
 //! ```text
 //! peers    five gRPC implementations, each as client and as server, built once      calls   what they are told to do
 //! judge    spans against what the client saw: name, status, duration, parent
-//! rows     one claim each: every kind of call, many calls over one connection, a late join, bulk, other programs
+//! rows     one claim each: every kind of call, many calls over one connection, bulk, other programs
+//! late     connections that are warm when the agent comes
 //! ends     what ends a call, also by hand: a server that resets, refuses, goes away
 //! ```
 //! A call is found by its method, which is its token: nobody else's call has it. Only a late join has methods that
@@ -14,6 +15,7 @@ pub mod calls;
 pub mod ends;
 pub mod hand;
 pub mod judge;
+pub mod late;
 pub mod others;
 pub mod peers;
 pub mod rows;

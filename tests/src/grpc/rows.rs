@@ -189,4 +189,4 @@ pub fn cpu(pid: u32) -> Result<Duration> {
 }
 
 /// How long a client may take.
-const CLIENT: Duration = Duration::from_secs(150);
+pub(crate) const CLIENT: Duration = Duration::from_secs(150);

@@ -10,9 +10,10 @@
 
 mod c_core;
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use super::maps::Maps;
+use super::maps::{Mapping, Maps};
 use super::memory::{MAX_READ, ReadMemory};
 
 /// Bytes of memory that are searched of one process.
@@ -72,8 +73,8 @@ pub struct Found {
     pub candidates: u64,
     /// Bytes that were searched.
     pub searched: u64,
-    /// Bytes that could not be: not all tables may be here.
-    pub missed: u64,
+    /// Ranges that could not be: if they are still mapped, not all tables may be here.
+    pub missed: Vec<Range<u64>>,
     /// Tables that add up and have an entry that could not be read: they are not here.
     pub unread: u64,
 }
@@ -82,20 +83,16 @@ pub struct Found {
 pub fn find(memory: &dyn ReadMemory, maps: &Maps, library: Library) -> Found {
     let mut found = Found::default();
     for mapping in maps.iter() {
-        // Go gives its heap a name since 5.17 (`[anon: Go: heap]`); a file's pages hold no heap.
-        if !mapping.read || !mapping.write || mapping.file().is_some() {
+        if !may_hold(mapping) {
             continue;
         }
         let mut at = mapping.start;
         while at < mapping.end {
             let length = usize::try_from(mapping.end - at).unwrap_or(MAX_READ).min(MAX_READ);
             let room = found.searched < MAX_SEARCHED && found.tables.len() < MAX_TABLES;
-            match memory.bytes(at, length).filter(|_| room) {
-                Some(bytes) => {
-                    found.searched += bytes.len() as u64;
-                    search(memory, at, &bytes, library, &mut found);
-                }
-                None => found.missed += length as u64,
+            match room {
+                true => search(memory, at, &readable(memory, at, length, &mut found), library, &mut found),
+                false => found.miss(at, length),
             }
             // Shapes that lie across two pieces are seen from the second.
             at += if length > SHAPE { (length - SHAPE) as u64 } else { length as u64 }.max(8);
@@ -107,6 +104,55 @@ pub fn find(memory: &dyn ReadMemory, maps: &Maps, library: Library) -> Found {
     found.tables.dedup_by_key(|table| table.address);
     found
 }
+
+/// Memory as far as it is there: programs give pages back all the time. What is missing is zero.
+fn readable(memory: &dyn ReadMemory, at: u64, length: usize, found: &mut Found) -> Vec<u8> {
+    found.searched += length as u64;
+    if let Some(bytes) = memory.bytes(at, length) {
+        return bytes;
+    }
+    let mut bytes = vec![0; length];
+    let mut page = at;
+    while let Some(rest) = usize::try_from(page - at).ok().and_then(|done| bytes.get_mut(done..))
+        && !rest.is_empty()
+    {
+        // To the end of the page.
+        let length = usize::try_from(PAGE - page % PAGE).unwrap_or(rest.len()).min(rest.len());
+        let Some(part) = rest.get_mut(..length) else { break };
+        if !memory.read(page, part) {
+            part.fill(0);
+            found.miss(page, length);
+        }
+        page += length as u64;
+    }
+    bytes
+}
+
+impl Found {
+    fn miss(&mut self, at: u64, length: usize) {
+        let end = at + length as u64;
+        match self.missed.last_mut() {
+            Some(last) if last.end >= at => last.end = last.end.max(end),
+            _ => self.missed.push(at..end),
+        }
+    }
+
+    /// Whether something that could not be read is still there.
+    pub fn is_incomplete(&self, now: &Maps) -> bool {
+        let missed = |mapping: &Mapping| {
+            self.missed.iter().any(|range| range.start < mapping.end && mapping.start < range.end)
+        };
+        self.unread > 0 || now.iter().filter(|mapping| may_hold(mapping)).any(missed)
+    }
+}
+
+/// Whether tables may lie there. Go gives its heap a name since 5.17 (`[anon: Go: heap]`); a file's pages hold no heap.
+fn may_hold(mapping: &Mapping) -> bool {
+    mapping.read && mapping.write && mapping.file().is_none()
+}
+
+/// The smallest page of the machine.
+const PAGE: u64 = 4096;
 
 /// Bytes of the longest shape.
 const SHAPE: usize = 80;
@@ -429,6 +475,16 @@ mod tests {
         let [table] = &found.tables[..] else { panic!("{found:?}") };
         assert_eq!((table.library, table.inserted), (Library::Nghttp2, 42));
         assert_eq!(said(table), [":path: /a/B", "grpc-status: 0"]);
+    }
+
+    #[test]
+    fn a_page_that_was_given_back_is_missed_only_while_it_is_mapped() {
+        let (image, maps) = heap(&[], &[]);
+        let longer = format!("{HEAP:x}-{:x} rw-p 00000000 00:00 0 \n", HEAP + 65_536 + 8192);
+        let longer = Maps::parse(longer.as_bytes());
+        let found = find(&image, &longer, Library::XNet);
+        assert_eq!(found.missed, [HEAP + 65_536..HEAP + 65_536 + 8192]);
+        assert!(found.is_incomplete(&longer) && !found.is_incomplete(&maps));
     }
 
     #[test]

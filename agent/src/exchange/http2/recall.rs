@@ -4,9 +4,9 @@
 //!   an exchange with hidden lines is over ──▶ asked ──▶ an answer ──▶ the next piece of the direction ──▶ restored
 //!                 it waits, at most MAX_AGE                            only if nothing was inserted meanwhile
 //! ```
-//! An answer is all tables that were found in the processes of both ends; which of them is this direction's is proved by
-//! elimination: those that contradict what was inserted since the join, or that would make a section illegal, are not it. Only if
-//! all that are left agree in what is from before the join is one taken.
+//! An answer is all tables of the processes at both ends, of one or of each; which of them is this direction's is proved by
+//! elimination: those that contradict what was inserted since the join, or that would make a section illegal, are not it, nor those
+//! that only one of two processes has. Only if all that are left agree in what is from before the join is one taken.
 //!
 //! Memory runs ahead of the wire at the sender and behind it at the receiver, so of what time a table is, is known up to [`QUIET`]
 //! before the search and after it. What was inserted between the two may be in it or not: its newest entries say that, if
@@ -37,6 +37,9 @@ const MAX_ASKS: u8 = 4;
 
 /// How many of the exchanges that wait are laid against each table.
 const MAX_CHECKED: usize = 64;
+
+/// How many tables of a process that all fit are laid against those of the other.
+const MAX_CANDIDATES: usize = 64;
 
 /// How late a record may be where nothing is moved any more, in nanoseconds: what was moved before is here by then.
 const MAX_LAG: u64 = 2_000_000_000;
@@ -238,20 +241,27 @@ impl Recall {
         let earliest = way.inserted.at(Monotonic(answer.began.0 - QUIET));
         let is_grpc = self.waiting.iter().any(|exchange| is_grpc(exchange));
         let hpack = parser.hpack();
-        let mut found = Found::Nothing;
-        for table in &answer.tables {
-            if table.of.is_some_and(|of| of != direction) || (table.grpc_only && !is_grpc) {
+        let mut left: Option<Vec<Candidate>> = None;
+        for process in &answer.processes {
+            if process.of.is_some_and(|of| of != direction) || (process.grpc_only && !is_grpc) {
                 continue;
             }
-            for inserted in states(hpack, table, earliest) {
-                let at = At { hpack, table: &table.entries, inserted, requests };
-                let mut checked = self.waiting.iter().filter(hides).take(MAX_CHECKED);
-                if checked.all(|exchange| at.is_legal(exchange)) {
-                    found.add(table, inserted);
+            let mut mine = Vec::new();
+            for table in &process.tables {
+                for inserted in states(hpack, table, earliest) {
+                    let at = At { hpack, table: &table.entries, inserted, requests };
+                    let mut checked = self.waiting.iter().filter(hides).take(MAX_CHECKED);
+                    if checked.all(|exchange| at.is_legal(exchange)) {
+                        mine.push(Candidate::new(table, inserted));
+                    }
                 }
             }
+            left = Some(match left {
+                None => mine,
+                Some(before) => both(before, mine),
+            });
         }
-        match found {
+        match agreed(left.unwrap_or_default()) {
             Found::Nothing if answer.incomplete => Belief::Again,
             Found::Nothing => {
                 sink.ledger.tables_unfound += 1;
@@ -261,7 +271,7 @@ impl Recall {
                 sink.ledger.tables_ambiguous += 1;
                 Belief::Settled
             }
-            Found::One { entries, inserted, limit } => {
+            Found::One(Candidate { entries, inserted, limit }) => {
                 if !self.restored.contains(&direction) {
                     self.restored.push(direction);
                     sink.ledger.tables_restored += 1;
@@ -306,50 +316,71 @@ fn states(hpack: &Decoder, table: &Table, earliest: u64) -> Vec<u64> {
     states
 }
 
-/// What is left of the tables.
+/// A table that may be it, if so many entries had been inserted since the join when it was read.
+#[derive(Clone)]
+struct Candidate {
+    entries: Vec<TableEntry>,
+    inserted: u64,
+    limit: usize,
+}
+
+impl Candidate {
+    fn new(table: &Table, inserted: u64) -> Self {
+        Self { entries: table.entries.to_vec(), inserted, limit: table.limit }
+    }
+
+    /// Where the entries begin that are older than the join.
+    fn old(&self) -> usize {
+        usize::try_from(self.inserted).unwrap_or(usize::MAX).min(self.entries.len())
+    }
+
+    /// What both say, if they do not contradict each other.
+    fn and(&self, other: &Self) -> Option<Self> {
+        let (mut both, rest) = (self.clone(), other.entries.get(other.old()..).unwrap_or_default());
+        let old = both.old();
+        // The oldest may have left one of them meanwhile.
+        both.entries.truncate(old.saturating_add(rest.len()));
+        both.limit = both.limit.min(other.limit);
+        for (mine, other) in both.entries.iter_mut().skip(old).zip(rest) {
+            match (&mine.value, &other.value) {
+                (Some(one), Some(another)) if one != another => return None,
+                (None, Some(_)) => mine.value.clone_from(&other.value),
+                _ => {}
+            }
+            if (&mine.name, mine.size) != (&other.name, other.size) {
+                return None;
+            }
+        }
+        Some(both)
+    }
+}
+
+/// Those of one process that another has too. If there are too many, all of them, which then hardly agree.
+fn both(one: Vec<Candidate>, another: Vec<Candidate>) -> Vec<Candidate> {
+    if one.len().max(another.len()) > MAX_CANDIDATES {
+        return [one, another].concat();
+    }
+    one.iter().flat_map(|one| another.iter().filter_map(|other| one.and(other))).collect()
+}
+
+/// What is left.
 enum Found {
     Nothing,
-    /// One, or several that say the same.
-    One {
-        entries: Vec<TableEntry>,
-        inserted: u64,
-        limit: usize,
-    },
-    /// Some that do not.
+    One(Candidate),
     Several,
 }
 
-impl Found {
-    /// This table may be it, if so many had been inserted when it was read.
-    fn add(&mut self, table: &Table, inserted: u64) {
-        let old = |entries: &[TableEntry], inserted: u64| {
-            entries.len().min(usize::try_from(inserted).unwrap_or(usize::MAX))
-        };
-        match self {
-            Self::Several => {}
-            Self::Nothing => {
-                *self = Self::One { entries: table.entries.to_vec(), inserted, limit: table.limit };
-            }
-            Self::One { entries, inserted: before, limit } => {
-                let (mine, other) = (old(entries, *before), old(&table.entries, inserted));
-                let rest = table.entries.get(other..).unwrap_or_default();
-                // The oldest may have left one of them meanwhile.
-                let both = (entries.len() - mine).min(rest.len());
-                entries.truncate(mine + both);
-                *limit = table.limit.min(*limit);
-                let agree = entries.iter_mut().skip(mine).zip(rest).all(|(mine, other)| {
-                    let said = mine.value.is_none() || other.value.is_none() || mine.value == other.value;
-                    if mine.value.is_none() {
-                        mine.value.clone_from(&other.value);
-                    }
-                    (&mine.name, mine.size) == (&other.name, other.size) && said
-                });
-                if !agree {
-                    *self = Self::Several;
-                }
-            }
+/// What all of these say.
+fn agreed(candidates: Vec<Candidate>) -> Found {
+    let mut all = candidates.into_iter();
+    let Some(mut one) = all.next() else { return Found::Nothing };
+    for other in all {
+        match one.and(&other) {
+            Some(both) => one = both,
+            None => return Found::Several,
         }
     }
+    Found::One(one)
 }
 
 /// What came of an answer for one direction.

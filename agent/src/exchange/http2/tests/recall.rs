@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::truth::{Connection2, Dated, Known, judge_events, record, record_dated, whole};
 use super::*;
-use crate::exchange::{Ledger, Table, TableEntry, Tables};
+use crate::exchange::{Ledger, Searched, Table, TableEntry, Tables};
 
 const JOINED: usize = 402;
 const ANSWERED: usize = 1_510;
@@ -16,7 +16,7 @@ fn table(entries: &[(String, String)]) -> Table {
         value: Some(value.clone().into()),
         size: 32 + name.len() + value.len(),
     };
-    Table { entries: entries.iter().map(entry).collect(), limit: 4096, of: None, grpc_only: false }
+    Table { entries: entries.iter().map(entry).collect(), limit: 4096 }
 }
 
 /// As C core keeps it: some values have a form of their own.
@@ -27,17 +27,16 @@ fn parsed(table: &Table) -> Table {
             entry.value = None;
         }
     }
-    Table { entries: entries.into(), grpc_only: true, ..table.clone() }
+    Table { entries: entries.into(), ..table.clone() }
 }
 
 fn answer(began: u64, ended: u64, tables: &[Table]) -> Arc<Tables> {
+    answers(began, ended, vec![Searched { of: None, grpc_only: false, tables: tables.to_vec() }])
+}
+
+fn answers(began: u64, ended: u64, processes: Vec<Searched>) -> Arc<Tables> {
     let milliseconds = |at: u64| Monotonic(at * 1_000_000);
-    Arc::new(Tables {
-        began: milliseconds(began),
-        ended: milliseconds(ended),
-        tables: tables.to_vec(),
-        incomplete: false,
-    })
+    Arc::new(Tables { began: milliseconds(began), ended: milliseconds(ended), processes, incomplete: false })
 }
 
 /// Plays a late join; what is known, how often it asked, the books.
@@ -150,16 +149,45 @@ fn a_table_of_another_time_than_it_can_be_of_is_not_it() {
 fn a_table_of_c_core_is_only_of_what_its_process_receives_and_of_a_call_of_grpc() {
     let connection = warm();
     let [requests, responses] = [0, 1].map(|way| parsed(&table(&connection.tables[way])));
+    let core = |of, tables: &[&Table]| Searched {
+        of: Some(of),
+        grpc_only: true,
+        tables: tables.iter().map(|table| Table::clone(table)).collect(),
+    };
     // The server's process has the requests; the client's has the responses.
-    let send = Table { of: Some(Direction::Send), ..requests.clone() };
-    let receive = Table { of: Some(Direction::Receive), ..responses.clone() };
-    let (known, _, ledger) = check(&connection, Some(answer(1_400, 1_500, &[send, receive])));
+    let ends = [core(Direction::Send, &[&requests]), core(Direction::Receive, &[&responses])];
+    let (known, _, ledger) = check(&connection, Some(answers(1_400, 1_500, ends.to_vec())));
     assert_eq!((known.paths, known.statuses), (known.closed, known.closed));
     assert_eq!(ledger.tables_restored, 2);
-    let send = Table { of: Some(Direction::Send), ..responses };
-    let receive = Table { of: Some(Direction::Receive), ..requests };
-    let (known, _, ledger) = check(&connection, Some(answer(1_400, 1_500, &[send, receive])));
+    let ends = [core(Direction::Send, &[&responses]), core(Direction::Receive, &[&requests])];
+    let (known, _, ledger) = check(&connection, Some(answers(1_400, 1_500, ends.to_vec())));
     assert_eq!((known.paths, ledger.tables_restored), (0, 0));
+}
+
+#[test]
+fn of_tables_that_both_fit_that_is_taken_which_both_processes_have() {
+    let connection = warm();
+    let [requests, responses] = [0, 1].map(|way| table(&connection.tables[way]));
+    let mut other = requests.entries.to_vec();
+    let paths: Vec<usize> = (0..other.len()).filter(|&at| other[at].name == b":path").collect();
+    other.swap(paths[0], paths[1]);
+    let other = Table { entries: other.into(), limit: 4096 };
+    let process = |tables: &[&Table]| Searched {
+        of: None,
+        grpc_only: false,
+        tables: tables.iter().map(|table| Table::clone(table)).collect(),
+    };
+    // A server that has the connections of several clients.
+    let (server, client) = (process(&[&other, &requests, &responses]), process(&[&requests, &responses]));
+    for ends in [[server.clone(), client.clone()], [client.clone(), server.clone()]] {
+        let (known, ..) = check(&connection, Some(answers(1_400, 1_500, ends.to_vec())));
+        assert_eq!((known.paths, known.statuses), (known.closed, known.closed));
+    }
+    // Two processes that have no table in common that fits: one of them is not what it seems.
+    let (known, ..) = check(&connection, Some(answers(1_400, 1_500, vec![process(&[&other]), client])));
+    assert_eq!(known.paths, 0);
+    let (known, ..) = check(&connection, Some(answers(1_400, 1_500, vec![server.clone(), server])));
+    assert_eq!(known.paths, 0);
 }
 
 #[test]
