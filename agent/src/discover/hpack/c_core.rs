@@ -167,6 +167,9 @@ fn slice(memory: &dyn ReadMemory, slice: &[u8; SLICE]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{HEAP, heap, said};
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
     use super::super::{Found, find};
     use super::*;
 
@@ -316,5 +319,42 @@ mod tests {
         entries.push(("Upper", Text("value"), 5));
         let found = table(&entries, 0, 8, 56, None);
         assert_eq!((found.tables.len(), found.unread), (0, 1));
+    }
+
+    #[test]
+    fn whatever_stands_in_a_table_comes_back_as_it_was() {
+        let mut random = StdRng::seed_from_u64(8);
+        let text = |random: &mut StdRng, length: usize| -> &'static str {
+            (0..length).map(|_| char::from(random.random_range(b'a'..=b'z'))).collect::<String>().leak()
+        };
+        for _ in 0..200 {
+            let count = random.random_range(1..20);
+            let (mut entries, mut expected) = (Vec::new(), Vec::new());
+            for _ in 0..count {
+                let length = random.random_range(0..50);
+                let value = text(&mut random, length);
+                let (entry, said) = match random.random_range(0..4) {
+                    0 => ((":path", Text(value), length as u64), format!(":path: {value}")),
+                    1 => {
+                        let status = random.random_range(0..=16);
+                        let said = format!("grpc-status: {status}");
+                        (("grpc-status", Number(status), said.len() as u64 - 13), said)
+                    }
+                    2 => {
+                        let length = random.random_range(1..30);
+                        let name = text(&mut random, length);
+                        ((name, Pair(name, value), value.len() as u64), format!("{name}: {value}"))
+                    }
+                    _ => (("grpc-timeout", Number(7), length as u64), "grpc-timeout: ?".to_owned()),
+                };
+                entries.push(entry);
+                expected.insert(0, said);
+            }
+            let slots = if random.random() { 128 } else { count };
+            let first = if slots == 128 { random.random_range(0..1_000) } else { 0 };
+            let found = table(&entries, first, slots, 56, None);
+            let [table] = &found.tables[..] else { panic!("{found:?} {expected:?}") };
+            assert_eq!((said(table), table.inserted), (expected, first + count));
+        }
     }
 }
