@@ -42,11 +42,11 @@ pub extern "C" fn evidence(index: u32, pid: u32) -> u32 {
     // SAFETY: map values; the task is the current one.
     unsafe {
         let slot = if receives != 0 { (*walked).receive } else { (*walked).send };
-        if slot == 0 || !is_this_process(walked) {
+        if slot == 0 || !is_this_process(walked) || !begin(state, &(*walked).parameters) {
             return 0;
         }
-        let saved = addr_of_mut!((*state).saved) as *mut u64;
-        if !begin(state, &(*walked).parameters) || !Registers::current().copy(saved) {
+        if !Registers::current().copy(addr_of_mut!((*state).saved) as *mut u64) {
+            (*state).busy = 0;
             return 0;
         }
         addr_of_mut!((*state).call).write([
@@ -82,11 +82,11 @@ pub extern "C" fn evidence_asking(pid: u32, connection: u64) -> u32 {
     // SAFETY: map values; the task is the current one.
     unsafe {
         let slot = (*walked).send;
-        if slot == 0 || !is_this_process(walked) {
+        if slot == 0 || !is_this_process(walked) || !begin(state, &(*walked).parameters) {
             return 0;
         }
-        let saved = addr_of_mut!((*state).saved) as *mut u64;
-        if !begin(state, &(*walked).parameters) || !Registers::current().copy(saved) {
+        if !Registers::current().copy(addr_of_mut!((*state).saved) as *mut u64) {
+            (*state).busy = 0;
             return 0;
         }
         addr_of_mut!((*state).call).write([(*asking).sk, connection, 1, 0]);
@@ -142,26 +142,39 @@ pub fn observed(address: u64, registers: *const u8) {
         }
         maps::add(addr_of_mut!((*probed).hits), 1);
         count(Counter::Hits, 1);
-        let saved = addr_of_mut!((*state).saved) as *mut c_void;
-        if !begin(state, &(*probed).parameters)
-            || bpf_probe_read_kernel(saved, PT_REGS, registers as *const c_void) != 0
-        {
+        if !begin(state, &(*probed).parameters) {
+            missed(address, (*probed).tag);
             return;
         }
+        let saved = addr_of_mut!((*state).saved) as *mut c_void;
+        let copied = bpf_probe_read_kernel(saved, PT_REGS, registers as *const c_void) == 0;
         addr_of_mut!((*state).call).write([0; 4]);
-        let found = walk(place, slot - 1);
-        (*state).busy = 0;
-        if found != Next::Done as u32 {
+        if !copied || walk(place, slot - 1) != Next::Done as u32 {
+            (*state).busy = 0;
             return count(Counter::WalksFailed, 1);
         }
         count(Counter::Walks, 1);
+        // Nobody else walks here until its words are in the ring.
+        tell(address, (*probed).tag, state);
+        addr_of_mut!((*state).busy).write_volatile(0);
+    }
+}
+
+/// Writes a record of what a walk found at a probed instruction.
+///
+/// # Safety
+/// `state` is this CPU's, and nobody else walks there.
+#[inline(always)]
+unsafe fn tell(address: u64, tag: u32, state: *mut State) {
+    // SAFETY: map values; the helper writes as many bytes as there is room for.
+    unsafe {
         let Some(sighting) = maps::sighting() else { return };
         let words = core::hint::black_box((*state).kept) & (WORDS_ROOM as u32 - 1);
         let length = size_of::<Observed>() + words as usize * 8;
         addr_of_mut!((*sighting).observed).write(Observed {
             header: process::header(TAG_OBSERVED, 0, length),
             address,
-            walk: (*probed).tag as u16,
+            walk: tag as u16,
             words: words as u16,
             reserved: 0,
         });
@@ -172,6 +185,25 @@ pub fn observed(address: u64, registers: *const u8) {
         );
         ring::write(sighting as *mut u8, length as u64);
     }
+}
+
+/// An instruction was reached by a thread that interrupted another one's walk on this CPU: the record has no words, so that
+/// the reader knows that it misses something. Returns 0: the verifier takes no global function without a number.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn missed(address: u64, tag: u32) -> u32 {
+    count(Counter::HitsMissed, 1);
+    let length = size_of::<Observed>();
+    let mut bare = Observed {
+        header: process::header(TAG_OBSERVED, 0, length),
+        address,
+        walk: tag as u16,
+        words: 0,
+        reserved: 0,
+    };
+    // SAFETY: a record of that length on the stack.
+    unsafe { ring::write(addr_of_mut!(bare) as *mut u8, length as u64) };
+    0
 }
 
 /// Copies the words of this call's walk.

@@ -48,6 +48,8 @@ pub enum Counter {
     WalksFailed,
     /// Hits of probed instructions that a walk is for.
     Hits,
+    /// Hits of which nothing was read, since another thread's walk was under way on that CPU.
+    HitsMissed,
     /// Times that a direction was no longer followed, because a call had too many frames or could not be read.
     FramesLost,
     /// TLS sessions that a probe saw begin.
@@ -58,7 +60,7 @@ pub enum Counter {
 
 impl Counter {
     /// How many there are.
-    pub const COUNT: usize = 24;
+    pub const COUNT: usize = 25;
 
     /// All, with the metric and the cause under which they are exported.
     pub const ALL: [(Self, &'static str, Option<&'static str>); Self::COUNT] = [
@@ -83,6 +85,7 @@ impl Counter {
         (Self::Walks, "spandrel_kernel_walks_total", Some("evidence")),
         (Self::WalksFailed, "spandrel_kernel_walks_total", Some("failed")),
         (Self::Hits, "spandrel_kernel_probe_hits_total", None),
+        (Self::HitsMissed, "spandrel_kernel_probe_hits_missed_total", None),
         (Self::FramesLost, "spandrel_kernel_frames_lost_total", None),
         (Self::TlsSessions, "spandrel_kernel_tls_sessions_total", None),
         (Self::TlsSecretsFull, "spandrel_kernel_tls_secrets_full_total", None),

@@ -35,6 +35,10 @@ pub const DOCUMENTED: &[(&str, &str)] = &[
     ("spandrel_kernel_walks_total", "Walks through a program's memory, with evidence or none"),
     ("spandrel_kernel_probe_hits_total", "Hits of probed instructions"),
     (
+        "spandrel_kernel_probe_hits_missed_total",
+        "Hits of which nothing was read, since they interrupted another thread's hit on their CPU",
+    ),
+    (
         "spandrel_kernel_unseen_call_bytes_total",
         "Bytes left out as `no_buffer`, by system call; `unknown` if the call is not one of a 64-bit program",
     ),
