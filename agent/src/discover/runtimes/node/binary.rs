@@ -34,16 +34,17 @@ pub enum Mark {
     Microtasks = 10,
     Callable = 11,
     Collects = 12,
+    Calls = 13,
 }
 
 impl Mark {
     /// The mark with this tag.
     pub fn of(tag: u16) -> Option<Self> {
         use Mark::{
-            Boundary, Call, Callable, Collects, Derived, Immediates, Job, JobOfNobody, Made, Microtasks,
-            Moved, Register,
+            Boundary, Call, Callable, Calls, Collects, Derived, Immediates, Job, JobOfNobody, Made,
+            Microtasks, Moved, Register,
         };
-        let of_promises = [Register, Derived, Job, JobOfNobody, Moved, Callable, Collects];
+        let of_promises = [Register, Derived, Job, JobOfNobody, Moved, Callable, Calls, Collects];
         [Call, Made, Boundary, Immediates, Microtasks]
             .into_iter()
             .chain(of_promises)
@@ -95,6 +96,7 @@ const PROMISES: &[(&str, Mark)] = &[
         "_ZN2v88internal14MicrotaskQueue16EnqueueMicrotaskEPNS_7IsolateENS_5LocalINS_8FunctionEEE",
         Mark::Callable,
     ),
+    (RUNS, Mark::Calls),
     (
         "_ZN2v88internal4Heap14CollectGarbageENS0_15AllocationSpaceENS0_23GarbageCollectionReasonENS_15GCCallbackFlagsE",
         Mark::Collects,
@@ -107,6 +109,8 @@ const PROMISES: &[(&str, Mark)] = &[
 const PREFIXES: &[&[u8]] = &[
     b"uv__",
     b"Builtins_P",
+    b"Builtins_RunMicrotasks",
+    b"Builtins_Call_ReceiverIsNull",
     b"_ZN4node9AsyncWrap10AsyncReset",
     b"_ZN4node11Environment",
     b"_ZN2v88internal9Execution16TryRun",
@@ -118,11 +122,16 @@ const PREFIXES: &[&[u8]] = &[
 
 /// Watched at its returns.
 const THEN: &str = "Builtins_PromisePrototypeThen";
+/// Watched where it calls a function that was put among the microtasks, with [`CALLS`].
+const RUNS: &str = "Builtins_RunMicrotasks";
+/// What calls a function.
+const CALLS: &str = "Builtins_Call_ReceiverIsNullOrUndefined";
 
 /// The places of a binary; none if it is not Node.
 pub fn places(elf: &Elf) -> Option<Places> {
     let mut turns: Vec<Option<Symbol>> = vec![None; TURNS.len()];
     let mut promises: Vec<Option<Symbol>> = vec![None; PROMISES.len()];
+    let mut calls = None;
     elf.symbols(&mut |name, symbol| {
         if !PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
             return true;
@@ -136,6 +145,9 @@ pub fn places(elf: &Elf) -> Option<Places> {
             if wanted.as_bytes() == name {
                 *slot = Some(*symbol);
             }
+        }
+        if name == CALLS.as_bytes() {
+            calls = Some(symbol.address);
         }
         true
     });
@@ -154,6 +166,9 @@ pub fn places(elf: &Elf) -> Option<Places> {
         let found = match symbol {
             None => Vec::new(),
             Some(symbol) if name == THEN => returns(elf, symbol),
+            Some(symbol) if name == RUNS => {
+                calls.and_then(|target| call_of_function(elf, symbol, target)).into_iter().collect()
+            }
             Some(symbol) => place(elf, symbol.address, mark).into_iter().collect(),
         };
         if found.is_empty() {
@@ -197,7 +212,63 @@ fn returns(elf: &Elf, symbol: &Symbol) -> Vec<Place> {
     if found.len() % 2 == 0 { found } else { Vec::new() }
 }
 
+/// Where the loop over microtasks calls a function that is one (V8's `MicrotaskQueueBuiltinsAssembler::RunSingleMicrotask`): the
+/// one call of `target` with a receiver and no argument, `mov eax, 1` in the ten bytes before it; others are hooks of promises,
+/// which get one. The function is in rdi.
+fn call_of_function(elf: &Elf, symbol: &Symbol, target: u64) -> Option<Place> {
+    let length = usize::try_from(symbol.size).ok().filter(|&size| size > 0)?.min(MAX_BUILTIN);
+    let code = elf.bytes_at(symbol.address, length)?;
+    let at = function_call(&code, symbol.address, target)?;
+    place(elf, symbol.address + at as u64, Mark::Calls)
+}
+
+/// The offset of that call in code that stands at `address`.
+fn function_call(code: &[u8], address: u64, target: u64) -> Option<usize> {
+    let mut found = None;
+    for (at, window) in code.windows(5).enumerate() {
+        let [0xe8, distance @ ..] = window else { continue };
+        let Ok(distance) = <[u8; 4]>::try_from(distance) else { continue };
+        let next = address.wrapping_add(at as u64 + 5);
+        if next.wrapping_add_signed(i32::from_le_bytes(distance).into()) != target {
+            continue;
+        }
+        let before = code.get(at.saturating_sub(10)..at).unwrap_or_default();
+        let no_argument = before.windows(5).any(|window| window == [0xb8, 1, 0, 0, 0]);
+        if no_argument && found.replace(at).is_some() {
+            return None;
+        }
+    }
+    found
+}
+
 /// Bytes compared before a place is watched.
 const PROOF: usize = 8;
 /// The longest builtin that is looked through.
 const MAX_BUILTIN: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As in 20.20.2 and 24.21.0: `push; mov eax, ARGUMENTS; mov r11, rax; call`.
+    fn call(arguments: u8, distance: i32) -> Vec<u8> {
+        let mut code = vec![0x41, 0x50, 0xb8, arguments, 0, 0, 0, 0x49, 0x89, 0xc3, 0xe8];
+        code.extend(distance.to_le_bytes());
+        code
+    }
+
+    #[test]
+    fn the_call_of_a_microtask_is_the_one_with_no_argument() {
+        const HERE: u64 = 0x1000;
+        const TARGET: u64 = 0x800;
+        let to_target = |end: u64| i32::try_from(TARGET as i64 - (HERE + end) as i64).unwrap();
+        let mut code = call(2, to_target(15));
+        code.extend(call(1, to_target(30)));
+        code.extend(call(1, 0x77));
+        assert_eq!(function_call(&code, HERE, TARGET), Some(25));
+        code.extend(call(1, to_target(60)));
+        assert_eq!(function_call(&code, HERE, TARGET), None, "two of them");
+        assert_eq!(function_call(&call(2, to_target(15)), HERE, TARGET), None);
+        assert_eq!(function_call(&[0xe8, 1, 2], HERE, TARGET), None);
+    }
+}

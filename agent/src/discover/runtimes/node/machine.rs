@@ -103,8 +103,10 @@ pub enum Event {
     Job(u64, u64),
     /// A job that belongs to nobody begins.
     JobOfNobody,
-    /// A function is put among the microtasks: it will run behind a job without a sign that it begins.
-    Callable,
+    /// A function is put among the microtasks.
+    Callable(u64),
+    /// A function that was put there is called.
+    Calls(u64),
     /// A collector moved objects.
     Moved,
 }
@@ -119,8 +121,6 @@ pub struct Machine {
     /// A job was met since the last boundary or read: what runs between events may be another's.
     jobs_ran: bool,
     job: Job,
-    /// A function is among the microtasks of this turn: not all that seems to be in a job is.
-    callables: bool,
     immediates: bool,
     iteration: u64,
     turns: u64,
@@ -172,7 +172,6 @@ impl Machine {
             turn: None,
             jobs_ran: false,
             job: Job::None,
-            callables: false,
             immediates: false,
             iteration: 0,
             turns: 0,
@@ -261,7 +260,14 @@ impl Machine {
                     self.job = Job::Running(None);
                 }
             }
-            Event::Callable => self.callables = true,
+            Event::Callable(function) => {
+                let owner = self.owner(words);
+                self.promises.function(function, owner);
+            }
+            Event::Calls(function) => {
+                self.job = Job::Running(self.promises.call(function));
+                self.jobs_ran = true;
+            }
             Event::Register(objects) => {
                 let owner = self.owner(words);
                 self.promises.register(objects, owner);
@@ -292,9 +298,8 @@ impl Machine {
         if words.counter <= before {
             return;
         }
-        let is_job = matches!(event, Event::Job(..) | Event::JobOfNobody);
+        let is_job = matches!(event, Event::Job(..) | Event::JobOfNobody | Event::Calls(_));
         let during = match (self.job, self.turn) {
-            (Job::Running(_), _) if self.callables => During::Unknown,
             (Job::Running(owner), _) => {
                 let certain = was_in_job && words.id == 0 && !is_job && !is_boundary(event);
                 During::Job { owner, certain }
@@ -309,7 +314,6 @@ impl Machine {
         self.turn = None;
         self.job = Job::None;
         self.jobs_ran = false;
-        self.callables = false;
         self.immediates = false;
     }
 
@@ -396,8 +400,8 @@ impl Machine {
         let Words { id, trigger, .. } = words;
         if id == 0 {
             return match self.job {
-                Job::Running(owner) if !self.callables => owner,
-                _ => None,
+                Job::Running(owner) => owner,
+                Job::None => None,
             };
         }
         if let Some(turn) = self.turn

@@ -140,10 +140,15 @@ fn walk(mark: Mark, ids: u64, main: u32) -> Walk {
         Mark::Register => &[saved::DX, saved::BX, saved::CX],
         Mark::Derived => &[saved::AX],
         Mark::Job => &[saved::CX, saved::BX],
+        Mark::Calls => &[saved::DI],
         _ => &[],
     };
     for &register in registers {
         steps.extend([Step::register(6, register), Step::keep(6)]);
+    }
+    if mark == Mark::Callable {
+        // `EnqueueMicrotask(this, isolate, function)`: a handle, which is the address of the object's.
+        steps.extend([Step::register(6, saved::DX), Step::read8(6, 6, 0), Step::keep(6)]);
     }
     steps.push(Step::end());
     Walk { tag: mark as u16, steps }

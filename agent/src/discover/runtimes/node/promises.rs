@@ -46,6 +46,8 @@ enum Part {
     Handler,
     /// The promise that `then` returned, made for this registration: enough, too.
     Derived,
+    /// A function among the microtasks.
+    Function,
 }
 
 impl Promises {
@@ -58,6 +60,17 @@ impl Promises {
     /// `then` returned this promise.
     pub fn derived(&mut self, promise: u64, owner: Option<Owner>) {
         self.put(&[(promise, Part::Derived)], owner);
+    }
+
+    /// A function was put among the microtasks.
+    pub fn function(&mut self, function: u64, owner: Option<Owner>) {
+        self.put(&[(function, Part::Function)], owner);
+    }
+
+    /// A function among the microtasks is called: whose that is.
+    pub fn call(&mut self, function: u64) -> Option<Owner> {
+        let taken = self.take(function)?;
+        (taken.part == Part::Function).then_some(taken.owner).flatten()
     }
 
     fn put(&mut self, objects: &[(u64, Part)], owner: Option<Owner>) {
@@ -114,7 +127,7 @@ impl Promises {
                     self.pending.remove(&other);
                 }
             }
-        } else if taken.part == Part::Derived {
+        } else if matches!(taken.part, Part::Derived | Part::Function) {
             self.together.remove(&taken.registration);
         }
         Some(taken)

@@ -179,7 +179,8 @@ impl Reader for NodeReader {
             Mark::Derived => Event::Derived(word(3)),
             Mark::Job => Event::Job(word(3), word(4)),
             Mark::JobOfNobody => Event::JobOfNobody,
-            Mark::Callable => Event::Callable,
+            Mark::Callable => Event::Callable(word(3)),
+            Mark::Calls => Event::Calls(word(3)),
             Mark::Collects => {
                 // What moved is told by words in space that this collection uses: it must not have begun before all
                 // that the last one moved was followed.

@@ -297,25 +297,40 @@ fn an_address_is_another_objects_after_a_collection_and_a_job_ends_its_whole_reg
 }
 
 #[test]
-fn a_function_among_the_microtasks_makes_their_jobs_nobodys() {
+fn a_function_among_the_microtasks_is_whose_it_was_put_there_for() {
     let mut scene = Scene::new(Watched::Yes);
     learn(&mut scene);
     let one = scene.reads(1);
-    for objects in [[0x1001, 0x2001, 0x3001], [0x1101, 0x2101, 0x3101]] {
-        scene.at(PARSER[1], 0, Event::Register(objects));
-    }
+    scene.at(PARSER[1], 0, Event::Register([0x1001, 0x2001, 0x3001]));
+    scene.at(PARSER[1], 0, Event::Callable(0x8001));
+    let other = scene.reads(2);
+    scene.at(PARSER[2], 0, Event::Callable(0x9001));
     scene.at(0, 0, Event::Boundary);
     scene.at(0, 0, Event::Microtasks);
-    scene.at(0, 0, Event::Job(0x1001, 0x2001));
+    scene.at(0, 0, Event::Calls(0x8001));
     assert_eq!(scene.asks(50, 0, 0), Some(one));
-    scene.at(0, 0, Event::Callable);
-    assert_eq!(scene.asks(51, 0, 0), None);
+    scene.at(0, 0, Event::Calls(0x9001));
+    assert_eq!(scene.asks(51, 0, 0), Some(other));
+    scene.at(0, 0, Event::Job(0x1001, 0x2001));
+    assert_eq!(scene.asks(52, 0, 0), Some(one));
+    // It was called, and is nobody's if nobody is seen to put it there again.
+    scene.at(0, 0, Event::Calls(0x8001));
+    assert_eq!(scene.asks(53, 0, 0), None);
+}
+
+#[test]
+fn a_function_that_two_requests_put_among_the_microtasks_is_nobodys() {
+    let mut scene = Scene::new(Watched::Yes);
+    scene.reads(1);
+    scene.at(PARSER[1], 0, Event::Callable(0x8001));
+    scene.reads(2);
+    scene.at(PARSER[2], 0, Event::Callable(0x8001));
     scene.at(0, 0, Event::Boundary);
     scene.at(0, 0, Event::Microtasks);
-    // No job began yet.
-    assert_eq!(scene.asks(52, 0, 0), None);
-    scene.at(0, 0, Event::Job(0x1101, 0x2101));
-    assert_eq!(scene.asks(53, 0, 0), Some(one));
+    scene.at(0, 0, Event::Calls(0x8001));
+    assert_eq!(scene.asks(50, 0, 0), None);
+    scene.at(0, 0, Event::Calls(0x8001));
+    assert_eq!(scene.asks(51, 0, 0), None);
 }
 
 #[test]
