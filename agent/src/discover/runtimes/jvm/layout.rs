@@ -5,6 +5,7 @@
 use super::classes::ClassLayout;
 use super::structs::Structs;
 use crate::discover::memory::ReadMemory;
+use crate::identity::ThreadId;
 
 /// What is known of a JVM.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -19,6 +20,8 @@ pub struct Layout {
     pub stack_base: u64,
     /// `JavaThread::_threadObj`.
     pub thread: u64,
+    /// `Thread::_osthread`, and `OSThread::_thread_id`: which thread of the system it is.
+    pub system: Option<[u64; 2]>,
     /// `JavaThread::_vthread`, from 21 on.
     pub mounted: Option<u64>,
     /// `JavaThread::_monitor_owner_id`, from 24 on: the id of the mounted Java thread.
@@ -72,12 +75,40 @@ impl Layout {
             tlab: [tlab, start, top, end],
             stack_base: at(&["JavaThread", "Thread"], "_stack_base").ok_or("its table lacks the stack")?,
             thread: at(&["JavaThread"], "_threadObj").ok_or("its table lacks the thread's object")?,
+            system: at(&["JavaThread", "Thread"], "_osthread")
+                .zip(at(&["OSThread"], "_thread_id"))
+                .map(|(thread, id)| [thread, id]),
             mounted: at(&["JavaThread"], "_vthread"),
             id: at(&["JavaThread"], "_monitor_owner_id"),
             collections,
             heap: (from, from.saturating_add(words.saturating_mul(8))),
             classes: if by_header { ClassLayout::of(&structs, memory) } else { None },
         })
+    }
+
+    /// The allocation buffer that the `JavaThread` at this address has right now, if it is still this thread of the system's
+    /// and no collection came since `epoch`. Read twice: a thread that is between two buffers shows it mostly.
+    pub fn buffer_now(
+        &self,
+        memory: &dyn ReadMemory,
+        java_thread: u64,
+        thread: ThreadId,
+        epoch: u64,
+    ) -> Option<[u64; 3]> {
+        let [tlab, members @ ..] = self.tlab;
+        let read = || {
+            let mut words =
+                members.map(|member| memory.word(java_thread.checked_add(tlab)?.checked_add(member)?));
+            let [start, top, end] = &mut words;
+            Some([start.take()?, top.take()?, end.take()?])
+        };
+        let found = read()?;
+        let [system, id] = self.system?;
+        let id = memory.word(java_thread.checked_add(system)?)?.checked_add(id)?;
+        let same = memory.u32(id)? == thread.0
+            && read()? == found
+            && u64::from(memory.u32(self.collections)?) == epoch;
+        same.then_some(found)
     }
 
     /// Whether a thread's object can have two addresses at a time, so that two of them cannot be compared.

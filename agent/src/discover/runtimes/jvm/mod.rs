@@ -102,8 +102,8 @@ impl Symbols {
 /// Words of tasks that a walk reads: places on stacks, for different kinds of pools.
 pub const SLOTS: usize = 5;
 
-/// The walks. Kept are: the JavaThread; the id of the Java thread that it runs; whether that is a virtual one; the
-/// address of its object; start, top and end of the allocation buffer; collections; the stack pointer; and, of calls
+/// The walks. Kept are: the JavaThread; the id of the Java thread that it runs; whether that is a virtual one (1, or 2
+/// if its id is not one); the address of its object; start, top and end of the allocation buffer; collections; the stack pointer; and, of calls
 /// that send, for each depth the object there and its class.
 pub fn walks(layout: &Layout, code: (u64, u64), depths: &[u64]) -> Walks {
     let mut steps = vec![Step::thread_pointer(4), Step::read8(5, 4, 8)];
@@ -142,7 +142,12 @@ pub fn walks(layout: &Layout, code: (u64, u64), depths: &[u64]) -> Walks {
             Step::read8(9, 7, mounted),
             Step::read8(9, 9, 0),
             Step::keep(9),
+            Step::read8(10, 7, layout.thread),
+            Step::read8(10, 10, 0),
+            Step::equal_register(10, 9).or(2),
             Step::keep_value(0),
+            Step::jump(1),
+            Step::keep_value(2),
             Step::keep_value(0),
         ]),
         _ => steps.extend([Step::thread(9), Step::keep(9), Step::keep_value(0), Step::keep_value(0)]),

@@ -67,7 +67,15 @@ impl Words {
             java: *java,
             is_virtual: *is_virtual == 1,
             object: *object,
-            buffer: Buffer { java: *java, start: *start, top: *top, end: *end, epoch: *epoch },
+            buffer: Buffer {
+                thread: *thread,
+                java: *java,
+                carries: *is_virtual != 0,
+                start: *start,
+                top: *top,
+                end: *end,
+                epoch: *epoch,
+            },
             stack: *stack,
             slots: slots.chunks_exact(2).filter_map(|pair| Some((*pair.first()?, *pair.get(1)?))).collect(),
         })
@@ -119,7 +127,8 @@ impl JvmReader {
             self.depths.push(depth);
             wishes.push(Wish::Walks(walks(&self.layout, self.code, &self.depths)));
         }
-        None
+        // Other threads of its kind had it at the same depth, where the walk has read already.
+        self.task_at_its_depth(thread, words)
     }
 
     /// The task at the depth where this thread's was found.
@@ -197,7 +206,9 @@ impl Reader for JvmReader {
             _ if asks => Act::Asks(self.task(seen.thread, &words, wishes)),
             _ => Act::Other,
         };
-        let owner = self.heap.call(seen.thread, words.buffer, connection, act, seen.time.0);
+        let (layout, memory, epoch) = (&self.layout, self.memory.as_ref(), words.buffer.epoch);
+        let now = |thread, at| layout.buffer_now(memory, at, thread, epoch);
+        let owner = self.heap.call(seen.thread, words.buffer, connection, act, seen.time.0, &now);
         if self.heap.is_doubted() && !std::mem::replace(&mut self.doubted, true) {
             wishes.push(Wish::Doubt);
         }

@@ -25,8 +25,12 @@ pub struct Owner {
 /// A thread's state at a call.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Buffer {
+    /// The address of the thread's `JavaThread`.
+    pub thread: u64,
     /// The Java thread that is mounted.
     pub java: u64,
+    /// That is a virtual one: after the call, another may run, and allocate from the same buffer.
+    pub carries: bool,
     /// The allocation buffer's start.
     pub start: u64,
     /// Where the next object goes.
@@ -89,7 +93,8 @@ struct Connection {
 }
 
 impl Provenance {
-    /// Takes a call. For one that asks: the request whose task it runs, if that is known.
+    /// Takes a call. For one that asks: the request whose task it runs, if that is known. `now` tells start, top and end
+    /// of the buffer that a thread has at this moment, if there was no collection since this call.
     pub fn call(
         &mut self,
         thread: ThreadId,
@@ -97,6 +102,7 @@ impl Provenance {
         connection: u64,
         act: Act,
         time: u64,
+        now: &dyn Fn(ThreadId, u64) -> Option<[u64; 3]>,
     ) -> Option<Owner> {
         if self.epoch != Some(buffer.epoch) {
             self.epoch = Some(buffer.epoch);
@@ -104,7 +110,9 @@ impl Provenance {
             self.threads.clear();
         }
         let by_task = match act {
-            Act::Asks(Some(task)) => self.owner(task),
+            Act::Asks(Some(task)) => {
+                self.owner(task).or_else(|| self.served_now(task, (thread, buffer), now))
+            }
             Act::Answers(Some(task)) => {
                 self.doubted |= self.owner(task).is_some_and(|owner| owner.connection != connection);
                 None
@@ -143,8 +151,49 @@ impl Provenance {
             Some((_, &(_, owner))) => owner,
             None => self.serving_now(address)?,
         };
-        let answered = self.connections.get(&owner.connection).map_or(0, |known| known.answered);
-        (answered < owner.at).then_some(owner)
+        self.is_open(owner).then_some(owner)
+    }
+
+    /// Whether a request is not answered yet.
+    fn is_open(&self, owner: Owner) -> bool {
+        self.connections.get(&owner.connection).map_or(0, |known| known.answered) < owner.at
+    }
+
+    /// As [`Self::owner`], of an object in a buffer that its thread took after its last call: the buffer that it has at this
+    /// moment. The object is older than the call of `asker`, and the thread has worked for its request from its last call
+    /// until then at least, so it does not matter what it has been doing since. What seems to be a buffer must not
+    /// overlap anything known: between two buffers a thread shows the start of one and the top of the other.
+    fn served_now(
+        &self,
+        address: u64,
+        asker: (ThreadId, Buffer),
+        now: &dyn Fn(ThreadId, u64) -> Option<[u64; 3]>,
+    ) -> Option<Owner> {
+        let nowhere =
+            self.allocated.range(..=address).next_back().is_none_or(|(_, (end, _))| *end <= address);
+        if address == 0 || !nowhere {
+            return None;
+        }
+        let serving = self.threads.iter().filter_map(|(&thread, last)| match last.works {
+            Works::Serves(owner) if thread != asker.0 && !last.buffer.carries && self.is_open(owner) => {
+                Some((thread, last.buffer, owner))
+            }
+            _ => None,
+        });
+        let mut found = None;
+        for (thread, buffer, owner) in serving.take(MAX_SERVING) {
+            let Some([start, top, end]) = now(thread, buffer.thread) else { continue };
+            if !(start..top).contains(&address) || top > end || end - start > MAX_BUFFER {
+                continue;
+            }
+            let known = self.allocated.range(..end).next_back().is_some_and(|(_, (to, _))| *to > start);
+            let mut buffers = self.threads.values().map(|last| &last.buffer).chain([&asker.1]);
+            let others = buffers.any(|buffer| buffer.start < end && buffer.end > start);
+            if known || others || found.replace(owner).is_some() {
+                return None;
+            }
+        }
+        found
     }
 
     /// The request of the thread in whose buffer, behind what it held at its last call, this address lies: it
@@ -153,6 +202,7 @@ impl Provenance {
         let mut found = None;
         for Last { buffer, works } in self.threads.values() {
             if let Works::Serves(owner) = *works
+                && !buffer.carries
                 && (buffer.top..buffer.end).contains(&address)
                 && found.replace(owner).is_some()
             {
@@ -242,6 +292,8 @@ impl Provenance {
 
 /// Threads remembered; beyond, all are forgotten.
 const MAX_THREADS: usize = 65_536;
+/// Threads whose buffers are looked at for one task; beyond, what they took last is not known.
+const MAX_SERVING: usize = 256;
 /// Connections remembered; beyond, all are forgotten.
 const MAX_CONNECTIONS: usize = 65_536;
 /// Intervals remembered, about 4 MiB; a collection clears them. Beyond, all are forgotten.
@@ -254,24 +306,25 @@ mod tests {
     use super::*;
 
     fn buffer(top: u64) -> Buffer {
-        Buffer { java: 1, start: 0x1000, top, end: 0x9000, epoch: 1 }
+        Buffer { thread: 0x77, java: 1, carries: false, start: 0x1000, top, end: 0x9000, epoch: 1 }
     }
 
     const SERVER: ThreadId = ThreadId(1);
     const WORKER: ThreadId = ThreadId(2);
+    const NOT_KNOWN: fn(ThreadId, u64) -> Option<[u64; 3]> = |_, _| None;
 
     /// The server reads a request on connection 7 at time 10, allocates up to 0x2000, and reads another on 8.
     fn handed_over() -> Provenance {
         let mut heap = Provenance::default();
-        heap.call(SERVER, buffer(0x1100), 7, Act::ReadsRequest, 10);
-        heap.call(SERVER, buffer(0x2000), 8, Act::ReadsRequest, 20);
+        heap.call(SERVER, buffer(0x1100), 7, Act::ReadsRequest, 10, &NOT_KNOWN);
+        heap.call(SERVER, buffer(0x2000), 8, Act::ReadsRequest, 20, &NOT_KNOWN);
         heap
     }
 
     #[test]
     fn a_task_belongs_to_the_request_whose_thread_allocated_it() {
         let mut heap = handed_over();
-        let found = heap.call(WORKER, buffer(0x5000), 50, Act::Asks(Some(0x1800)), 30);
+        let found = heap.call(WORKER, buffer(0x5000), 50, Act::Asks(Some(0x1800)), 30, &NOT_KNOWN);
         assert_eq!(found, Some(Owner { connection: 7, at: 10 }));
         assert_eq!(heap.owner(0x10f0), None);
         assert_eq!(heap.owner(0x2000), Some(Owner { connection: 8, at: 20 }));
@@ -280,9 +333,9 @@ mod tests {
     #[test]
     fn a_task_that_runs_before_its_maker_calls_again_is_found_too() {
         let mut heap = Provenance::default();
-        heap.call(SERVER, buffer(0x1100), 7, Act::ReadsRequest, 10);
+        heap.call(SERVER, buffer(0x1100), 7, Act::ReadsRequest, 10, &NOT_KNOWN);
         let worker = Buffer { start: 0x10_000, end: 0x20_000, ..buffer(0x11_000) };
-        let found = heap.call(WORKER, worker, 50, Act::Asks(Some(0x1800)), 30);
+        let found = heap.call(WORKER, worker, 50, Act::Asks(Some(0x1800)), 30, &NOT_KNOWN);
         assert_eq!(found, Some(Owner { connection: 7, at: 10 }));
         assert_eq!(heap.owner(0x10f0), None);
     }
@@ -291,23 +344,23 @@ mod tests {
     fn a_collection_makes_all_addresses_void() {
         let mut heap = handed_over();
         let later = Buffer { epoch: 2, ..buffer(0x5000) };
-        assert_eq!(heap.call(WORKER, later, 50, Act::Asks(Some(0x1800)), 30), None);
+        assert_eq!(heap.call(WORKER, later, 50, Act::Asks(Some(0x1800)), 30, &NOT_KNOWN), None);
     }
 
     #[test]
     fn what_was_answered_owns_nothing() {
         let mut heap = handed_over();
-        heap.call(WORKER, buffer(0x5000), 7, Act::Answers(None), 25);
+        heap.call(WORKER, buffer(0x5000), 7, Act::Answers(None), 25, &NOT_KNOWN);
         assert_eq!(heap.owner(0x1800), None);
     }
 
     #[test]
     fn a_task_that_answers_another_request_than_the_one_that_allocated_it_is_doubted() {
         let mut heap = handed_over();
-        heap.call(WORKER, buffer(0x5000), 7, Act::Answers(Some(0x1800)), 25);
+        heap.call(WORKER, buffer(0x5000), 7, Act::Answers(Some(0x1800)), 25, &NOT_KNOWN);
         assert!(!heap.is_doubted());
         let mut heap = handed_over();
-        heap.call(WORKER, buffer(0x5000), 8, Act::Answers(Some(0x1800)), 25);
+        heap.call(WORKER, buffer(0x5000), 8, Act::Answers(Some(0x1800)), 25, &NOT_KNOWN);
         assert!(heap.is_doubted());
     }
 
@@ -315,9 +368,9 @@ mod tests {
     fn a_worker_allocates_for_a_request_only_while_it_waits_for_an_answer() {
         let mut heap = handed_over();
         let worker = |top| Buffer { start: 0x10_000, end: 0x20_000, ..buffer(top) };
-        heap.call(WORKER, worker(0x11_000), 50, Act::Asks(Some(0x1800)), 30);
-        heap.call(WORKER, worker(0x12_000), 50, Act::ReadsAnswer, 31);
-        heap.call(WORKER, worker(0x13_000), 51, Act::Asks(None), 32);
+        heap.call(WORKER, worker(0x11_000), 50, Act::Asks(Some(0x1800)), 30, &NOT_KNOWN);
+        heap.call(WORKER, worker(0x12_000), 50, Act::ReadsAnswer, 31, &NOT_KNOWN);
+        heap.call(WORKER, worker(0x13_000), 51, Act::Asks(None), 32, &NOT_KNOWN);
         assert_eq!(heap.owner(0x11_800), Some(Owner { connection: 7, at: 10 }));
         assert_eq!(heap.owner(0x12_800), None);
     }
@@ -325,8 +378,40 @@ mod tests {
     #[test]
     fn another_java_thread_on_the_same_carrier_ends_an_interval() {
         let mut heap = Provenance::default();
-        heap.call(SERVER, buffer(0x1100), 7, Act::ReadsRequest, 10);
-        heap.call(SERVER, Buffer { java: 2, ..buffer(0x2000) }, 8, Act::ReadsRequest, 20);
+        heap.call(SERVER, buffer(0x1100), 7, Act::ReadsRequest, 10, &NOT_KNOWN);
+        heap.call(SERVER, Buffer { java: 2, ..buffer(0x2000) }, 8, Act::ReadsRequest, 20, &NOT_KNOWN);
+        assert_eq!(heap.owner(0x1800), None);
+    }
+
+    /// The server reads a request and takes another buffer, of which nothing is known but what it is now; a worker asks with
+    /// a task at `task`.
+    fn asked_behind(now: [u64; 3], task: u64) -> Option<Owner> {
+        let mut heap = Provenance::default();
+        heap.call(SERVER, buffer(0x1100), 7, Act::ReadsRequest, 10, &NOT_KNOWN);
+        let worker = Buffer { start: 0x10_000, end: 0x20_000, ..buffer(0x11_000) };
+        let read = |thread, at| (thread == SERVER && at == 0x77).then_some(now);
+        heap.call(WORKER, worker, 50, Act::Asks(Some(task)), 30, &read)
+    }
+
+    #[test]
+    fn a_task_in_a_buffer_that_its_maker_took_meanwhile_is_found_by_a_look_at_it() {
+        let owner = Some(Owner { connection: 7, at: 10 });
+        assert_eq!(asked_behind([0x30_000, 0x31_000, 0x40_000], 0x30_800), owner);
+        assert_eq!(asked_behind([0x30_000, 0x31_000, 0x40_000], 0x31_000), None, "not allocated yet");
+    }
+
+    #[test]
+    fn what_is_the_start_of_one_buffer_and_the_top_of_another_is_no_buffer() {
+        assert_eq!(asked_behind([0x0800, 0x31_000, 0x40_000], 0x30_800), None, "over its own last one");
+        assert_eq!(asked_behind([0xf000, 0x31_000, 0x40_000], 0x30_800), None, "over the worker's");
+        assert_eq!(asked_behind([0x30_000, 0x31_000, 0x30_100], 0x30_800), None, "beyond its end");
+    }
+
+    #[test]
+    fn what_a_carrier_allocates_after_its_last_call_is_anybodys() {
+        let mut heap = Provenance::default();
+        let carrier = Buffer { carries: true, ..buffer(0x1100) };
+        heap.call(SERVER, carrier, 7, Act::ReadsRequest, 10, &NOT_KNOWN);
         assert_eq!(heap.owner(0x1800), None);
     }
 }
