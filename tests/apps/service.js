@@ -7,6 +7,7 @@
 //   files     fs.readFile and dns.lookup, callbacks       fetch     async/await and fetch (undici)
 //   all       Promise.all of fetches                      then      .then chains, fetch and http.get by turns
 //   limited   await, an agent with 5 sockets              batch     a timer that one request sets calls for all
+//   churn     await, while V8 collects, deoptimises, and threads come and go
 'use strict';
 const http = require('http');
 const fs = require('fs');
@@ -73,6 +74,23 @@ const STYLES = {
   },
 };
 STYLES.limited = STYLES.await;
+STYLES.churn = STYLES.await;
+if (style === 'churn') churn();
+
+function churn() {
+  require('v8').setFlagsFromString('--expose-gc');
+  const collect = require('vm').runInNewContext('gc');
+  setInterval(() => collect({ type: 'minor' }), 300);
+  setInterval(() => collect(), 2000);
+  // A function that is hot with numbers and then meets other things.
+  setInterval(() => {
+    const add = new Function('a', 'b', 'return a.x + b.x');
+    for (let n = 0; n < 20000; n++) add({ x: n }, { x: 1 });
+    add({ y: 1, x: 'text' }, { x: 1.5 });
+  }, 500);
+  const { Worker } = require('worker_threads');
+  setInterval(() => new Worker('Promise.all([1, 2, 3].map(async (n) => { await n; }))', { eval: true }), 1000);
+}
 const CALLBACKS = {
   callback: (route) => (go) => setTimeout(go, route.delay),
   phases: () => (go, n) => [setImmediate, process.nextTick, queueMicrotask][n % 3](go),

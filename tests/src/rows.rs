@@ -16,6 +16,7 @@ use crate::apps::{self, Proxy, Runtimes, Wiring};
 use crate::driver::{self, Load};
 use crate::gaps::{self, GapIndex, Place};
 use crate::judge::{self, Provable, Verdict};
+use crate::load::Usage;
 use crate::otlp::{Kind, SeenSpan};
 use crate::plan::{Body, Plan, Shape};
 use crate::process::{Endpoint, PATIENCE, Scratch, Service, until};
@@ -241,6 +242,23 @@ pub struct Run {
     pub delay_ms: RangeInclusive<u32>,
     /// What services run on.
     pub runtimes: Runtimes,
+    /// When the agent starts.
+    pub attach: Attach,
+    /// So many minutes of a load that is the same all the time, instead of requests as fast as they go; the agent's memory
+    /// must stay flat.
+    pub minutes: u64,
+}
+
+/// When the agent starts.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
+pub enum Attach {
+    /// Once the services listen, before there is a request.
+    #[default]
+    Listening,
+    /// Before the services.
+    First,
+    /// While requests are under way on connections that are open.
+    Loaded,
 }
 
 impl Default for Run {
@@ -256,6 +274,8 @@ impl Default for Run {
             sniff: true,
             delay_ms: 0..=6,
             runtimes: Runtimes::default(),
+            attach: Attach::default(),
+            minutes: 0,
         }
     }
 }
@@ -281,13 +301,28 @@ pub struct Report {
     pub misses: Vec<String>,
     /// From the first request to the last response.
     pub elapsed: Duration,
+    /// The agent's memory in bytes, the median of each minute.
+    pub memory: Vec<f64>,
 }
 
 /// Runs a row.
 pub fn run(row: &Row, how: &Run) -> Result<Report> {
     let scratch = Scratch::new("truth")?;
-    let stage =
-        Stage::set(row, how, &scratch).with_context(|| format!("setting the stage of row {}", row.name))?;
+    let warm_up = match how.attach {
+        Attach::Loaded => row.warm_up.max(LOADED),
+        Attach::Listening | Attach::First => row.warm_up,
+    };
+    let start_agent = || {
+        let mut options = Options::new(&scratch).backend(&how.backend).arguments(how.arguments.clone());
+        for (key, value) in row.environment {
+            options = options.variable(key, value);
+        }
+        options.environment.extend(how.environment.iter().cloned());
+        Agent::start(&options)
+    };
+    let early = (how.attach == Attach::First && !how.dry).then(start_agent).transpose()?;
+    let stage = Stage::set(row, how, warm_up, &scratch)
+        .with_context(|| format!("setting the stage of row {}", row.name))?;
     let first = scratch.join("first-bytes.txt");
     let sniffer = if how.sniff {
         let mut command = std::process::Command::new(apps::python()?);
@@ -297,24 +332,30 @@ pub fn run(row: &Row, how: &Run) -> Result<Report> {
     } else {
         None
     };
-    let agent = if how.dry {
-        None
-    } else {
-        let mut options = Options::new(&scratch).backend(&how.backend).arguments(how.arguments.clone());
-        for (key, value) in row.environment {
-            options = options.variable(key, value);
-        }
-        options.environment.extend(how.environment.iter().cloned());
-        Some(Agent::start(&options)?)
-    };
     let mut report = Report::default();
     let mut places = HashMap::new();
     let mut batches = Vec::new();
-    let (warm, roots) = stage.plan.roots.split_at(row.warm_up.min(stage.plan.roots.len()));
-    if !warm.is_empty() {
-        let pause = Duration::from_millis(u64::from(*how.delay_ms.end())) / 2;
+    let (warm, roots) = stage.plan.roots.split_at(warm_up.min(stage.plan.roots.len()));
+    let pause = Duration::from_millis(u64::from(*how.delay_ms.end())) / 2;
+    let (before, after) = warm.split_at(if how.attach == Attach::Loaded { warm.len() / 2 } else { 0 });
+    let agent = match early {
+        _ if how.dry => None,
+        Some(agent) => Some(agent),
+        None if before.is_empty() => Some(start_agent()?),
+        None => {
+            let load = Load { to: stage.front.address()?, concurrency: 30, pause: PACE, seed: how.seed };
+            let (sent, agent) = std::thread::scope(|scope| {
+                let driver = scope.spawn(|| driver::drive(&load, &stage.plan, before));
+                let agent = start_agent();
+                (driver.join().unwrap_or_else(|_| bail!("the driver panicked")), agent)
+            });
+            places.extend(sent.context("loading the row before the agent")?.places);
+            Some(agent?)
+        }
+    };
+    if !after.is_empty() {
         // First what few connections show, then so many that each worker of a service has seen traffic.
-        let (few, many) = warm.split_at(warm.len() / 2);
+        let (few, many) = after.split_at(after.len() / 2);
         for (concurrency, roots) in [(3, few), (30, many)] {
             let load = Load { to: stage.front.address()?, concurrency, pause, seed: how.seed };
             let sent = driver::drive(&load, &stage.plan, roots)
@@ -335,15 +376,14 @@ pub fn run(row: &Row, how: &Run) -> Result<Report> {
         }
     }
     for (number, &concurrency) in how.concurrency.iter().enumerate() {
-        let load = Load {
-            to: stage.front.address()?,
-            concurrency,
-            pause: Duration::from_millis(u64::from(*how.delay_ms.end())) / 2,
-            seed: how.seed + number as u64,
-        };
+        let to = stage.front.address()?;
+        let pause = if how.minutes > 0 { pace(concurrency) } else { pause };
+        let load = Load { to, concurrency, pause, seed: how.seed + number as u64 };
         let roots = share(roots, number, how.concurrency.len());
-        let sent = driver::drive(&load, &stage.plan, roots)
-            .with_context(|| format!("driving row {} with {concurrency} at once", row.name))?;
+        let driven = watched(agent.as_ref(), how.minutes, &mut report.memory, || {
+            driver::drive(&load, &stage.plan, roots)
+        });
+        let sent = driven.with_context(|| format!("driving row {} with {concurrency} at once", row.name))?;
         report.elapsed += sent.elapsed;
         places.extend(sent.places);
         batches.push((concurrency, roots));
@@ -370,6 +410,42 @@ pub fn run(row: &Row, how: &Run) -> Result<Report> {
     report.outcome = Some(outcome);
     report.plan = stage.plan;
     Ok(report)
+}
+
+/// Requests that are under way while the agent starts, and as many after.
+const LOADED: usize = 400;
+/// Their pause, so that they last as long as the agent takes to start.
+const PACE: Duration = Duration::from_millis(400);
+/// Requests a second of a load that goes on for minutes.
+pub const A_SECOND: usize = 25;
+
+/// The pause at which so many connections send [`A_SECOND`]: half of it on average.
+fn pace(concurrency: usize) -> Duration {
+    Duration::from_secs(2 * concurrency as u64) / A_SECOND as u32
+}
+
+/// Does something; if it takes minutes, the agent's memory is noted meanwhile, each second, as the median of each minute.
+fn watched<T: Send>(
+    agent: Option<&Agent>,
+    minutes: u64,
+    memory: &mut Vec<f64>,
+    work: impl FnOnce() -> T + Send,
+) -> T {
+    let Some(agent) = agent.filter(|_| minutes > 0) else { return work() };
+    std::thread::scope(|scope| {
+        let working = scope.spawn(work);
+        let mut minute = Vec::new();
+        while !working.is_finished() {
+            std::thread::sleep(Duration::from_secs(1));
+            minute.extend(Usage::of(agent.pid()).map(|usage| usage.anonymous + usage.maps));
+            if minute.len() == 60 {
+                minute.sort_by(f64::total_cmp);
+                memory.push(minute[30]);
+                minute.clear();
+            }
+        }
+        working.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 fn share(roots: &[usize], number: usize, of: usize) -> &[usize] {
@@ -426,11 +502,22 @@ impl Row {
         };
         let is = total.complete_percent();
         miss(is < percent, format!("{is:.3} % complete, not {percent}"));
+        let grown = grown(&report.memory);
+        miss(grown > FLAT, format!("memory grew by {:.1} %", grown * 100.0));
         if let Some(off) = report.off_p99 {
             miss(off > Duration::from_millis(1), format!("{OFF} by {off:?} at p99"));
         }
         misses
     }
+}
+
+/// How much memory may grow after the second minute.
+const FLAT: f64 = 0.05;
+
+/// By how much a later minute has more than the second.
+pub fn grown(memory: &[f64]) -> f64 {
+    let Some((second, later)) = memory.get(1..).and_then(<[f64]>::split_first) else { return 0.0 };
+    later.iter().map(|minute| minute / second - 1.0).fold(0.0, f64::max)
 }
 
 /// How a miss begins that is about time alone.
@@ -444,7 +531,7 @@ struct Stage {
 }
 
 impl Stage {
-    fn set(row: &Row, how: &Run, scratch: &Scratch) -> Result<Self> {
+    fn set(row: &Row, how: &Run, warm_up: usize, scratch: &Scratch) -> Result<Self> {
         let hops = row.programs.len();
         let fan_out = row.programs[..hops - 1].iter().map(|program| program.calls()).collect();
         let shape = Shape {
@@ -455,7 +542,7 @@ impl Stage {
             gives_up: row.gives_up,
             body: if row.posts { Body::InPieces } else { Body::None },
         };
-        let plan = Plan::new(&shape, row.warm_up + how.requests, how.seed);
+        let plan = Plan::new(&shape, warm_up + how.requests, how.seed);
         let routes = scratch.join("routes.tsv");
         plan.write_routes(&routes)?;
         let background = scratch.join("background.txt");
@@ -596,6 +683,13 @@ mod tests {
             let hops = row.programs.len() as u8;
             assert!(row.copies < hops && row.timer < hops, "{}: the last service calls nobody", row.name);
         }
+    }
+
+    #[test]
+    fn memory_grows_by_the_worst_minute_behind_the_second() {
+        assert_eq!(grown(&[1.0, 100.0, 90.0, 110.0, 100.0]), 110.0 / 100.0 - 1.0);
+        assert_eq!(grown(&[1.0, 100.0, 90.0]), 0.0);
+        assert_eq!(grown(&[1.0]), 0.0);
     }
 
     #[test]

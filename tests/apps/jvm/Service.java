@@ -8,6 +8,7 @@
 //   get        a pool; the server's thread waits for it     stages     CompletableFuture over two pools
 //   scheduled  a scheduler with few threads                 forkjoin   the common pool
 //   virtual    a virtual thread per request (21+)           client     the server's thread by java.net.http.HttpClient
+//   churn      as submit, while the JVM collects, unloads classes, invalidates code, and the pool is replaced
 
 import com.sun.net.httpserver.HttpExchange;
 import com.sun.net.httpserver.HttpServer;
@@ -73,6 +74,7 @@ public class Service {
         server.createContext("/", exchange -> serve(style, exchange));
         if (style.equals("client")) client = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
         server.start();
+        if (style.equals("churn")) churn();
         if (SETTINGS.containsKey("background")) {
             List<String> paths = Files.readAllLines(Path.of(SETTINGS.get("background")));
             long every = Long.parseLong(SETTINGS.getOrDefault("every", "20"));
@@ -87,9 +89,35 @@ public class Service {
         }
     }
 
-    static final ExecutorService POOL = Executors.newFixedThreadPool(16);
+    static volatile ExecutorService POOL = Executors.newFixedThreadPool(16);
     static final ExecutorService SECOND = Executors.newFixedThreadPool(16);
     static final ScheduledExecutorService SCHEDULER = Executors.newScheduledThreadPool(4);
+
+    /// Each second: a class of its own loader is loaded, used until it is hot, and dropped; what was compiled for the classes
+    /// before it is not valid any more. Every two a full collection unloads it, every five the pool's threads end.
+    static void churn() {
+        Thread churning = new Thread(() -> {
+            for (int round = 1; ; round++) {
+                pause(1000);
+                Class<?>[] faces = { java.util.function.IntUnaryOperator.class };
+                ClassLoader loader = new ClassLoader(Service.class.getClassLoader()) { };
+                var operator = (java.util.function.IntUnaryOperator) java.lang.reflect.Proxy.newProxyInstance(
+                    loader, faces, (proxy, method, values) -> (Integer) values[0] + 1);
+                int sum = 0;
+                for (int n = 0; n < 20000; n++) sum += operator.applyAsInt(n);
+                if (sum == 42) System.out.println(sum);
+                if (round % 2 == 0) System.gc();
+                if (round % 5 == 0) {
+                    ExecutorService before = POOL;
+                    POOL = Executors.newFixedThreadPool(16);
+                    pause(100);
+                    before.shutdown();
+                }
+            }
+        });
+        churning.setDaemon(true);
+        churning.start();
+    }
 
     static ExecutorService virtual() throws Exception {
         return (ExecutorService) Executors.class.getMethod("newVirtualThreadPerTaskExecutor").invoke(null);
@@ -102,6 +130,7 @@ public class Service {
         }
         try {
             switch (style) {
+                case "churn":
                 case "submit":
                     POOL.submit(() -> { work(route, route.calls); answer(exchange, route); });
                     break;

@@ -20,6 +20,15 @@ struct Arguments {
     /// Only this row; repeatable.
     #[arg(long)]
     row: Vec<String>,
+    /// So many requests at once; repeatable. Without it 1, 3 and 50.
+    #[arg(long)]
+    at: Vec<usize>,
+    /// When the agent starts.
+    #[arg(long, value_enum, default_value = "listening")]
+    attach: rows::Attach,
+    /// Minutes of an even load, 50 at once, instead of so many requests; the agent's memory must stay flat.
+    #[arg(long, default_value_t = 0, conflicts_with_all = ["requests", "full"])]
+    minutes: u64,
     /// Of plans and pauses.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -95,19 +104,32 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    let concurrency = match (arguments.at.as_slice(), arguments.minutes) {
+        ([], 0) => Run::default().concurrency,
+        ([], _) => vec![50],
+        (at, _) => at.to_vec(),
+    };
     let run = Run {
-        requests: if arguments.full { 10_000 } else { arguments.requests },
+        requests: match arguments.minutes {
+            0 if arguments.full => 10_000,
+            0 => arguments.requests,
+            minutes => minutes as usize * 60 * rows::A_SECOND,
+        },
+        concurrency,
+        attach: arguments.attach,
+        minutes: arguments.minutes,
         seed: arguments.seed,
         dry: arguments.dry,
         backend: arguments.backend.clone(),
         ..Run::default()
     };
     println!(
-        "commit {}, seed {}, {} requests a row, backend {}",
+        "commit {}, seed {}, {} requests a row, backend {}, attached {:?}",
         commit(),
         run.seed,
         run.requests,
-        run.backend
+        run.backend,
+        run.attach
     );
     println!(
         "{:<24}{:>5}{:>10}{:>9}{:>9}{:>8}{:>9}{:>7}  links",
@@ -161,6 +183,12 @@ fn print(row: &Row, report: &Report, counters: bool) -> bool {
     if row.timer > 0 {
         let background = &report.background;
         println!("{:<24}  timer: {} spans, {} wrong", "", background.background, background.wrong);
+    }
+    if !report.memory.is_empty() {
+        let megabytes: Vec<_> =
+            report.memory.iter().map(|bytes| format!("{:.1}", bytes / 1048576.0)).collect();
+        let grown = rows::grown(&report.memory) * 100.0;
+        println!("{:<24}  memory by minute, MiB: {} (+{grown:.1} %)", "", megabytes.join(" "));
     }
     if let Some(off) = report.off_p99 {
         println!("{:<24}  start and end within {off:.1?} at p99", "");

@@ -18,6 +18,8 @@ pub(super) const ROWS: &[Row] = &[
     pool("jvm-scheduled", &[Jvm("scheduled"), Threaded]),
     pool("jvm-forkjoin", &[Jvm("forkjoin"), Threaded]),
     pool("jvm-client", &[Jvm("client"), Threaded]),
+    // Full collections, classes that are unloaded, code that is not valid any more, pools that end: for minutes.
+    pool("jvm-churn", &[Jvm("churn"), Threaded]),
     // Spring Boot, each way with the client that its users mostly take.
     long(row("spring-tomcat", &[Spring("tomcat"), Threaded], ORPHANS)),
     pool("spring-async", &[Spring("async"), Threaded]),

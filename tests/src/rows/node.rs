@@ -30,6 +30,8 @@ pub(super) const ROWS: &[Row] = &[
     long(promises("node-all", &[NodeStyle("all"), Threaded])),
     long(promises("node-then", &[NodeStyle("then"), Threaded])),
     long(promises("node-limited", &[NodeStyle("limited"), Threaded])),
+    // Collections, functions that are optimised and not any more, threads that come and go: for minutes, with `--minutes`.
+    long(promises("node-churn", &[NodeStyle("churn"), Threaded])),
     // Frameworks, each with the client that its users mostly take.
     long(promises("node-express", &[NodeFramework("express"), Threaded])),
     long(promises("node-fastify", &[NodeFramework("fastify"), Threaded])),

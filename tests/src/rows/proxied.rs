@@ -1,8 +1,8 @@
 //! Rows of nginx in the ways that it forwards, of tokio in the ways that a handler makes calls, and of chains through
 //! one runtime after the other.
 
-use super::Program::{Clock, Go, Nginx, NginxAs, Python, Threaded, Tokio};
-use super::{Claim, Program, Row, long, row};
+use super::Program::{Clock, Go, Jvm, Nginx, NginxAs, Node, Python, Threaded, Tokio};
+use super::{Claim, Program, Row, UNBOUNDED_INFERRED, long, row};
 use crate::apps::tokio::{Build, Service};
 
 /// The request that an upstream connection works for, or the task that waits for the reply, is the parent. A process
@@ -41,6 +41,14 @@ pub(super) const ROWS: &[Row] = &[
     long(tokio("tokio-static", &[fixed("inline"), Threaded])),
     long(spawned(tokio("tokio-static-spawn", &[fixed("spawn"), Threaded]))),
     chain("chain", &[Nginx, Go, UVICORN, stripped("inline"), Threaded]),
+    // Five runtimes. Node's promises are followed only where links by descent are allowed.
+    Row {
+        warm_up: 400,
+        attached: "node event loop is watched|node promises is watched",
+        environment: UNBOUNDED_INFERRED,
+        claim: Claim::Complete(99.0),
+        ..chain("chain-six", &[Jvm("thread"), Node, Go, UVICORN, stripped("inline"), Nginx, Threaded])
+    },
     chain("chain-reverse", &[Threaded, stripped("inline"), UVICORN, Go, Nginx, Clock]),
 ];
 
