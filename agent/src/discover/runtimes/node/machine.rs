@@ -440,7 +440,12 @@ impl Machine {
                     return None;
                 }
                 if trigger <= turn.counter {
-                    return if self.is_of(trigger, &turn) { turn.owner } else { self.ids.owner(trigger) };
+                    // What was entered there is whose it was when it was made: a request that waited for a socket.
+                    return if self.is_of(trigger, &turn) {
+                        turn.owner
+                    } else {
+                        self.owner_of_trigger(trigger)
+                    };
                 }
                 // Made by something that was made in the same turn, before any microtask ran.
                 self.ids.noted(trigger).unwrap_or(turn.owner)

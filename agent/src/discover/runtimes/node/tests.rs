@@ -206,6 +206,30 @@ fn a_queued_request_that_is_written_in_anothers_answer_is_nobodys() {
 }
 
 #[test]
+fn a_queued_request_of_a_promise_job_is_that_jobs_in_anothers_answer() {
+    let mut scene = Scene::new(Watched::Yes);
+    learn(&mut scene);
+    let one = scene.reads(1);
+    scene.at(PARSER[1], 0, Event::Made);
+    scene.counter += 1;
+    let tick = scene.made_by_script();
+    assert_eq!(scene.asks(50, tick, PARSER[1]), Some(one));
+    let other = scene.reads(2);
+    scene.at(PARSER[2], 0, Event::Register([0x1001, 0x2001, 0x3001]));
+    scene.at(0, 0, Event::Boundary);
+    scene.at(0, 0, Event::Microtasks);
+    scene.at(0, 0, Event::Job(0x1001, 0x2001));
+    let queued = scene.made_by_script();
+    scene.at(0, 0, Event::Register([0x4001, 0x5001, 0x6001]));
+    // The answer of the first frees the socket.
+    scene.reads_answer(50);
+    scene.at(queued, 0, Event::Made);
+    scene.counter += 1;
+    let tick = scene.made_by_script();
+    assert_eq!(scene.asks(50, tick, queued), Some(other));
+}
+
+#[test]
 fn a_pool_that_resumes_in_an_immediate_is_refused() {
     let mut scene = Scene::new(Watched::Yes);
     let one = scene.reads(1);
