@@ -688,6 +688,9 @@ fn tables_of(found: &tables::Process) -> Vec<exchange::Table> {
     found.tables.iter().map(table).collect()
 }
 
+/// How many exchanges wait for header tables, over all connections, but for a few of each: far less than `stitch` has room for.
+const MAX_RECALLING: usize = 8192;
+
 /// The exchanges of a connection of which nothing is known yet.
 fn conversation(recall: bool, connection: ConnectionId, born_here: bool) -> Connection {
     let fresh = Connection::new(connection, born_here);
@@ -891,9 +894,12 @@ impl Behind {
 
     /// Lets go of exchanges that have waited for tables for long enough.
     fn let_go(&mut self, now: Monotonic) {
-        for connection in std::mem::take(&mut self.awaiting) {
+        let awaiting = std::mem::take(&mut self.awaiting);
+        let room = MAX_RECALLING / awaiting.len().max(1);
+        for connection in awaiting {
             let Some(end) = self.connections.get_mut(&connection) else { continue };
             end.exchanges.poll(now, &mut self.scratch);
+            end.exchanges.set_tables_room(room);
             if end.exchanges.awaits_tables() {
                 self.awaiting.push(connection);
             }

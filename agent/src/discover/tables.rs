@@ -1,7 +1,6 @@
 //! The search for HPACK tables, on a thread of its own: processes in, what `hpack` finds in their memory out.
 //!
-//! Questions that come at about the same time are answered together: each process is searched once for all of them. Each table
-//! is looked at again before it is told: one that changed meanwhile is left out, and what was found in that process with it. It must
+//! Questions that come at about the same time are answered together: each process is searched once for all of them. It must
 //! never hold up the pipeline, read a process that is not the one meant, one whose HTTP/2 is of a library that `hpack` does not
 //! know, or tell of a search that missed something: who gets the answer excludes tables one by one, and the right one must be
 //! among them.
@@ -23,9 +22,6 @@ use crate::{clock, log};
 /// Questions that wait; far more than connections that a program has when the agent is started. Beyond: [`Ledger::unasked`].
 const MAX_ASKS: usize = 1024;
 
-/// How long tables must stay as they are, to be told.
-const UNCHANGED: Duration = Duration::from_millis(300);
-
 /// A question.
 #[derive(Clone, Debug)]
 pub struct Ask {
@@ -44,7 +40,7 @@ pub struct Answer {
     pub asks: Vec<Ask>,
     /// When the first search began.
     pub began: Monotonic,
-    /// When the last table was looked at again.
+    /// When the last ended.
     pub ended: Monotonic,
     /// What was found in the processes; those that are not here were not searched, or not completely.
     pub processes: Vec<Process>,
@@ -74,7 +70,7 @@ pub struct Ledger {
     pub unasked: u64,
     /// Searches of a process's memory.
     pub searches: u64,
-    /// Of these, those that could not read everything, or whose tables changed meanwhile.
+    /// Of these, those that could not read everything.
     pub incomplete: u64,
     /// Bytes that were read.
     pub searched_bytes: u64,
@@ -139,14 +135,6 @@ fn wait(asks: &[Ask]) {
     std::thread::sleep(Duration::from_nanos(latest.since(clock::monotonic())));
 }
 
-/// A process that was searched, before its tables were looked at again.
-struct Searched {
-    process: ProcessKey,
-    library: Library,
-    memory: ProcessMemory,
-    tables: Vec<Table>,
-}
-
 fn answer_to(asks: Vec<Ask>) -> (Answer, Ledger) {
     let mut books = Ledger::default();
     let mut processes: Vec<ProcessKey> = Vec::new();
@@ -156,34 +144,13 @@ fn answer_to(asks: Vec<Ask>) -> (Answer, Ledger) {
         }
     }
     let began = clock::monotonic();
-    let (mut searched, mut incomplete) = (Vec::new(), false);
+    let (mut found, mut incomplete) = (Vec::new(), false);
     for process in processes {
         match search(process, &mut books) {
-            Some(Ok(found)) => searched.push(found),
+            Some(Ok(searched)) => found.push(searched),
             Some(Err(Incomplete)) => incomplete = true,
             None => {}
         }
-    }
-    if !searched.is_empty() {
-        std::thread::sleep(UNCHANGED);
-    }
-    let mut found = Vec::new();
-    for Searched { process, library, memory, tables } in searched {
-        let unchanged = tables.iter().all(|table| hpack::is_unchanged(&memory, table));
-        if !unchanged || !is_meant(process) {
-            books.incomplete += 1;
-            incomplete = true;
-            continue;
-        }
-        books.tables += tables.len() as u64;
-        let mut apart: Vec<(Arc<[Entry]>, u64)> = Vec::new();
-        for Table { library: _, address: _, inserted: _, limit, entries } in tables {
-            if !apart.iter().any(|known| (&known.0, known.1) == (&entries, limit)) {
-                apart.push((entries, limit));
-            }
-        }
-        let of_grpc = library == Library::CCore;
-        found.push(Process { process, receives_only: of_grpc, grpc_only: of_grpc, tables: apart });
     }
     (Answer { asks, began, ended: clock::monotonic(), processes: found, incomplete }, books)
 }
@@ -192,7 +159,7 @@ fn answer_to(asks: Vec<Ask>) -> (Answer, Ledger) {
 struct Incomplete;
 
 /// Searches a process; none if it is not to be searched.
-fn search(process: ProcessKey, books: &mut Ledger) -> Option<Result<Searched, Incomplete>> {
+fn search(process: ProcessKey, books: &mut Ledger) -> Option<Result<Process, Incomplete>> {
     let memory = ProcessMemory::of(process.pid).filter(|_| is_meant(process))?;
     let maps = Maps::of(process.pid).ok()?;
     let library = library(process.pid, &maps)?;
@@ -209,11 +176,19 @@ fn search(process: ProcessKey, books: &mut Ledger) -> Option<Result<Searched, In
     ));
     books.searches += 1;
     books.searched_bytes += searched;
-    if incomplete {
+    if incomplete || !is_meant(process) {
         books.incomplete += 1;
         return Some(Err(Incomplete));
     }
-    Some(Ok(Searched { process, library, memory, tables }))
+    books.tables += tables.len() as u64;
+    let mut apart: Vec<(Arc<[Entry]>, u64)> = Vec::new();
+    for Table { library: _, address: _, inserted: _, limit, entries } in tables {
+        if !apart.iter().any(|known| (&known.0, known.1) == (&entries, limit)) {
+            apart.push((entries, limit));
+        }
+    }
+    let of_grpc = library == Library::CCore;
+    Some(Ok(Process { process, receives_only: of_grpc, grpc_only: of_grpc, tables: apart }))
 }
 
 /// Whose HPACK a process's HTTP/2 is, if it is of one library without doubt: a Go program's is x/net's, that of Node and of what
@@ -232,22 +207,37 @@ fn library(pid: u32, maps: &Maps) -> Option<Library> {
         return Some(Library::XNet);
     }
     let name = std::fs::read_link(&executable).ok()?;
-    // The file's name, not its folder's.
-    let loads = |what: &[u8]| {
-        let mut files = maps.iter().filter_map(|mapping| mapping.path.rsplit(|&byte| byte == b'/').next());
-        files.any(|file| memchr::memmem::find(file, what).is_some())
-    };
-    let node = name.file_name().is_some_and(|name| name == "node") || loads(b"libnode");
-    match (node || loads(b"libnghttp2"), loads(b"grpc")) {
+    // The files' names, not their folders'.
+    let files = || maps.iter().filter_map(|mapping| mapping.path.rsplit(|&byte| byte == b'/').next());
+    let node = name.file_name().is_some_and(|name| name == "node")
+        || files().any(|file| file.starts_with(b"libnode.") || file.starts_with(b"libnghttp2."));
+    match (node, files().any(is_c_core)) {
         (true, false) => Some(Library::Nghttp2),
         (false, true) => Some(Library::CCore),
         (false, false) | (true, true) => None,
     }
 }
 
+/// Whether a file is gRPC's C core, by its name: Python's module, Ruby's, PHP's, and the library.
+fn is_c_core(file: &[u8]) -> bool {
+    let begins = [&b"cygrpc."[..], b"grpc_c.", b"grpc.so", b"libgrpc.", b"libgrpc_unsecure."];
+    begins.iter().any(|name| file.starts_with(name))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn c_core_is_known_by_its_files_and_not_by_those_of_others() {
+        for file in ["cygrpc.cpython-311-x86_64-linux-gnu.so", "grpc_c.so", "libgrpc.so.46"] {
+            assert!(is_c_core(file.as_bytes()), "{file}");
+        }
+        // What grpc-java unpacks.
+        for file in ["libio_grpc_netty_shaded_netty_transport_native_epoll_x86_64.so", "grpc-core-1.80.jar"] {
+            assert!(!is_c_core(file.as_bytes()), "{file}");
+        }
+    }
 
     #[test]
     fn a_process_of_no_known_library_has_no_tables_and_is_not_searched() {

@@ -108,6 +108,13 @@ impl Connection {
         }
     }
 
+    /// So many exchanges may wait for tables; a few always may.
+    pub fn set_tables_room(&mut self, room: usize) {
+        if let Phase::Conversation(conversation) = &mut self.phase {
+            conversation.set_tables_room(room);
+        }
+    }
+
     /// True if exchanges wait for tables: [`Connection::poll`] is to be called now and then.
     pub fn awaits_tables(&self) -> bool {
         matches!(&self.phase, Phase::Conversation(conversation) if conversation.awaits_tables())

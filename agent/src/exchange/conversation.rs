@@ -141,6 +141,13 @@ impl Conversation {
         matches!(self, Self::Http2(http2) if http2.awaits_tables())
     }
 
+    /// So many exchanges may wait for them.
+    pub fn set_tables_room(&mut self, room: usize) {
+        if let Self::Http2(http2) = self {
+            http2.set_tables_room(room);
+        }
+    }
+
     /// The tables that were found.
     pub fn tables(&mut self, tables: &Arc<Tables>) {
         if let Self::Http2(http2) = self {

@@ -68,7 +68,7 @@ pub struct Output {
 pub struct Tables {
     /// When the search began, [`QUIET`] after it was asked for or later.
     pub began: Monotonic,
-    /// When the tables were looked at last, and found unchanged.
+    /// When it ended.
     pub ended: Monotonic,
     /// Those of which all tables were found.
     pub processes: Vec<Searched>,

@@ -166,6 +166,11 @@ impl Http2 {
         self.recall.is_waiting()
     }
 
+    /// So many exchanges may wait for them.
+    pub fn set_tables_room(&mut self, room: usize) {
+        self.recall.set_room(room);
+    }
+
     /// The tables that were found.
     pub fn tables(&mut self, tables: &std::sync::Arc<Tables>) {
         self.recall.answer(tables);

@@ -12,7 +12,8 @@
 //! before the search and after it. What was inserted between the two may be in it or not: its newest entries say that, if
 //! the encoder is one that never inserts what it holds ([`Agreement::Known`]); else it counts as several tables.
 //!
-//! It must never take one of several, keep an exchange for longer than [`MAX_AGE`] or more than [`MAX_WAITING`], nor change what was known.
+//! It must never take one of several, keep an exchange for longer than [`MAX_AGE`] or more than it was allowed to (what waits here
+//! waits in `stitch` too, and goes to the exporters at once), nor change what was known.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,8 +27,11 @@ use crate::protocol::http2::Parser;
 use crate::protocol::http2::hpack::{Agreement, Decoder, Field, TableEntry};
 use crate::protocol::{FieldName, Fields};
 
-/// How many exchanges wait for an answer: what a busy connection does in a second or two. Beyond, they go without.
+/// How many exchanges of a connection wait for an answer: what a busy one does in a second or two. Beyond, they go without.
 const MAX_WAITING: usize = 2048;
+
+/// How many a connection may keep before it was told a number: enough to tell tables from each other.
+const FEW: usize = 32;
 
 /// How long one waits, in nanoseconds: a search takes a second at the most, and is asked for again if the table changed.
 const MAX_AGE: u64 = 10_000_000_000;
@@ -85,6 +89,8 @@ impl Inserted {
 #[derive(Debug, Default)]
 pub(super) struct Recall {
     may: bool,
+    /// How many may wait.
+    room: usize,
     asks: u8,
     /// The pipeline is to be asked.
     wanted: bool,
@@ -102,12 +108,17 @@ pub(super) struct Recall {
 impl Recall {
     /// One that may ask.
     pub fn allowed() -> Self {
-        Self { may: true, ..Self::default() }
+        Self { may: true, room: FEW, ..Self::default() }
     }
 
     /// True once if the tables of both ends are to be searched for.
     pub fn take_wish(&mut self) -> bool {
         std::mem::take(&mut self.wanted)
+    }
+
+    /// So many may wait, if that is not too few or too many.
+    pub fn set_room(&mut self, room: usize) {
+        self.room = room.clamp(FEW, MAX_WAITING);
     }
 
     /// True if exchanges wait.
@@ -140,7 +151,7 @@ impl Recall {
         for event in sink.events.split_off(from) {
             match event {
                 Event::Closed(exchange)
-                    if self.waiting.len() < MAX_WAITING && hides(&Event::Closed(exchange.clone())) =>
+                    if self.waiting.len() < self.room && hides(&Event::Closed(exchange.clone())) =>
                 {
                     self.waiting.push(exchange);
                 }

@@ -46,6 +46,7 @@ fn check(connection: &Connection2, answer: Option<Arc<Tables>>) -> (Known, usize
     let late = Connection::new(ConnectionId(1), false).recalling();
     let (end, events) = play_on(late, &steps, &mut |step, connection, out| {
         asked += usize::from(std::mem::take(&mut out.tables));
+        connection.set_tables_room(4_096);
         if let (ANSWERED, Some(answer)) = (step, &answer) {
             connection.tables(answer);
         }
@@ -212,6 +213,7 @@ fn a_connection_that_falls_silent_after_the_search_or_is_closed_later_gets_its_n
         }
         let late = Connection::new(ConnectionId(1), false).recalling();
         let (mut end, mut events) = play_on(late, &steps, &mut |step, connection, _| {
+            connection.set_tables_room(4_096);
             if step == 1_110 {
                 connection.tables(&tables);
             }
@@ -226,4 +228,29 @@ fn a_connection_that_falls_silent_after_the_search_or_is_closed_later_gets_its_n
         let known = judge_events(&connection, &events);
         assert!(known.closed > 700 && known.paths == known.closed, "{closed}: {known:?}");
     }
+}
+
+#[test]
+fn without_room_a_few_calls_wait_and_all_that_begin_later_have_their_names() {
+    let connection = warm();
+    let [requests, responses] = &connection.tables;
+    let tables = answer(1_400, 1_500, &[table(responses), table(requests)]);
+    let steps = whole(&connection.steps[JOINED..]);
+    let (mut last, mut nameless) = (0, 0);
+    let late = Connection::new(ConnectionId(1), false).recalling();
+    let (_, events) = play_on(late, &steps, &mut |step, connection, _| {
+        if step == ANSWERED {
+            connection.tables(&tables);
+        }
+    });
+    judge_events(&connection, &events);
+    for event in &events {
+        let Event::Closed(exchange) = event else { continue };
+        if exchange.request.target.is_empty() {
+            (last, nameless) = (exchange.ended.0 / 1_000_000, nameless + 1);
+        }
+    }
+    // Up to half a second after the search; of those before it 32 waited.
+    assert!((1_990..2_010).contains(&last), "{last}");
+    assert!((900..1_000).contains(&nameless), "{nameless}");
 }
