@@ -85,7 +85,7 @@ fn what_warm_connections_hide_is_found_in_memory_if_that_is_allowed() -> Result<
     let how = How { arguments: vec!["--late-names".into(), "memory".into()], ..How::default() };
     // Each library once as a client and once as a server, and several clients whose tables differ.
     let several = Late { clients: 3, connections: 2, ..warm(Peer::Go, Peer::Go, 50, 1_500) };
-    let one = [Peer::Python, Peer::Node].map(|peer| warm(peer, peer, 50, 3_000));
+    let one = [Peer::Python, Peer::Node].map(|peer| warm(peer, peer, 50, 2_000));
     for late in [several].into_iter().chain(one) {
         let verdict = late::run(&late, &how)?.verdict;
         ensure!(verdict.wrong() == 0, "{late:?}: {verdict}");

@@ -201,6 +201,7 @@ impl Http2 {
             Direction::Send => send.note(now),
             Direction::Receive => receive.note(now),
         }
+        recall.fill(from, calls.role(), [(Direction::Send, send), (Direction::Receive, receive)], sink);
         recall.hold(from, now, sink);
         recall.settle(calls.role(), [(Direction::Send, send), (Direction::Receive, receive)], None, sink);
         recall.let_go(now, sink);
@@ -316,6 +317,7 @@ impl Http2 {
         let from = sink.events.len();
         let Self { send, receive, calls, recall, turns: _ } = self;
         tell(calls, sink);
+        recall.fill(from, calls.role(), [(Direction::Send, send), (Direction::Receive, receive)], sink);
         if let Some(until) = until {
             recall.hold(from, until, sink);
             let ways = [(Direction::Send, send), (Direction::Receive, receive)];

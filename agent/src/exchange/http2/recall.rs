@@ -101,8 +101,8 @@ pub(super) struct Recall {
     #[expect(clippy::vec_box, reason = "they come boxed and go boxed")]
     waiting: Vec<Box<Exchange>>,
     answer: Option<Arc<Tables>>,
-    /// The directions whose tables were restored from it. Calls that were open then are still to be filled.
-    restored: Vec<Direction>,
+    /// What was taken of each direction: calls that were open then are filled when they are over.
+    restored: Vec<(Direction, Candidate)>,
 }
 
 impl Recall {
@@ -129,8 +129,25 @@ impl Recall {
     /// An answer came. It is believed, if at all, with the next piece.
     pub fn answer(&mut self, tables: &Arc<Tables>) {
         self.asked = false;
-        self.restored.clear();
         self.answer = Some(Arc::clone(tables));
+    }
+
+    /// Says in these events what is known by now of calls that were open when a table was restored.
+    pub fn fill(&self, from: usize, role: Option<Role>, ways: [(Direction, &Way); 2], sink: &mut Sink<'_>) {
+        let Some(role) = role.filter(|_| !self.restored.is_empty()) else { return };
+        for event in sink.events.iter_mut().skip(from) {
+            let Event::Closed(exchange) = event else { continue };
+            for (direction, Candidate { entries, inserted, limit: _ }) in &self.restored {
+                let requests = *direction == request_direction(role);
+                let way = ways.iter().find(|(of, _)| of == direction);
+                let Some(parser) = way.and_then(|(_, way)| way.parser.as_ref()) else { continue };
+                let at = At { hpack: parser.hpack(), table: entries, inserted: *inserted, requests };
+                if lines(exchange, requests).any(|line| line.entry.is_some()) && at.is_legal(exchange) {
+                    at.fill(exchange);
+                    sink.ledger.exchanges_recalled += 1;
+                }
+            }
+        }
     }
 
     /// Takes out of these events the exchanges of which lines are hidden.
@@ -283,10 +300,7 @@ impl Recall {
                 Belief::Settled
             }
             Found::One(Candidate { entries, inserted, limit }) => {
-                if !self.restored.contains(&direction) {
-                    self.restored.push(direction);
-                    sink.ledger.tables_restored += 1;
-                }
+                sink.ledger.tables_restored += 1;
                 let at = At { hpack, table: &entries, inserted, requests };
                 for exchange in &mut self.waiting {
                     if lines(exchange, requests).any(|line| line.entry.is_some()) && at.is_legal(exchange) {
@@ -295,6 +309,8 @@ impl Recall {
                     }
                 }
                 parser.restore(&entries, inserted, limit);
+                self.restored.retain(|(of, _)| *of != direction);
+                self.restored.push((direction, Candidate { entries, inserted, limit }));
                 Belief::Settled
             }
         }
@@ -328,7 +344,7 @@ fn states(hpack: &Decoder, table: &Table, earliest: u64) -> Vec<u64> {
 }
 
 /// A table that may be it, if so many entries had been inserted since the join when it was read.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Candidate {
     entries: Vec<TableEntry>,
     inserted: u64,
@@ -500,7 +516,7 @@ impl At<'_> {
             .flatten()
             .map(|Line { part, field, value }| (part, field, value.map(Into::into)))
             .collect();
-        let Some(stream) = &mut exchange.stream else { return };
+        let Some(stream) = exchange.stream.as_mut().filter(|_| !found.is_empty()) else { return };
         let known = |line: &Hidden| {
             let at = line.entry.and_then(|entry| self.hpack.place(entry, self.inserted));
             at.is_some_and(|at| at < self.table.len())

@@ -254,3 +254,18 @@ fn without_room_a_few_calls_wait_and_all_that_begin_later_have_their_names() {
     assert!((1_990..2_010).contains(&last), "{last}");
     assert!((900..1_000).contains(&nameless), "{nameless}");
 }
+
+#[test]
+fn a_call_that_was_open_when_the_table_was_found_has_its_name_and_nobody_asks_again() {
+    let mut connection = warm();
+    let [requests, responses] = connection.tables.clone();
+    let tables = answer(1_400, 1_500, &[table(&responses), table(&requests)]);
+    // One call is answered long after the others.
+    let at = JOINED + 1_401;
+    assert!(matches!(connection.steps[at], Server(_)));
+    let answered = connection.steps.remove(at);
+    connection.steps.insert(JOINED + 2_400, answered);
+    let (known, asked, ledger) = check(&connection, Some(tables));
+    assert_eq!((known.paths, known.statuses, asked), (known.closed, known.closed, 1), "{ledger:?}");
+    assert_eq!(ledger.tables_restored, 2);
+}
