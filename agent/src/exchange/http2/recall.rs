@@ -256,8 +256,8 @@ impl Recall {
         let Some(parser) = way.parser.as_mut().filter(|parser| parser.is_proven()) else {
             return Belief::Settled;
         };
-        let hides = |exchange: &&Box<Exchange>| lines(exchange, requests).any(|line| line.entry.is_some());
-        if !self.waiting.iter().any(|exchange| hides(&exchange)) {
+        let hides = |exchange: &Exchange| lines(exchange, requests).any(|line| line.entry.is_some());
+        if !self.waiting.iter().any(|exchange| hides(exchange)) {
             return Belief::Settled;
         }
         if way.inserted.since.0.saturating_add(QUIET) > answer.began.0 {
@@ -278,7 +278,8 @@ impl Recall {
             for table in &process.tables {
                 for inserted in states(hpack, table, earliest) {
                     let at = At { hpack, table: &table.entries, inserted, requests };
-                    let mut checked = self.waiting.iter().filter(hides).take(MAX_CHECKED);
+                    let mut checked =
+                        self.waiting.iter().filter(|exchange| hides(exchange)).take(MAX_CHECKED);
                     if checked.all(|exchange| at.is_legal(exchange)) {
                         mine.push(Candidate::new(table, inserted));
                     }
@@ -511,18 +512,15 @@ impl At<'_> {
 
     /// Says what the hidden lines of this direction are.
     fn fill(&self, exchange: &mut Exchange) {
-        let found: Vec<(Part, Field, Option<Box<[u8]>>)> = self
-            .named(exchange)
-            .flatten()
-            .map(|Line { part, field, value }| (part, field, value.map(Into::into)))
-            .collect();
-        let Some(stream) = exchange.stream.as_mut().filter(|_| !found.is_empty()) else { return };
+        let any = self.named(exchange).flatten().next().is_some();
+        let told = |line: Line<'_>| Some((line.part, line.field, Box::from(line.value?)));
+        let said: Vec<(Part, Field, Box<[u8]>)> = self.named(exchange).flatten().filter_map(told).collect();
+        let Some(stream) = exchange.stream.as_mut().filter(|_| any) else { return };
         let known = |line: &Hidden| {
             let at = line.entry.and_then(|entry| self.hpack.place(entry, self.inserted));
             at.is_some_and(|at| at < self.table.len())
         };
-        for (part, field, value) in found {
-            let Some(value) = value else { continue };
+        for (part, field, value) in said {
             let fields: Option<&mut Fields> = match part {
                 Part::Request => Some(&mut exchange.request.fields),
                 Part::Response => exchange.response.as_mut().map(|response| &mut response.fields),

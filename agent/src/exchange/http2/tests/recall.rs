@@ -153,7 +153,7 @@ fn a_table_of_c_core_is_only_of_what_its_process_receives_and_of_a_call_of_grpc(
     let core = |of, tables: &[&Table]| Searched {
         of: Some(of),
         grpc_only: true,
-        tables: tables.iter().map(|table| Table::clone(table)).collect(),
+        tables: tables.iter().copied().cloned().collect(),
     };
     // The server's process has the requests; the client's has the responses.
     let ends = [core(Direction::Send, &[&requests]), core(Direction::Receive, &[&responses])];
@@ -176,7 +176,7 @@ fn of_tables_that_both_fit_that_is_taken_which_both_processes_have() {
     let process = |tables: &[&Table]| Searched {
         of: None,
         grpc_only: false,
-        tables: tables.iter().map(|table| Table::clone(table)).collect(),
+        tables: tables.iter().copied().cloned().collect(),
     };
     // A server that has the connections of several clients.
     let (server, client) = (process(&[&other, &requests, &responses]), process(&[&requests, &responses]));
