@@ -89,6 +89,13 @@ impl Usage {
     }
 }
 
+/// Anonymous memory of a process, in bytes.
+pub fn anonymous(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    Ok(field(&text, "RssAnon:") as u64 * 1024)
+}
+
 /// utime and stime of proc_pid_stat(5), the 14th and 15th field; the second may hold blanks.
 fn cpu(stat: &str) -> Result<Duration> {
     let (_, fields) = stat.rsplit_once(") ").context("no process name in stat")?;

@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use spandrel_tests::grpc::calls::{Call, Kind};
 use spandrel_tests::grpc::ends;
+use spandrel_tests::grpc::hostile;
 use spandrel_tests::grpc::judge::Verdict;
 use spandrel_tests::grpc::late::{self, Late};
 use spandrel_tests::grpc::others;
@@ -17,7 +18,7 @@ use spandrel_tests::grpc::rows::{self, How, Report, Row};
 #[derive(Parser, Debug)]
 struct Arguments {
     /// Tables: kinds (every kind of call), load (many calls over one connection), late (joined a warm connection), others
-    /// (curl, nghttp, h2load, nginx), h2c (HTTP/1 that goes over), ends (what ends a call), bulk (1 GiB of DATA), long (a stream of 30 seconds). All but
+    /// (curl, nghttp, h2load, nginx), h2c (HTTP/1 that goes over), ends (what ends a call), hostile (tunnels, bombs, floods, losses), bulk (1 GiB of DATA), long (a stream of 30 seconds). All but
     /// h2c, bulk and long if none is named.
     table: Vec<String>,
     /// 10,000 calls a pair in `load`, and all pairs everywhere.
@@ -97,9 +98,12 @@ fn run(arguments: &Arguments) -> Result<bool> {
             }),
             "h2c" => other_programs(&how, others::upgraded),
             "ends" => ends(arguments, &how)?,
+            "hostile" => hostile(&how)?,
             "bulk" => bulk(arguments, &how)?,
             "long" => long(arguments, &how)?,
-            other => bail!("no table is called {other:?}: kinds, load, late, others, h2c, ends, bulk, long"),
+            other => bail!(
+                "no table is called {other:?}: kinds, load, late, others, h2c, ends, hostile, bulk, long"
+            ),
         };
     }
     Ok(good)
@@ -271,6 +275,37 @@ fn ends(arguments: &Arguments, how: &How) -> Result<bool> {
         for (name, value) in outcome.counters.all().iter().filter(|(_, value)| **value > 0) {
             println!("            {name} {value}");
         }
+    }
+    Ok(good)
+}
+
+/// What wants to make the agent wrong, slow or large.
+fn hostile(how: &How) -> Result<bool> {
+    println!("connections by hand; ends of calls, the agent's memory and CPU, and what it counted as lost:");
+    println!(
+        "{:<20}{:>7}{:>7}{:>7}{:>8}{:>7}{:>10}{:>9}",
+        "case", "ends", "seen", "right", "joined", "wrong", "MiB more", "agent"
+    );
+    let mut good = true;
+    for line in hostile::run(how)? {
+        println!(
+            "{:<20}{:>7}{:>7}{:>7}{:>8}{:>7}{:>10.1}{:>7}ms",
+            line.case,
+            line.ends,
+            line.seen,
+            line.right,
+            line.joined,
+            line.wrong.len(),
+            line.grown,
+            line.cpu.as_millis()
+        );
+        for text in line.wrong.iter().take(5).chain(&line.books) {
+            println!("        {text}");
+        }
+        for (name, value) in &line.losses {
+            println!("        {name} {value}");
+        }
+        good &= line.is_right();
     }
     Ok(good)
 }

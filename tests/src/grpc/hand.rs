@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::sys::socket::{setsockopt, sockopt::Linger};
 
+use crate::grpc::wire::{frame, literal};
 use crate::process::Endpoint;
 
 /// How an attempt ended.
@@ -84,24 +85,6 @@ fn asked(message: &[u8]) -> Option<(String, String)> {
     let line = String::from_utf8_lossy(message.split(|byte| *byte == b'\n').next()?).into_owned();
     let word = |key: &str| line.split(' ').find_map(|word| Some(word.strip_prefix(key)?.to_owned()));
     Some((word("a=")?, word("k=")?))
-}
-
-/// A frame (RFC 9113 §4.1).
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = (payload.len() as u32).to_be_bytes();
-    let mut bytes = vec![length[1], length[2], length[3], kind, flags];
-    bytes.extend(stream.to_be_bytes());
-    bytes.extend(payload);
-    bytes
-}
-
-/// A field whose name and value are written out (RFC 7541 §6.2.2).
-fn literal(name: &str, value: &str) -> Vec<u8> {
-    let mut bytes = vec![0, name.len() as u8];
-    bytes.extend(name.as_bytes());
-    bytes.push(value.len() as u8);
-    bytes.extend(value.as_bytes());
-    bytes
 }
 
 /// `:status`, and that it is gRPC.

@@ -6,6 +6,7 @@
 //! rows     one claim each: every kind of call, many calls over one connection, bulk, other programs
 //! late     connections that are warm when the agent comes
 //! ends     what ends a call, also by hand: a server that resets, refuses, goes away
+//! hostile  connections by hand (wire) that want to make an agent wrong, slow or large: tunnels, bombs, floods, losses
 //! ```
 //! A call is found by its method, which is its token: nobody else's call has it. Only a late join has methods that
 //! repeat; there calls of a connection follow each other and are told apart by when they were. Nothing here may share
@@ -14,8 +15,10 @@
 pub mod calls;
 pub mod ends;
 pub mod hand;
+pub mod hostile;
 pub mod judge;
 pub mod late;
 pub mod others;
 pub mod peers;
 pub mod rows;
+pub mod wire;
