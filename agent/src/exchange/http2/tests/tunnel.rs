@@ -45,12 +45,14 @@ struct Carrier {
     announced: usize,
     /// Calls to be made.
     calls: VecDeque<Vec<u8>>,
-    /// A call that has moved its bytes and has no record yet.
-    pending: Option<Vec<u8>>,
+    /// Calls that have moved their bytes and have no record yet, each of a thread of its own.
+    pending: VecDeque<(Vec<u8>, ThreadId)>,
     /// On the way to the other end.
     pipe: VecDeque<u8>,
     /// Outer bytes that were read and are not a whole frame.
     read: Vec<u8>,
+    /// Bytes that are to come of a tunnel's frame whose first were handed on.
+    rest: usize,
     /// Inner bytes that were read and are not a whole frame.
     inner_read: Vec<u8>,
 }
@@ -61,6 +63,18 @@ struct World {
     calls: Calls,
     /// Inner calls at once.
     inner_calls: usize,
+    /// Whether they come all at once, and so do their answers.
+    bursts: bool,
+    /// As many requests wait for an answer, unless there are no more.
+    patience: usize,
+    /// Whether readers hand on what is there of a frame.
+    hasty: bool,
+    /// Whether a read takes a few bytes only, and records are late.
+    slow: bool,
+    /// Whether outer streams have the numbers that inner ones are about to have.
+    alike: bool,
+    /// Threads that write; of each only one call is under way.
+    writers: u32,
     /// Outer calls beside the tunnel, one in so many steps; none if 0.
     outer_calls: u32,
     /// We are at the client's end.
@@ -86,10 +100,17 @@ impl World {
     fn new(seed: u64, frames: Frames, calls: Calls) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let near = random.random_range(0..500) * 2 + 3;
+        let bursts = random.random();
         Self {
             frames,
             calls,
-            inner_calls: random.random_range(1..6),
+            inner_calls: if bursts { random.random_range(8..40) } else { random.random_range(1..6) },
+            bursts,
+            patience: if bursts { random.random_range(1..16) } else { 1 },
+            hasty: random.random(),
+            slow: random.random_ratio(1, 3),
+            alike: random.random(),
+            writers: [1, 1, 4, 24][random.random_range(0..4)],
             outer_calls: if random.random() { 0 } else { random.random_range(5..40) },
             client: random.random(),
             ends: Default::default(),
@@ -111,13 +132,20 @@ impl World {
         for _ in 0..steps {
             let end = usize::from(self.random.random::<bool>());
             match self.random.random_range(0..7) {
-                0 => self.ask(),
-                1 => self.answer(),
+                0 => (0..self.times()).for_each(|_| self.ask()),
+                1 if self.asked.len() >= self.patience || self.ends[0].calls.is_empty() => {
+                    (0..self.times()).for_each(|_| self.answer());
+                }
                 2 | 3 => self.write(end),
+                1 => {}
                 4 => self.finish(end),
                 _ => self.read(end),
             }
         }
+    }
+
+    fn times(&self) -> usize {
+        if self.bursts { self.inner_calls } else { 1 }
     }
 
     /// The programs inside, and outer calls.
@@ -133,8 +161,9 @@ impl World {
         }
         let may = self.outer_calls > 0 && self.random.random_ratio(1, self.outer_calls);
         if may && self.ends[0].announced == 0 {
-            let stream = self.next_outer;
-            self.next_outer += 2;
+            let ahead = self.next_inner + 2 * self.random.random_range(0..8);
+            let stream = if self.alike { self.next_outer.max(ahead) } else { self.next_outer };
+            self.next_outer = stream + 2;
             let path = format!("/outer/{stream}");
             let request = self.outer.request(stream, 1, &path);
             self.outer_paths.insert(stream, path);
@@ -158,17 +187,20 @@ impl World {
 
     /// A carrier makes a frame if it has nothing to write, and a call.
     fn write(&mut self, end: usize) {
-        if self.ends[end].pending.is_some() {
+        let mut free: Vec<u32> = (1..=self.writers).collect();
+        free.retain(|thread| self.ends[end].pending.iter().all(|(_, busy)| *busy != ThreadId(*thread)));
+        if free.is_empty() {
             return;
         }
+        let thread = ThreadId(free[self.random.random_range(0..free.len())]);
         if self.ends[end].calls.is_empty() && !self.ends[end].inner.is_empty() {
             self.frame(end);
         }
         let carrier = &mut self.ends[end];
         let Some(bytes) = carrier.calls.pop_front() else { return };
         carrier.pipe.extend(&bytes);
-        carrier.pending = Some(bytes);
-        if self.random.random() {
+        carrier.pending.push_back((bytes, thread));
+        if !self.slow && self.random.random() {
             self.finish(end);
         }
     }
@@ -223,12 +255,12 @@ impl World {
         }
     }
 
-    /// The record of a call is made.
+    /// The record of a call is made. (What comes too early is put into its place before we see it.)
     fn finish(&mut self, end: usize) {
-        if let Some(bytes) = self.ends[end].pending.take()
+        if let Some((bytes, thread)) = self.ends[end].pending.pop_front()
             && (end == 0) == self.client
         {
-            self.seen.push((Direction::Send, bytes, ThreadId(1)));
+            self.seen.push((Direction::Send, bytes, thread));
         }
     }
 
@@ -238,7 +270,7 @@ impl World {
         if carrier.pipe.is_empty() {
             return;
         }
-        let most = carrier.pipe.len();
+        let most = if self.slow { carrier.pipe.len().min(150) } else { carrier.pipe.len() };
         let few = if self.random.random() { most } else { self.random.random_range(1..=most) };
         let bytes: Vec<u8> = carrier.pipe.drain(..few).collect();
         carrier.read.extend(&bytes);
@@ -256,7 +288,19 @@ impl World {
                 carrier.inner_read.extend(rest);
                 break;
             }
-            let Some(length) = whole(&carrier.read) else { break };
+            if carrier.rest > 0 {
+                let now = carrier.rest.min(carrier.read.len());
+                carrier.inner_read.extend(carrier.read.drain(..now));
+                carrier.rest -= now;
+            }
+            let Some(length) = whole(&carrier.read) else {
+                if self.hasty && carrier.read.len() >= 9 && (carrier.read[3], carrier.read[8]) == (0, 1) {
+                    carrier.rest = announced(&carrier.read);
+                    carrier.read.drain(..9);
+                    continue;
+                }
+                break;
+            };
             let frame: Vec<u8> = carrier.read.drain(..length).collect();
             match (frame[3], frame[8]) {
                 (0, 1) => carrier.inner_read.extend(&frame[9..]),
@@ -338,8 +382,13 @@ impl World {
 
 /// How long the frame is that begins here, if it is whole.
 fn whole(bytes: &[u8]) -> Option<usize> {
-    let length = 9 + u32::from_be_bytes([0, *bytes.first()?, *bytes.get(1)?, *bytes.get(2)?]) as usize;
+    let length = 9 + bytes.get(..9).map(announced)?;
     (bytes.len() >= length).then_some(length)
+}
+
+/// How long the payload of the frame is that begins here.
+fn announced(bytes: &[u8]) -> usize {
+    u32::from_be_bytes([0, bytes[0], bytes[1], bytes[2]]) as usize
 }
 
 const FRAMES: [Frames; 3] = [Frames::PerWrite, Frames::All, Frames::Any];
@@ -348,7 +397,7 @@ const CALLS: [self::Calls; 4] = [Calls::Whole, Calls::HeaderApart, Calls::PerFra
 #[test]
 fn no_call_inside_a_tunnel_is_told_however_it_is_carried() {
     let mut told = 0;
-    for seed in 0..24 {
+    for seed in 0..14 {
         for frames in FRAMES {
             for calls in CALLS {
                 let mut world = World::new(seed, frames, calls);
@@ -364,6 +413,26 @@ fn no_call_inside_a_tunnel_is_told_however_it_is_carried() {
     }
     // The outer connection's own calls are told.
     assert!(told > 1_000, "{told}");
+}
+
+/// One frame carries forty calls that are written bit by bit, handed on as they come, and answered many at once. The first worlds
+/// fool a proof that takes an answer for one to what was asked after the last, the others one that takes every call for begun when
+/// its record was made.
+#[test]
+fn what_is_answered_while_its_frame_is_being_written_proves_nothing() {
+    let first = (0..12).map(|seed| (seed, 1, false, 10, 1_000));
+    for (seed, writers, slow, patience, steps) in
+        first.chain([(43, 24, true, 2, 3_000), (104, 16, true, 1, 3_000)])
+    {
+        let mut world = World::new(seed, Frames::All, Calls::PerFrame);
+        (world.bursts, world.hasty, world.slow, world.alike) = (true, true, slow, true);
+        (world.inner_calls, world.writers, world.outer_calls, world.patience) = (40, writers, 0, patience);
+        world.run(steps);
+        for _ in 0..20 {
+            let events = world.join();
+            world.judge(&events).unwrap_or_else(|why| panic!("{why}: seed {seed}"));
+        }
+    }
 }
 
 #[test]
