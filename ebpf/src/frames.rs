@@ -15,7 +15,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, LruHashMap};
 use spandrel_proto::counter::Counter;
 use spandrel_proto::frames::{
-    Follower, Found, HEADER, MODE_ASSUMED, MODE_FIRST, MODE_KNOWN, MODE_LOST, PEEK, STEPS, WINDOWS, step,
+    BLOCKS, Follower, Found, HEADER, MODE_ASSUMED, MODE_FIRST, MODE_KNOWN, MODE_LOST, PEEK, STEPS, WINDOWS,
+    step,
 };
 use spandrel_proto::policy::{BLOCK, Policy};
 use spandrel_proto::record::{FLAG_FIRST, FLAG_LAST, FLAG_SEND, REST_FRAMES, REST_NOTHING, REST_SILENT};
@@ -56,6 +57,10 @@ struct Following {
     omitted: u32,
     /// Why no more came: a `REST_` constant.
     rest: u32,
+    /// Windows that were more than a look at what follows a payload.
+    blocks: u32,
+    /// Spelled-out padding.
+    reserved: u32,
 }
 
 /// Nothing is known: as any other call.
@@ -124,6 +129,7 @@ pub extern "C" fn frames_begin(index: u32, total: u32, word: u64, marks: u32) ->
         addr_of_mut!((*call).writes).write_volatile(1);
         addr_of_mut!((*call).wrote).write_volatile(0);
         addr_of_mut!((*call).omitted).write_volatile(0);
+        addr_of_mut!((*call).blocks).write_volatile(0);
         let mode = addr_of!((*follower).mode).read_volatile();
         if mode == MODE_FIRST && marks & 2 != 0 {
             (*follower).begin(MODE_KNOWN, position, 0);
@@ -272,6 +278,7 @@ pub extern "C" fn frames_meet(index: u32, total: u32, marks: u32) -> u32 {
         addr_of_mut!((*call).total).write_volatile(total);
         addr_of_mut!((*call).window).write_volatile(BLOCK);
         addr_of_mut!((*call).omitted).write_volatile(0);
+        addr_of_mut!((*call).blocks).write_volatile(0);
     }
     1
 }
@@ -319,6 +326,12 @@ pub extern "C" fn frames_window(index: u32) -> u32 {
         }
         let left = left - omitted;
         let window = (*call).window;
+        if window == BLOCK {
+            (*call).blocks = (*call).blocks.wrapping_add(1);
+            if (*call).blocks > BLOCKS {
+                return LOST;
+            }
+        }
         let (filled, rest) = gather(index, scratch, at, if left < window { left } else { window });
         (*call).rest = rest;
         (*call).filled = filled;

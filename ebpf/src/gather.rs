@@ -41,6 +41,8 @@ pub unsafe fn locate(progress: *mut Progress, registers: Registers, call: u32) {
         }
         addr_of_mut!((*progress).address).write_volatile(address);
         addr_of_mut!((*progress).pieces).write_volatile(pieces);
+        addr_of_mut!((*progress).piece).write_volatile(0);
+        addr_of_mut!((*progress).behind).write_volatile(0);
     }
 }
 
@@ -62,7 +64,15 @@ pub unsafe fn gather(index: u32, scratch: *mut Scratch, skip: u32, take: u32) ->
     unsafe {
         let progress = addr_of_mut!((*scratch).progress);
         addr_of_mut!((*progress).filled).write_volatile(0);
-        addr_of_mut!((*progress).passing).write_volatile(skip as u64);
+        // A call that is looked at in many windows goes on where the last one ended: else each would walk over all pieces before
+        // it, which for 260 pieces and 64 windows is ten thousand.
+        let mut behind = addr_of!((*progress).behind).read_volatile();
+        if behind > skip as u64 {
+            addr_of_mut!((*progress).piece).write_volatile(0);
+            addr_of_mut!((*progress).behind).write_volatile(0);
+            behind = 0;
+        }
+        addr_of_mut!((*progress).passing).write_volatile((skip as u64).wrapping_sub(behind));
         let bytes = addr_of_mut!((*scratch).bytes) as *mut u8;
         let pieces = addr_of!((*progress).pieces).read_volatile();
         let rest = if pieces == UNSEEN {
@@ -91,11 +101,11 @@ unsafe fn flat(progress: *mut Progress, to: *mut u8, skip: u32, take: u32) -> u3
     REST_NOTHING
 }
 
-/// Copies from one piece of the located vector after the other.
+/// Copies from one piece of the located vector after the other, from the one that was reached.
 #[inline(always)]
 unsafe fn vector(index: u32, take: u32) -> u32 {
-    for piece in 0..VECTOR {
-        let outcome = gather_piece(index, piece, take);
+    for _ in 0..VECTOR {
+        let outcome = gather_piece(index, take);
         if outcome != GOES_ON {
             return outcome;
         }
@@ -110,11 +120,12 @@ const GOES_ON: u32 = 255;
 /// once and not once for each of the pieces.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn gather_piece(index: u32, piece: u32, take: u32) -> u32 {
+pub extern "C" fn gather_piece(index: u32, take: u32) -> u32 {
     let Some(scratch) = maps::scratch(index) else { return REST_UNREADABLE };
     // SAFETY: map memory; the offset is below one third of the room, the length below two.
     unsafe {
         let progress = addr_of_mut!((*scratch).progress);
+        let piece = (*progress).piece;
         if piece as u64 >= (*progress).pieces {
             return REST_UNSEEN;
         }
@@ -124,6 +135,8 @@ pub extern "C" fn gather_piece(index: u32, piece: u32, take: u32) -> u32 {
         let skip = (*progress).passing;
         if length <= skip {
             (*progress).passing = skip - length;
+            (*progress).behind = (*progress).behind.wrapping_add(length);
+            (*progress).piece = piece.wrapping_add(1);
             return GOES_ON;
         }
         let filled = (*progress).filled;
@@ -133,6 +146,10 @@ pub extern "C" fn gather_piece(index: u32, piece: u32, take: u32) -> u32 {
         let to = (addr_of_mut!((*scratch).bytes) as *mut u8).add(filled as usize & (GATHERED - 1));
         if bpf_probe_read_user(to as *mut c_void, copy, (base + skip) as *const c_void) != 0 {
             return REST_UNREADABLE;
+        }
+        if copy as u64 == here {
+            (*progress).behind = (*progress).behind.wrapping_add(length);
+            (*progress).piece = piece.wrapping_add(1);
         }
         (*progress).passing = 0;
         (*progress).filled = filled + copy;

@@ -174,6 +174,8 @@ pub struct Progress {
     pub pieces: u64,
     /// Bytes of the vector that are still to be passed over.
     pub passing: u64,
+    /// Bytes of the vector before its piece [`Progress::piece`].
+    pub behind: u64,
     /// What a walk remembers of the socket.
     pub note: u64,
     /// Bytes that are there.
@@ -200,6 +202,10 @@ pub struct Progress {
     pub before: u32,
     /// What is done with the call: a constant of `frames`.
     pub how: u32,
+    /// The piece of the vector that was reached.
+    pub piece: u32,
+    /// Spelled-out padding.
+    pub reserved: u32,
 }
 
 /// Puts a value into a map and takes it out again: the verifier forgets how it came about.

@@ -202,6 +202,10 @@ pub extern "C" fn record(index: u32) -> u32 {
         let until_empty_line = (*progress).until_empty_line != 0;
         let first = if take < BLOCK { take } else { BLOCK };
         let (filled, rest) = if first == 0 { (0, REST_NOTHING) } else { gather(index, scratch, skip, first) };
+        // A preface of HTTP/2 has an empty line, and is no head: what follows it are frames.
+        let preface =
+            read_unaligned(addr_of!((*scratch).bytes) as *const u64) == u64::from_ne_bytes(*b"PRI * HT");
+        let until_empty_line = until_empty_line && !preface;
         let goes_on = rest == REST_NOTHING
             && take > BLOCK
             && filled == BLOCK

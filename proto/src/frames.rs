@@ -19,8 +19,12 @@ pub const LEAST: u32 = 256;
 pub const PEEK: u32 = 32;
 /// Frames, or bytes of headers that are cut, that are looked at in one window. Each has at least 9 bytes but for those.
 pub const STEPS: u32 = 512;
-/// Windows that are looked at in one call.
-pub const WINDOWS: u32 = 64;
+/// Windows that are looked at in one call: one for each long DATA frame, and a reader of a busy connection takes megabytes at once
+/// (what `tcp_rmem` allows by default, 6 MiB, in frames of 16 KiB).
+pub const WINDOWS: u32 = 512;
+/// Of these, those of a whole block, which is kept if it is no DATA: 256 KiB of header blocks, six times the largest that were seen, or
+/// as much of a flood of small frames.
+pub const BLOCKS: u32 = 64;
 
 /// Type of a DATA frame.
 pub const DATA: u32 = 0;
