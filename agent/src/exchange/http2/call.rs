@@ -100,6 +100,8 @@ pub(super) struct Call {
     number: Option<Box<[u8]>>,
     /// If the request's content type is not known: the table entries of which one must be it, in order.
     pub hidden: Vec<i64>,
+    /// Frames of the requests' direction were lost when its request was over: a reset may be among them.
+    pub reset_unseen: bool,
     /// When a byte of it was moved last.
     pub moved: Monotonic,
     /// Memory for its heads.
@@ -151,6 +153,7 @@ impl Call {
             facts: StreamFacts { stream, ..StreamFacts::default() },
             number: None,
             hidden: Vec::new(),
+            reset_unseen: false,
             moved: at.time,
             bytes: size_of::<Self>(),
         }
@@ -253,6 +256,7 @@ impl Call {
             mut facts,
             number,
             hidden: _,
+            reset_unseen,
             moved,
             bytes: _,
         } = self;
@@ -274,6 +278,8 @@ impl Call {
         // A response without a head was not read, or is none.
         exchange.incomplete |= exchange.failure.is_none()
             && (request.doubtful || response.doubtful || exchange.response.is_none());
+        exchange.incomplete |=
+            reset_unseen && exchange.failure.is_none() && response.progress != Progress::Ended;
         exchange.stream = Some(Box::new(facts));
         Some(exchange)
     }

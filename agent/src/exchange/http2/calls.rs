@@ -188,8 +188,9 @@ impl Calls {
     pub fn fail(&mut self, kind: FailureKind, at: Monotonic, sink: &mut Sink<'_>) {
         let requests = self.requests();
         for (_, mut call) in self.take_all() {
-            // Where frames are missing, the end of the response may be among them.
-            if call.response.progress != Progress::Ended && !call.response.doubtful {
+            // Where frames are missing, the end of the response may be among them, or a reset by the client.
+            let doubtful = call.response.doubtful || call.request.doubtful || call.reset_unseen;
+            if call.response.progress != Progress::Ended && !doubtful {
                 let failure = Failure { kind, at, during: call.during(requests) };
                 if let Some(exchange) = &mut call.exchange {
                     exchange.failure = Some(failure);
@@ -382,6 +383,7 @@ impl Calls {
         let requests = direction == self.requests();
         self.doubt = Some(at.time);
         for call in self.calls.values_mut() {
+            call.reset_unseen |= requests;
             let half = if requests { &mut call.request } else { &mut call.response };
             if half.progress != Progress::Ended {
                 half.doubtful = true;

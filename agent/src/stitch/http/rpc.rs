@@ -268,6 +268,8 @@ fn failed(subject: &Subject<'_>, kind: FailureKind, after: u64) -> (Option<Statu
         FailureKind::Reset(8) if over => {
             return (Some(Status::new(DEADLINE_EXCEEDED)), Derived::FromDeadline);
         }
+        // Its bytes are missing.
+        FailureKind::Reset(u32::MAX) => return (None, Derived::No),
         FailureKind::Reset(8) => CANCELLED,
         FailureKind::Reset(7) | FailureKind::Refused => UNAVAILABLE,
         FailureKind::Reset(11) => RESOURCE_EXHAUSTED,

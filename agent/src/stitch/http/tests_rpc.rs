@@ -121,6 +121,8 @@ fn what_ends_a_stream_is_its_status_if_the_server_said_none() {
         (Reset(7), "UNAVAILABLE UNAVAILABLE", "UNAVAILABLE UNAVAILABLE"),
         (Reset(11), "RESOURCE_EXHAUSTED RESOURCE_EXHAUSTED", "RESOURCE_EXHAUSTED -"),
         (Reset(2), "INTERNAL INTERNAL", "INTERNAL INTERNAL"),
+        // The frame was seen, and its code is missing.
+        (Reset(u32::MAX), "- -", "- -"),
         (Refused, "UNAVAILABLE UNAVAILABLE", "UNAVAILABLE UNAVAILABLE"),
         (ConnectionReset, "UNAVAILABLE connection_reset", "UNAVAILABLE connection_reset"),
         (Cancelled, "CANCELLED CANCELLED", "UNAVAILABLE UNAVAILABLE"),

@@ -2,6 +2,7 @@
 //!
 //! Each script is played whole, and cut at every byte of every call.
 
+mod oracle;
 mod recall;
 mod truth;
 mod tunnel;

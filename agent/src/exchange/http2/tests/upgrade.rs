@@ -77,7 +77,7 @@ fn a_refused_upgrade_stays_http1() {
 }
 
 /// What a relay between two real programs saw: a byte that says who spoke (0 the client), four that say how long it is, and that.
-fn recorded(mut bytes: &[u8]) -> Vec<Step> {
+pub(super) fn recorded(mut bytes: &[u8]) -> Vec<Step> {
     let mut steps = Vec::new();
     while let Some((head, rest)) = bytes.split_at_checked(5) {
         let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
