@@ -38,12 +38,16 @@ pub struct Line {
     pub seen: usize,
     /// Those with the right name and status.
     pub right: usize,
+    /// Those whose call cannot be told: no name, and others were under way.
+    pub unknown: usize,
     /// Server spans below the client span of the same call.
     pub joined: usize,
     /// Another name, status or parent; a span of nothing that was sent; one too many.
     pub wrong: Vec<String>,
-    /// How much the agent's anonymous memory grew at most, in MiB.
+    /// How much the agent's anonymous memory grew at most, in MiB, and how much it may.
     pub grown: f64,
+    /// What is allowed of that.
+    pub allowed: f64,
     /// CPU that the agent used.
     pub cpu: Duration,
     /// Losses by their counters.
@@ -56,13 +60,15 @@ impl Line {
     /// Nothing wrong, nothing grown, nothing missing without a counter.
     pub fn is_right(&self) -> bool {
         let named = self.seen == self.ends || !self.losses.is_empty();
-        self.wrong.is_empty() && self.books.is_empty() && self.grown <= MOST && named
+        self.wrong.is_empty() && self.books.is_empty() && self.grown <= self.allowed && named
     }
 }
 
-/// How much the agent may grow by a case, in MiB: the bounds of one connection are some hundred KiB, those of all spans that wait
-/// are larger.
-const MOST: f64 = 48.0;
+/// How much the agent may grow by connections that are few, in MiB: the bounds of one are some hundred KiB.
+const MOST: f64 = 24.0;
+
+/// How much it may by calls that all end at once, in MiB: the bound of what waits in `stitch`, and the exporter's queue.
+const MOST_SPANS: f64 = 128.0;
 
 /// All cases.
 pub fn run(how: &How) -> Result<Vec<Line>> {
@@ -114,9 +120,13 @@ fn case(
     let cpu = load::Usage::of(agent.pid())?.cpu;
     let grown = watch.stop()?;
     let outcome = agent.stop()?;
-    let mut line = Line { case: name, ends: 2 * stage.sent.len(), grown, cpu, ..Line::default() };
+    let allowed = if stage.sent.len() > 20_000 { MOST_SPANS } else { MOST };
+    let mut line = Line { case: name, ends: 2 * stage.sent.len(), grown, allowed, cpu, ..Line::default() };
     line.losses = losses(&outcome);
-    line.books = outcome.stderr.iter().filter(|line| line.contains("do not balance")).cloned().collect();
+    // What is dropped in silence for the test's sake cannot be in the books.
+    if !variables.iter().any(|(key, _)| key.contains("DROP")) {
+        line.books = outcome.stderr.iter().filter(|line| line.contains("do not balance")).cloned().collect();
+    }
     stage.judge(&mut line, &outcome.spans);
     Ok(line)
 }
@@ -324,6 +334,16 @@ impl Stage {
                 Some(&[index]) => Some(index),
                 _ => then,
             };
+            if name.is_empty() && by_time.len() < self.sent.len() {
+                (line.seen, line.unknown) = (line.seen + 1, line.unknown + 1);
+                let status = span_status(span);
+                if !status.is_empty()
+                    && !self.sent.iter().any(|sent| sent.statuses.iter().any(|right| text(*right) == status))
+                {
+                    line.wrong.push(format!("a status that was not sent: {:?} {}", span.kind, about(span)));
+                }
+                continue;
+            }
             let Some((index, sent)) = index.and_then(|index| Some((index, self.sent.get(index)?))) else {
                 line.wrong.push(format!("a span of nothing that was sent: {:?} {}", span.kind, about(span)));
                 continue;
@@ -335,6 +355,8 @@ impl Stage {
             line.seen += 1;
             let status = span_status(span);
             let right = sent.statuses.iter().any(|right| text(*right) == status);
+            // Where it is hidden that this is gRPC, it is a request of HTTP, which was answered with 200.
+            let plain = method(span).is_empty() && status == "200";
             if !name.is_empty() && name != sent.method {
                 line.wrong.push(format!(
                     "{:?} {} has the name of another: {}",
@@ -342,7 +364,7 @@ impl Stage {
                     sent.method,
                     about(span)
                 ));
-            } else if !status.is_empty() && !right {
+            } else if !status.is_empty() && !right && !plain {
                 line.wrong.push(format!(
                     "{:?} {} has another status than {:?}: {}",
                     span.kind,
@@ -354,10 +376,14 @@ impl Stage {
                 line.right += 1;
             }
         }
+        if line.seen > line.ends {
+            line.wrong.push(format!("{} spans of {} ends", line.seen, line.ends));
+        }
         for span in spans {
             let (Some(parent), Some(index)) = (&span.parent, of.get(span.id.as_str())) else { continue };
             match of.get(parent.as_str()) {
                 Some(of) if of == index && span.kind == Kind::Server => line.joined += 1,
+                None if line.losses.iter().any(|(name, _)| name.contains("dropped_spans")) => {}
                 _ => line.wrong.push(format!("{:?} {} has the parent {parent}", span.kind, about(span))),
             }
         }
@@ -684,8 +710,8 @@ fn never_ended(stage: &mut Stage) -> Result<()> {
                 ("content-type", "application/grpc"),
             ];
             bytes.extend(frame(HEADERS, END_HEADERS, stream, &talk.client.block(&fields)));
-            // The connection ends before they do.
-            stage.sent.push(Sent { method: name, statuses: vec![14], alone: None });
+            // The connection ends before they do, by its client.
+            stage.sent.push(Sent { method: name, statuses: vec![1, 14], alone: None });
         }
         for part in bytes.chunks(32 * 1024) {
             talk.wire.send(Side::Client, part.to_vec())?;
@@ -710,7 +736,7 @@ fn overrun(stage: &mut Stage) -> Result<()> {
         .map(|_| {
             std::thread::spawn(|| {
                 let (mut talk, mut sent) = (Talk::begin()?, Vec::new());
-                for number in 0..1_500 {
+                for number in 0..400 {
                     talk.call(&named("Load"), status(number), &mut sent)?;
                 }
                 Ok((talk, sent))

@@ -7,6 +7,7 @@
 //! late     connections that are warm when the agent comes
 //! ends     what ends a call, also by hand: a server that resets, refuses, goes away
 //! hostile  connections by hand (wire) that want to make an agent wrong, slow or large: tunnels, bombs, floods, losses
+//! record   connections of the five peers, written down for the agent's own tests
 //! ```
 //! A call is found by its method, which is its token: nobody else's call has it. Only a late join has methods that
 //! repeat; there calls of a connection follow each other and are told apart by when they were. Nothing here may share
@@ -20,5 +21,6 @@ pub mod judge;
 pub mod late;
 pub mod others;
 pub mod peers;
+pub mod record;
 pub mod rows;
 pub mod wire;

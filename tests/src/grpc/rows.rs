@@ -42,7 +42,7 @@ pub struct Report {
     pub outcome: Option<Outcome>,
     /// From the first call to the last.
     pub elapsed: Duration,
-    /// CPU that the agent used.
+    /// CPU that the agent used since it was ready.
     pub cpu: Duration,
 }
 
@@ -149,6 +149,7 @@ pub fn run(row: &Row, how: &How) -> Result<Report> {
         agent = start()?;
         client = row.client.client(&at, &load, &scratch)?;
     }
+    let ready = agent.as_ref().map(|agent| cpu(agent.pid())).transpose()?.unwrap_or_default();
     let began = Instant::now();
     let status = client.wait(CLIENT)?;
     let elapsed = began.elapsed();
@@ -169,7 +170,7 @@ pub fn run(row: &Row, how: &How) -> Result<Report> {
     let Some(agent) = agent else {
         return Ok(Report { verdict: Verdict::default(), outcome: None, elapsed, cpu: Duration::ZERO });
     };
-    let cpu = cpu(agent.pid())?;
+    let cpu = cpu(agent.pid())?.saturating_sub(ready);
     let outcome = agent.stop()?;
     let verdict = if row.late.is_some() {
         judge::judge_serial(&row.calls, &seen, &outcome.spans)

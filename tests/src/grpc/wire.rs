@@ -62,7 +62,18 @@ pub fn literal(name: &str, value: &str) -> Vec<u8> {
     [&[0][..], &string(name), &string(value)].concat()
 }
 
-/// An encoder with a table of 4,096 bytes, which inserts whatever it has not got (RFC 7541 §6.2.1): after a loss nothing of it is
+/// Entries of the fixed table (RFC 7541 appendix A) that every encoder uses.
+const FIXED: [(usize, &str, &str); 7] = [
+    (3, ":method", "POST"),
+    (6, ":scheme", "http"),
+    (8, ":status", "200"),
+    (1, ":authority", ""),
+    (4, ":path", ""),
+    (31, "content-type", ""),
+    (58, "user-agent", ""),
+];
+
+/// An encoder with a table of 4,096 bytes, which inserts whatever it has not got (RFC 7541 §6.2.1): after a loss little of it is
 /// known, as with the libraries that write short blocks.
 #[derive(Debug, Default)]
 pub struct Encoder {
@@ -74,13 +85,21 @@ impl Encoder {
     pub fn block(&mut self, fields: &[(&str, &str)]) -> Vec<u8> {
         let mut block = Vec::new();
         for (name, value) in fields {
+            let fixed = FIXED.iter().find(|(_, key, text)| key == name && (text == value || text.is_empty()));
+            if let Some((index, _, text)) = fixed
+                && text == value
+            {
+                block.extend(integer(0x80, 7, *index));
+                continue;
+            }
             let mut entries = self.table.iter();
             if let Some(at) = entries.position(|entry| (&*entry.0, &*entry.1) == (*name, *value)) {
                 block.extend(integer(0x80, 7, FIRST + at));
                 continue;
             }
-            match self.table.iter().position(|entry| entry.0 == *name) {
-                Some(at) => block.extend(integer(0x40, 6, FIRST + at)),
+            let dynamic = self.table.iter().position(|entry| entry.0 == *name).map(|at| FIRST + at);
+            match fixed.map(|(index, _, _)| *index).or(dynamic) {
+                Some(index) => block.extend(integer(0x40, 6, index)),
                 None => block.extend([&[0x40][..], &string(name)].concat()),
             }
             block.extend(string(value));
@@ -217,6 +236,7 @@ mod tests {
         let mut encoder = Encoder::default();
         assert_eq!(encoder.block(&[("a", "b")]), [0x40, 1, b'a', 1, b'b']);
         assert_eq!(encoder.block(&[("a", "b"), ("a", "c"), ("a", "b")]), [0xbe, 0x7e, 1, b'c', 0xbf]);
+        assert_eq!(encoder.block(&[(":status", "200"), (":path", "/")]), [0x88, 0x44, 1, b'/']);
         // RFC 7541 §C.1.2.
         assert_eq!(integer(0, 5, 1337), [31, 154, 10]);
     }
