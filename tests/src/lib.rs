@@ -22,6 +22,7 @@ pub mod apps;
 pub mod checks;
 pub mod collector;
 pub mod driver;
+pub mod follow;
 pub mod gaps;
 pub mod grpc;
 pub mod judge;

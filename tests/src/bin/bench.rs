@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::Parser;
 use spandrel_tests::agent::{Agent, Options};
+use spandrel_tests::follow;
 use spandrel_tests::load::{Load, Nginx, Sink, Usage, only, saturate};
 use spandrel_tests::process::{Scratch, output};
 use spandrel_tests::sdk;
@@ -42,6 +43,9 @@ struct Arguments {
     /// under target/ first.
     #[arg(long)]
     sdk: bool,
+    /// Instead: following HTTP/2 frames in the kernel beside the flat copy of a call's first 4 KiB.
+    #[arg(long)]
+    frames: bool,
     /// With --sdk: only services whose name contains this; repeatable.
     #[arg(long)]
     subject: Vec<String>,
@@ -64,6 +68,9 @@ fn bench(arguments: &Arguments) -> Result<()> {
     println!("{}", machine()?);
     if arguments.sdk {
         return beside_sdks(arguments, &scratch);
+    }
+    if arguments.frames {
+        return follower(arguments, &scratch);
     }
 
     println!(
@@ -160,6 +167,25 @@ fn bench(arguments: &Arguments) -> Result<()> {
         println!("  OTLP received              {:>8.1} MiB over all modes", sink.received() / MIB);
         for line in costs.get(mode).into_iter().flatten().flat_map(|cost| &cost.losses) {
             println!("  lost: {line}");
+        }
+    }
+    Ok(())
+}
+
+/// The kernel side's time a call, by what the call carries.
+fn follower(arguments: &Arguments, scratch: &Scratch) -> Result<()> {
+    for backend in &arguments.backend {
+        println!(
+            "\n{backend}: ns a call of the kernel side (bpf_stats; the smallest of {} rounds in turns): frames followed, first 4 KiB copied",
+            arguments.rounds
+        );
+        println!(
+            "{:<32} {:>7} {:>9} {:>9} {:>9} {:>9}",
+            "a call carries", "bytes", "write: fr", "4 KiB", "read: fr", "4 KiB"
+        );
+        for cost in follow::compare(arguments.rounds, backend, scratch)? {
+            let ([w0, w1], [r0, r1]) = (cost.write, cost.read);
+            println!("{:<32} {:>7} {w0:>9.0} {w1:>9.0} {r0:>9.0} {r1:>9.0}", cost.carries, cost.bytes);
         }
     }
     Ok(())
