@@ -205,10 +205,10 @@ const ROWS: &[Row] = &[
 ];
 
 /// No bound on the hits of probes: a row that is judged by what its probes see.
-const UNBOUNDED: &[(&str, &str)] = &[("SPANDREL_PROBE_HITS", "0")];
+const UNBOUNDED: &[(&str, &str)] = &[(PROBE_HITS, "0")];
+const PROBE_HITS: &str = "SPANDREL_PROBE_HITS";
 /// And links that only a habit shows.
-const UNBOUNDED_INFERRED: &[(&str, &str)] =
-    &[("SPANDREL_PROBE_HITS", "0"), ("SPANDREL_WEAKEST_LINK", "inferred")];
+const UNBOUNDED_INFERRED: &[(&str, &str)] = &[(PROBE_HITS, "0"), ("SPANDREL_WEAKEST_LINK", "inferred")];
 const INFERRED: &[(&str, &str)] = &[("SPANDREL_WEAKEST_LINK", "inferred")];
 
 /// The row with this name.
@@ -247,6 +247,8 @@ pub struct Run {
     /// So many minutes of a load that is the same all the time, instead of requests as fast as they go; the agent's memory
     /// must stay flat.
     pub minutes: u64,
+    /// With the default bound on the hits of probes, also where a row lifts it: orphans then, and never wrong.
+    pub default_budget: bool,
 }
 
 /// When the agent starts.
@@ -276,6 +278,7 @@ impl Default for Run {
             runtimes: Runtimes::default(),
             attach: Attach::default(),
             minutes: 0,
+            default_budget: false,
         }
     }
 }
@@ -314,7 +317,8 @@ pub fn run(row: &Row, how: &Run) -> Result<Report> {
     };
     let start_agent = || {
         let mut options = Options::new(&scratch).backend(&how.backend).arguments(how.arguments.clone());
-        for (key, value) in row.environment {
+        let lifted = |key: &str| how.default_budget && key == PROBE_HITS;
+        for (key, value) in row.environment.iter().filter(|(key, _)| !lifted(key)) {
             options = options.variable(key, value);
         }
         options.environment.extend(how.environment.iter().cloned());

@@ -29,6 +29,9 @@ struct Arguments {
     /// Minutes of an even load, 50 at once, instead of so many requests; the agent's memory must stay flat.
     #[arg(long, default_value_t = 0, conflicts_with_all = ["requests", "full"])]
     minutes: u64,
+    /// With the default bound on the hits of probes, also where a row lifts it.
+    #[arg(long)]
+    default_budget: bool,
     /// Of plans and pauses.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -118,6 +121,7 @@ fn main() -> ExitCode {
         concurrency,
         attach: arguments.attach,
         minutes: arguments.minutes,
+        default_budget: arguments.default_budget,
         seed: arguments.seed,
         dry: arguments.dry,
         backend: arguments.backend.clone(),
