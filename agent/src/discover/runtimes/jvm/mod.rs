@@ -21,6 +21,7 @@ use std::time::Duration;
 use spandrel_proto::walk::{Step, saved};
 
 use super::{Outcome, Process, Proved, Runtime, Walk, Walks};
+use crate::clock;
 use crate::discover::elf::{Elf, load_bias};
 use crate::discover::maps;
 use layout::Layout;
@@ -78,7 +79,7 @@ impl Runtime for Jvm {
             format!("tasks of pools are not followed with {}", layout.collector)
         });
         let walks = walks(&layout, code, &[]);
-        let reader = JvmReader::new(layout, code, process.memory);
+        let reader = JvmReader::new(layout, code, process.memory, clock::monotonic);
         Outcome::Proved(Box::new(Proved { report, walks, reader: Box::new(reader) }))
     }
 }

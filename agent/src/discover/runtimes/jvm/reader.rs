@@ -4,7 +4,7 @@
 //! stack, from its base inwards, by class, in the process's memory; once, since the frames of a pool's loop never
 //! return, so the walk reads that word from then on (see `tlab`). The word's class is checked at each call.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use super::super::{Reader, Seen, Wish};
 use super::classes::{Classes, Kind};
@@ -25,6 +25,9 @@ pub struct JvmReader {
     roles: HashMap<u64, Role>,
     depths: Vec<u64>,
     threads: HashMap<ThreadId, Slot>,
+    clock: fn() -> Monotonic,
+    /// Threads that read a request, whose buffers are looked at a little later.
+    watched: VecDeque<Watched>,
     /// It was said that nothing may be inferred.
     doubted: bool,
 }
@@ -33,6 +36,20 @@ pub struct JvmReader {
 enum Role {
     Server,
     Client,
+}
+
+/// A thread that read a request: small buffers are taken faster than it makes calls.
+#[derive(Clone, Copy, Debug)]
+struct Watched {
+    thread: ThreadId,
+    /// Its `JavaThread`.
+    at: u64,
+    /// When the read ended.
+    since: u64,
+    /// When to look next.
+    due: u64,
+    /// How often it was looked at.
+    looks: u32,
 }
 
 /// Where on a thread's stack its task is.
@@ -84,7 +101,7 @@ impl Words {
 
 impl JvmReader {
     /// A reader for a process whose libjvm has its code there.
-    pub fn new(layout: Layout, code: (u64, u64), memory: ProcessMemory) -> Self {
+    pub fn new(layout: Layout, code: (u64, u64), memory: ProcessMemory, clock: fn() -> Monotonic) -> Self {
         Self {
             layout,
             code,
@@ -94,6 +111,8 @@ impl JvmReader {
             roles: HashMap::new(),
             depths: Vec::new(),
             threads: HashMap::new(),
+            clock,
+            watched: VecDeque::new(),
             doubted: false,
         }
     }
@@ -129,6 +148,22 @@ impl JvmReader {
         }
         // Other threads of its kind had it at the same depth, where the walk has read already.
         self.task_at_its_depth(thread, words)
+    }
+
+    /// Looks at the buffers of some threads that are due.
+    fn watch(&mut self, epoch: u64) {
+        for _ in 0..LOOKS_AT_ONCE {
+            let now = (self.clock)().0;
+            let Some(mut watched) = self.watched.pop_front_if(|watched| watched.due <= now) else { return };
+            let look = self.layout.buffer_now(self.memory.as_ref(), watched.at, watched.thread, epoch);
+            let after = (self.clock)().0;
+            let goes_on = self.heap.looked(watched.thread, watched.since, after, look);
+            watched.looks += 1;
+            if goes_on && watched.looks < LOOKS {
+                watched.due = after + LOOK_AGAIN;
+                self.watched.push_back(watched);
+            }
+        }
     }
 
     /// The task at the depth where this thread's was found.
@@ -213,6 +248,11 @@ impl Reader for JvmReader {
             wishes.push(Wish::Doubt);
         }
         facts.claims.extend(owner.map(inferred));
+        if act == Act::ReadsRequest && !words.buffer.carries && self.watched.len() < MAX_WATCHED {
+            let (thread, at, since) = (seen.thread, words.thread, seen.time.0);
+            self.watched.push_back(Watched { thread, at, since, due: 0, looks: 0 });
+        }
+        self.watch(epoch);
         facts
     }
 }
@@ -232,6 +272,14 @@ use super::super::starts::Starts;
 const MAX_CONNECTIONS: usize = 65_536;
 /// Threads that are looked at.
 const MAX_THREADS: usize = 16_384;
+/// Threads whose buffers wait to be looked at; beyond, they are not.
+const MAX_WATCHED: usize = 1024;
+/// Looks at buffers for one record, so that no burst of them holds the records up.
+const LOOKS_AT_ONCE: u32 = 4;
+/// Looks at the buffers of one thread for one request.
+const LOOKS: u32 = 3;
+/// How soon the next one, nanoseconds: a handler hands over soon, or waits.
+const LOOK_AGAIN: u64 = 1_000_000;
 /// How often a thread's stack is looked through in its life.
 const MAX_LOOKS: u32 = 32;
 /// How much of a stack is looked through, from its base: the loop of a pool lies within.

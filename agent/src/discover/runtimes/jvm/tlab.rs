@@ -70,10 +70,12 @@ pub struct Provenance {
     doubted: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Last {
     buffer: Buffer,
     works: Works,
+    /// Buffers that it was seen to have since: when that was, start and top.
+    looks: Vec<(u64, [u64; 2])>,
 }
 
 /// For whom a thread works until its next call.
@@ -119,8 +121,8 @@ impl Provenance {
             }
             _ => None,
         };
-        let last = self.threads.get(&thread).copied();
-        let before = last.map_or(Works::Unknown, |last| last.works);
+        let last = self.threads.remove(&thread);
+        let before = last.as_ref().map_or(Works::Unknown, |last| last.works);
         let counts = match (before, act) {
             (Works::Serves(owner), Act::Asks(_)) => by_task.is_none_or(|other| other == owner),
             (Works::Serves(_), _) => true,
@@ -129,12 +131,19 @@ impl Provenance {
         };
         if let (true, Works::Serves(owner) | Works::Waits(owner, _), Some(last)) = (counts, before, last) {
             self.allocate(last.buffer, buffer, owner);
+            // What was looked at before this call ended is what it had between the two.
+            let met = [last.buffer.start, buffer.start];
+            for (_, [start, top]) in last.looks.into_iter().filter(|(at, _)| *at < time) {
+                if !met.contains(&start) && last.buffer.java == buffer.java {
+                    self.note(start, top, owner);
+                }
+            }
         }
         let works = self.next(before, act, by_task, connection, time);
         if self.threads.len() >= MAX_THREADS && !self.threads.contains_key(&thread) {
             self.threads.clear();
         }
-        self.threads.insert(thread, Last { buffer, works });
+        self.threads.insert(thread, Last { buffer, works, looks: Vec::new() });
         // A thread that runs a task of the request that it read itself is for the thread's rule.
         by_task.filter(|owner| before != Works::Serves(*owner))
     }
@@ -152,6 +161,23 @@ impl Provenance {
             None => self.serving_now(address)?,
         };
         self.is_open(owner).then_some(owner)
+    }
+
+    /// A thread was seen at this time to have this buffer, start and top. True as long as it may take further ones for the
+    /// request that it read at `since`.
+    pub fn looked(&mut self, thread: ThreadId, since: u64, at: u64, look: Option<[u64; 3]>) -> bool {
+        let Some(last) = self.threads.get_mut(&thread) else { return false };
+        let serves = matches!(last.works, Works::Serves(owner) if owner.at == since) && !last.buffer.carries;
+        if let (true, Some([start, top, end])) = (serves, look)
+            && start != last.buffer.start
+            && (start..=end).contains(&top)
+            && last.looks.len() < MAX_LOOKS
+        {
+            // Of one buffer the later look is the longer one.
+            last.looks.retain(|(_, [known, _])| *known != start);
+            last.looks.push((at, [start, top]));
+        }
+        serves
     }
 
     /// Whether a request is not answered yet.
@@ -182,7 +208,14 @@ impl Provenance {
         });
         let mut found = None;
         for (thread, buffer, owner) in serving.take(MAX_SERVING) {
-            let Some([start, top, end]) = now(thread, buffer.thread) else { continue };
+            let looked = self.threads.get(&thread).and_then(|last| {
+                last.looks
+                    .iter()
+                    .map(|(_, look)| *look)
+                    .find(|[start, top]| (*start..*top).contains(&address))
+            });
+            let looked = looked.map(|[start, top]| [start, top, top]);
+            let Some([start, top, end]) = looked.or_else(|| now(thread, buffer.thread)) else { continue };
             if !(start..top).contains(&address) || top > end || end - start > MAX_BUFFER {
                 continue;
             }
@@ -200,7 +233,7 @@ impl Provenance {
     /// allocated the object since then, and has been working for that request since then.
     fn serving_now(&self, address: u64) -> Option<Owner> {
         let mut found = None;
-        for Last { buffer, works } in self.threads.values() {
+        for Last { buffer, works, looks: _ } in self.threads.values() {
             if let Works::Serves(owner) = *works
                 && !buffer.carries
                 && (buffer.top..buffer.end).contains(&address)
@@ -294,6 +327,8 @@ impl Provenance {
 const MAX_THREADS: usize = 65_536;
 /// Threads whose buffers are looked at for one task; beyond, what they took last is not known.
 const MAX_SERVING: usize = 256;
+/// Buffers that one thread is seen to have between two of its calls; later ones are not known.
+const MAX_LOOKS: usize = 8;
 /// Connections remembered; beyond, all are forgotten.
 const MAX_CONNECTIONS: usize = 65_536;
 /// Intervals remembered, about 4 MiB; a collection clears them. Beyond, all are forgotten.
@@ -405,6 +440,28 @@ mod tests {
         assert_eq!(asked_behind([0x0800, 0x31_000, 0x40_000], 0x30_800), None, "over its own last one");
         assert_eq!(asked_behind([0xf000, 0x31_000, 0x40_000], 0x30_800), None, "over the worker's");
         assert_eq!(asked_behind([0x30_000, 0x31_000, 0x30_100], 0x30_800), None, "beyond its end");
+    }
+
+    #[test]
+    fn a_buffer_that_was_seen_between_two_calls_belongs_to_the_first() {
+        let (first, owner) = (buffer(0x1100), Some(Owner { connection: 7, at: 10 }));
+        let asked = |seen_at: u64| {
+            let mut heap = Provenance::default();
+            heap.call(SERVER, first, 7, Act::ReadsRequest, 10, &NOT_KNOWN);
+            assert!(heap.looked(SERVER, 10, seen_at, Some([0x30_000, 0x31_000, 0x40_000])));
+            let worker = Buffer { start: 0x10_000, end: 0x20_000, ..buffer(0x11_000) };
+            let before = heap.call(WORKER, worker, 50, Act::Asks(Some(0x30_800)), 12, &NOT_KNOWN);
+            let later = Buffer { start: 0x50_000, end: 0x60_000, ..buffer(0x51_000) };
+            heap.call(SERVER, later, 8, Act::ReadsRequest, 20, &NOT_KNOWN);
+            (before, heap.call(WORKER, worker, 51, Act::Asks(Some(0x30_800)), 22, &NOT_KNOWN))
+        };
+        assert_eq!(asked(15), (owner, owner));
+        // It may have been taken for the next request; what asked before that was there is older.
+        assert_eq!(asked(25), (owner, None));
+        let mut heap = Provenance::default();
+        heap.call(SERVER, first, 7, Act::ReadsRequest, 10, &NOT_KNOWN);
+        heap.call(SERVER, first, 8, Act::ReadsRequest, 20, &NOT_KNOWN);
+        assert!(!heap.looked(SERVER, 10, 25, Some([0x30_000, 0x31_000, 0x40_000])), "of another request");
     }
 
     #[test]
