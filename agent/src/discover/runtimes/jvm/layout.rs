@@ -86,29 +86,42 @@ impl Layout {
         })
     }
 
-    /// The allocation buffer that the `JavaThread` at this address has right now, if it is still this thread of the system's
-    /// and no collection came since `epoch`. Read twice: a thread that is between two buffers shows it mostly.
+    /// The allocation buffer (start, top, end) that the `JavaThread` at this address has right now, if `address` lies in what is
+    /// allocated of it, it is still this thread of the system's, and no collection came since `epoch`. Read twice: a thread that
+    /// is between two buffers shows it mostly.
     pub fn buffer_now(
         &self,
         memory: &dyn ReadMemory,
         java_thread: u64,
         thread: ThreadId,
         epoch: u64,
+        address: Option<u64>,
     ) -> Option<[u64; 3]> {
-        let [tlab, members @ ..] = self.tlab;
-        let read = || {
-            let mut words =
-                members.map(|member| memory.word(java_thread.checked_add(tlab)?.checked_add(member)?));
-            let [start, top, end] = &mut words;
-            Some([start.take()?, top.take()?, end.take()?])
-        };
-        let found = read()?;
+        let found = self.buffer(memory, java_thread)?;
+        let [start, top, _] = found;
+        if address.is_some_and(|address| !(start..top).contains(&address)) {
+            return None;
+        }
         let [system, id] = self.system?;
         let id = memory.word(java_thread.checked_add(system)?)?.checked_add(id)?;
         let same = memory.u32(id)? == thread.0
-            && read()? == found
+            && self.buffer(memory, java_thread)? == found
             && u64::from(memory.u32(self.collections)?) == epoch;
         same.then_some(found)
+    }
+
+    fn buffer(&self, memory: &dyn ReadMemory, java_thread: u64) -> Option<[u64; 3]> {
+        let [tlab, members @ ..] = self.tlab;
+        let mut bytes = [0; 64];
+        let word = |bytes: &[u8], member: u64| {
+            let member = usize::try_from(member).ok()?;
+            Some(u64::from_le_bytes(bytes.get(member..)?.first_chunk().copied()?))
+        };
+        if !memory.read(java_thread.checked_add(tlab)?, &mut bytes) {
+            return None;
+        }
+        let [start, top, end] = members.map(|member| word(&bytes, member));
+        Some([start?, top?, end?])
     }
 
     /// Whether a thread's object can have two addresses at a time, so that two of them cannot be compared.

@@ -79,7 +79,7 @@ impl Runtime for Jvm {
             format!("tasks of pools are not followed with {}", layout.collector)
         });
         let walks = walks(&layout, code, &[]);
-        let reader = JvmReader::new(layout, code, process.memory, clock::monotonic);
+        let reader = JvmReader::new(layout, code, process.memory, clock::monotonic, process.how);
         Outcome::Proved(Box::new(Proved { report, walks, reader: Box::new(reader) }))
     }
 }

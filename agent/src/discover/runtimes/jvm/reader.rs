@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::super::{Reader, Seen, Wish};
+use super::super::{How, Reader, Seen, Wish};
 use super::classes::{Classes, Kind};
 use super::layout::Layout;
 use super::tlab::{Act, Buffer, Owner, Provenance};
@@ -26,6 +26,8 @@ pub struct JvmReader {
     depths: Vec<u64>,
     threads: HashMap<ThreadId, Slot>,
     clock: fn() -> Monotonic,
+    /// Links by where a task was allocated are made.
+    infers: bool,
     /// Threads that read a request, whose buffers are looked at a little later.
     watched: VecDeque<Watched>,
     /// It was said that nothing may be inferred.
@@ -101,7 +103,13 @@ impl Words {
 
 impl JvmReader {
     /// A reader for a process whose libjvm has its code there.
-    pub fn new(layout: Layout, code: (u64, u64), memory: ProcessMemory, clock: fn() -> Monotonic) -> Self {
+    pub fn new(
+        layout: Layout,
+        code: (u64, u64),
+        memory: ProcessMemory,
+        clock: fn() -> Monotonic,
+        how: &How,
+    ) -> Self {
         Self {
             layout,
             code,
@@ -112,6 +120,7 @@ impl JvmReader {
             depths: Vec::new(),
             threads: HashMap::new(),
             clock,
+            infers: how.infers(),
             watched: VecDeque::new(),
             doubted: false,
         }
@@ -155,7 +164,7 @@ impl JvmReader {
         for _ in 0..LOOKS_AT_ONCE {
             let now = (self.clock)().0;
             let Some(mut watched) = self.watched.pop_front_if(|watched| watched.due <= now) else { return };
-            let look = self.layout.buffer_now(self.memory.as_ref(), watched.at, watched.thread, epoch);
+            let look = self.layout.buffer_now(self.memory.as_ref(), watched.at, watched.thread, epoch, None);
             let after = (self.clock)().0;
             let goes_on = self.heap.looked(watched.thread, watched.since, after, look);
             watched.looks += 1;
@@ -228,7 +237,7 @@ impl Reader for JvmReader {
                 method: LinkMethod::Task,
             });
         }
-        if !self.layout.stands_still() {
+        if !self.infers || !self.layout.stands_still() {
             return facts;
         }
         let act = match (seen.direction, role) {
@@ -242,7 +251,7 @@ impl Reader for JvmReader {
             _ => Act::Other,
         };
         let (layout, memory, epoch) = (&self.layout, self.memory.as_ref(), words.buffer.epoch);
-        let now = |thread, at| layout.buffer_now(memory, at, thread, epoch);
+        let now = |thread, at, address| layout.buffer_now(memory, at, thread, epoch, Some(address));
         let owner = self.heap.call(seen.thread, words.buffer, connection, act, seen.time.0, &now);
         if self.heap.is_doubted() && !std::mem::replace(&mut self.doubted, true) {
             wishes.push(Wish::Doubt);
@@ -277,7 +286,7 @@ const MAX_WATCHED: usize = 1024;
 /// Looks at buffers for one record, so that no burst of them holds the records up.
 const LOOKS_AT_ONCE: u32 = 4;
 /// Looks at the buffers of one thread for one request.
-const LOOKS: u32 = 3;
+const LOOKS: u32 = 2;
 /// How soon the next one, nanoseconds: a handler hands over soon, or waits.
 const LOOK_AGAIN: u64 = 1_000_000;
 /// How often a thread's stack is looked through in its life.

@@ -56,6 +56,9 @@ pub enum Act {
     Other,
 }
 
+/// Start, top and end of the buffer that a thread, with its `JavaThread` there, has at this moment, if this address lies in it.
+pub type Now<'a> = dyn Fn(ThreadId, u64, u64) -> Option<[u64; 3]> + 'a;
+
 /// All that is known of a process's heap.
 #[derive(Debug, Default)]
 pub struct Provenance {
@@ -104,7 +107,7 @@ impl Provenance {
         connection: u64,
         act: Act,
         time: u64,
-        now: &dyn Fn(ThreadId, u64) -> Option<[u64; 3]>,
+        now: &Now<'_>,
     ) -> Option<Owner> {
         if self.epoch != Some(buffer.epoch) {
             self.epoch = Some(buffer.epoch);
@@ -189,12 +192,7 @@ impl Provenance {
     /// moment. The object is older than the call of `asker`, and the thread has worked for its request from its last call
     /// until then at least, so it does not matter what it has been doing since. What seems to be a buffer must not
     /// overlap anything known: between two buffers a thread shows the start of one and the top of the other.
-    fn served_now(
-        &self,
-        address: u64,
-        asker: (ThreadId, Buffer),
-        now: &dyn Fn(ThreadId, u64) -> Option<[u64; 3]>,
-    ) -> Option<Owner> {
+    fn served_now(&self, address: u64, asker: (ThreadId, Buffer), now: &Now<'_>) -> Option<Owner> {
         let nowhere =
             self.allocated.range(..=address).next_back().is_none_or(|(_, (end, _))| *end <= address);
         if address == 0 || !nowhere {
@@ -215,7 +213,9 @@ impl Provenance {
                     .find(|[start, top]| (*start..*top).contains(&address))
             });
             let looked = looked.map(|[start, top]| [start, top, top]);
-            let Some([start, top, end]) = looked.or_else(|| now(thread, buffer.thread)) else { continue };
+            let Some([start, top, end]) = looked.or_else(|| now(thread, buffer.thread, address)) else {
+                continue;
+            };
             if !(start..top).contains(&address) || top > end || end - start > MAX_BUFFER {
                 continue;
             }
@@ -346,7 +346,7 @@ mod tests {
 
     const SERVER: ThreadId = ThreadId(1);
     const WORKER: ThreadId = ThreadId(2);
-    const NOT_KNOWN: fn(ThreadId, u64) -> Option<[u64; 3]> = |_, _| None;
+    const NOT_KNOWN: fn(ThreadId, u64, u64) -> Option<[u64; 3]> = |_, _, _| None;
 
     /// The server reads a request on connection 7 at time 10, allocates up to 0x2000, and reads another on 8.
     fn handed_over() -> Provenance {
@@ -424,7 +424,7 @@ mod tests {
         let mut heap = Provenance::default();
         heap.call(SERVER, buffer(0x1100), 7, Act::ReadsRequest, 10, &NOT_KNOWN);
         let worker = Buffer { start: 0x10_000, end: 0x20_000, ..buffer(0x11_000) };
-        let read = |thread, at| (thread == SERVER && at == 0x77).then_some(now);
+        let read = |thread, at, _| (thread == SERVER && at == 0x77).then_some(now);
         heap.call(WORKER, worker, 50, Act::Asks(Some(task)), 30, &read)
     }
 
