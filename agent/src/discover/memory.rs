@@ -5,7 +5,10 @@
 //! before anything is concluded. Nothing here stops, traces or writes to a process, or reads without a bound.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::IoSliceMut;
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
@@ -17,6 +20,11 @@ pub const MAX_READ: usize = 64 << 10;
 pub trait ReadMemory {
     /// Fills `out` from this address on. False if a part is not there: `out` means nothing then.
     fn read(&self, address: u64, out: &mut [u8]) -> bool;
+
+    /// The parts of a range, which begins and ends with a page, that were ever written to or read; all else is zero. None if that is not known.
+    fn touched(&self, _range: Range<u64>) -> Option<Vec<Range<u64>>> {
+        None
+    }
 
     /// Eight bytes.
     fn word(&self, address: u64) -> Option<u64> {
@@ -91,6 +99,31 @@ impl ReadMemory for ProcessMemory {
         // process_vm_readv(2): needs the right to trace, stops nothing, and may return less than asked.
         process_vm_readv(self.pid, &mut [IoSliceMut::new(out)], &remote).is_ok_and(|read| read == len)
     }
+
+    fn touched(&self, range: Range<u64>) -> Option<Vec<Range<u64>>> {
+        // A word a page; bits 63 and 62: present, swapped out (Documentation/admin-guide/mm/pagemap.rst).
+        let file = File::open(format!("/proc/{}/pagemap", self.pid)).ok()?;
+        let mut touched: Vec<Range<u64>> = Vec::new();
+        let (mut page, end) = (range.start / PAGE, range.end / PAGE);
+        let mut words = vec![0u8; MAX_READ];
+        while page < end {
+            let most = usize::try_from((end - page).saturating_mul(8)).unwrap_or(MAX_READ);
+            let part = words.get_mut(..most.min(MAX_READ))?;
+            file.read_exact_at(part, page.checked_mul(8)?).ok()?;
+            for word in part.chunks_exact(8) {
+                let at = page * PAGE;
+                page += 1;
+                if u64::from_le_bytes(word.try_into().ok()?) >> 62 == 0 {
+                    continue;
+                }
+                match touched.last_mut() {
+                    Some(last) if last.end == at => last.end += PAGE,
+                    _ => touched.push(at..at + PAGE),
+                }
+            }
+        }
+        Some(touched)
+    }
 }
 
 /// Regions of memory by their address, as a test or a recording has them.
@@ -143,6 +176,20 @@ mod tests {
         assert_eq!(own.word(u64::MAX - 3), None);
         assert!(ProcessMemory::of(0).is_none());
         assert!(ProcessMemory::of(u32::MAX).is_none());
+    }
+
+    #[test]
+    fn pages_that_nobody_has_touched_are_known() {
+        const LENGTH: usize = 64 << 20;
+        let mut bytes = vec![0u8; LENGTH];
+        bytes[LENGTH / 2] = 1;
+        let start = (bytes.as_ptr() as u64).next_multiple_of(PAGE);
+        let own = ProcessMemory::of(std::process::id()).unwrap();
+        let touched = own.touched(start..start + LENGTH as u64 - PAGE).unwrap();
+        let at = std::ptr::from_ref(&bytes[LENGTH / 2]) as u64;
+        assert!(touched.iter().any(|range| range.contains(&at)), "{touched:?}");
+        // Large pages may be 2 MiB.
+        assert!(touched.iter().map(|range| range.end - range.start).sum::<u64>() < 16 << 20, "{touched:?}");
     }
 
     #[test]

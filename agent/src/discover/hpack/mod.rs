@@ -18,6 +18,8 @@ use super::memory::{MAX_READ, ReadMemory};
 
 /// Bytes of memory that are searched of one process.
 const MAX_SEARCHED: u64 = 512 << 20;
+/// Pages of memory that a process may have mapped, touched or not: 16 GiB.
+const MAX_PAGES: u64 = 4 << 20;
 /// Tables that are returned of one process; two for each connection.
 const MAX_TABLES: usize = 1024;
 /// Entries of a table: 64 KiB of the smallest.
@@ -83,28 +85,40 @@ pub struct Found {
 
 /// All tables of a library in the writable anonymous memory of a process.
 pub fn find(memory: &dyn ReadMemory, maps: &Maps, library: Library) -> Found {
-    let mut found = Found::default();
+    let (mut found, mut pages) = (Found::default(), MAX_PAGES);
     for mapping in maps.iter() {
         if !may_hold(mapping) {
             continue;
         }
-        let mut at = mapping.start;
-        while at < mapping.end {
-            let length = usize::try_from(mapping.end - at).unwrap_or(MAX_READ).min(MAX_READ);
-            let room = found.searched < MAX_SEARCHED && found.tables.len() < MAX_TABLES;
-            match room {
-                true => search(memory, at, &readable(memory, at, length, &mut found), library, &mut found),
-                false => found.miss(at, length),
-            }
-            // Shapes that lie across two pieces are seen from the second.
-            at += if length > SHAPE { (length - SHAPE) as u64 } else { length as u64 }.max(8);
-            if length <= SHAPE {
-                break;
+        // Stacks and arenas are mostly pages that nobody has touched; to read them would make the kernel map them.
+        pages = pages.saturating_sub(mapping.size() / PAGE);
+        match memory.touched(mapping.start..mapping.end) {
+            _ if pages == 0 => found.miss(mapping.start, mapping.size()),
+            None => search_range(memory, mapping.start..mapping.end, library, &mut found),
+            Some(touched) => {
+                touched.into_iter().for_each(|range| search_range(memory, range, library, &mut found));
             }
         }
     }
     found.tables.dedup_by_key(|table| table.address);
     found
+}
+
+fn search_range(memory: &dyn ReadMemory, range: Range<u64>, library: Library, found: &mut Found) {
+    let mut at = range.start;
+    while at < range.end {
+        let length = usize::try_from(range.end - at).unwrap_or(MAX_READ).min(MAX_READ);
+        let room = found.searched < MAX_SEARCHED && found.tables.len() < MAX_TABLES;
+        match room {
+            true => search(memory, at, &readable(memory, at, length, found), library, found),
+            false => found.miss(at, length as u64),
+        }
+        // Shapes that lie across two pieces are seen from the second.
+        if length <= SHAPE {
+            break;
+        }
+        at += (length - SHAPE) as u64;
+    }
 }
 
 /// Memory as far as it is there: programs give pages back all the time. What is missing is zero.
@@ -123,7 +137,7 @@ fn readable(memory: &dyn ReadMemory, at: u64, length: usize, found: &mut Found) 
         let Some(part) = rest.get_mut(..length) else { break };
         if !memory.read(page, part) {
             part.fill(0);
-            found.miss(page, length);
+            found.miss(page, length as u64);
         }
         page += length as u64;
     }
@@ -131,8 +145,8 @@ fn readable(memory: &dyn ReadMemory, at: u64, length: usize, found: &mut Found) 
 }
 
 impl Found {
-    fn miss(&mut self, at: u64, length: usize) {
-        let end = at + length as u64;
+    fn miss(&mut self, at: u64, length: u64) {
+        let end = at + length;
         match self.missed.last_mut() {
             Some(last) if last.end >= at => last.end = last.end.max(end),
             _ => self.missed.push(at..end),
@@ -179,8 +193,9 @@ impl From<Option<Table>> for Proved {
 }
 
 fn search(memory: &dyn ReadMemory, base: u64, bytes: &[u8], library: Library, found: &mut Found) {
-    let all: Vec<u64> =
-        bytes.chunks_exact(8).map(|word| word.try_into().map_or(0, u64::from_le_bytes)).collect();
+    let words = bytes.chunks_exact(8).map(|word| word.try_into().map_or(0, u64::from_le_bytes));
+    // One may lie at the very end: it is shorter than the longest shape.
+    let all: Vec<u64> = words.chain([0; SHAPE / 8 - 1]).collect();
     for (at, words) in all.windows(SHAPE / 8).enumerate() {
         let Some(words) = words.first_chunk() else { continue };
         if !looks(words, library) {
@@ -204,9 +219,7 @@ fn search(memory: &dyn ReadMemory, base: u64, bytes: &[u8], library: Library, fo
 fn prove_steady(memory: &dyn ReadMemory, address: u64, mut words: Words, library: Library) -> Proved {
     for _ in 0..MAX_LOOKS {
         let proved = prove(memory, address, &words, library);
-        let Some(now) = memory.bytes(address, SHAPE).map(|bytes| self::words(&bytes)) else {
-            return Proved::No;
-        };
+        let now = words_at(memory, address);
         if now == words {
             return proved;
         }
@@ -218,10 +231,14 @@ fn prove_steady(memory: &dyn ReadMemory, address: u64, mut words: Words, library
     Proved::Unread
 }
 
-fn words(shape: &[u8]) -> Words {
+/// The words there; what lies beyond the end of memory is zero.
+fn words_at(memory: &dyn ReadMemory, address: u64) -> Words {
     let mut words = [0u64; SHAPE / 8];
-    for (word, eight) in words.iter_mut().zip(shape.chunks_exact(8)) {
-        *word = eight.try_into().map_or(0, u64::from_le_bytes);
+    let whole = memory.bytes(address, SHAPE).unwrap_or_default();
+    for (at, word) in words.iter_mut().enumerate() {
+        let bytes = whole.get(at * 8..).and_then(|bytes| bytes.first_chunk());
+        let single = || memory.word(address.saturating_add(at as u64 * 8)).unwrap_or_default();
+        *word = bytes.map_or_else(single, |bytes| u64::from_le_bytes(*bytes));
     }
     words
 }
@@ -495,6 +512,22 @@ mod tests {
         let [table] = &found.tables[..] else { panic!("{found:?}") };
         assert_eq!((table.library, table.inserted), (Library::Nghttp2, 42));
         assert_eq!(said(table), [":path: /a/B", "grpc-status: 0"]);
+    }
+
+    #[test]
+    fn a_table_at_the_very_end_of_what_is_there_is_found() {
+        let words = [
+            (0xffc8, HEAP + 0x1000),
+            (0xffd0, 1),
+            (0xffd8, 4),
+            (0xfff8, 41 | 4096 << 32),
+            (0x1000, HEAP + 0x3000),
+            (0x1008, 5),
+            (0x1010, HEAP + 0x3010),
+            (0x1018, 4),
+        ];
+        let (image, maps) = heap(&words, &[(0x3000, ":path"), (0x3010, "/a/B")]);
+        assert_eq!(find(&image, &maps, Library::XNet).tables.len(), 1);
     }
 
     #[test]
