@@ -730,9 +730,12 @@ fn lossy(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
+/// A connection, and what was called on it.
+type Called = (Talk, Vec<Sent>);
+
 /// As many calls as two processors can make, on eight connections.
 fn overrun(stage: &mut Stage) -> Result<()> {
-    let threads: Vec<JoinHandle<Result<(Talk, Vec<Sent>)>>> = (0..8)
+    let threads: Vec<JoinHandle<Result<Called>>> = (0..8)
         .map(|_| {
             std::thread::spawn(|| {
                 let (mut talk, mut sent) = (Talk::begin()?, Vec::new());
