@@ -2,6 +2,7 @@
 //!
 //! Nothing here starts or waits for anything but the lock that keeps two tests from sharing the machine.
 
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -53,11 +54,21 @@ pub fn joined<'a>(spans: &'a [SeenSpan], path: &str) -> Result<(&'a SeenSpan, &'
     Ok((client, server))
 }
 
+/// Spans by path, for those who look for many.
+pub fn by_path(spans: &[SeenSpan]) -> HashMap<&str, Vec<SeenSpan>> {
+    let mut paths: HashMap<&str, Vec<SeenSpan>> = HashMap::new();
+    for span in spans {
+        paths.entry(span.path()).or_default().push(span.clone());
+    }
+    paths
+}
+
 /// That no server span of these paths has a parent but its own client span.
 pub fn nothing_wrong(spans: &[SeenSpan], prefix: &str) -> Result<()> {
+    let by_id: HashMap<&str, &SeenSpan> = spans.iter().map(|span| (span.id.as_str(), span)).collect();
     for server in spans.iter().filter(|s| s.kind == Kind::Server && s.path().starts_with(prefix)) {
         if let Some(parent) = &server.parent {
-            let client = spans.iter().find(|span| &span.id == parent);
+            let client = by_id.get(parent.as_str());
             let client = client.with_context(|| format!("{} has a parent that never came", server.path()))?;
             ensure!(client.path() == server.path(), "{} is below {}", server.path(), client.path());
         }

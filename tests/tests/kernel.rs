@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use spandrel_tests::agent::{Agent, Options, Outcome};
 use spandrel_tests::apps::{self, Wiring};
-use spandrel_tests::checks::{joined, machine, nothing_wrong, one, scaled};
+use spandrel_tests::checks::{by_path, joined, machine, nothing_wrong, one, scaled};
 use spandrel_tests::driver::{self, Load, Progress};
 use spandrel_tests::otlp::{Kind, SeenSpan};
 use spandrel_tests::plan::{Plan, Shape};
@@ -264,10 +264,13 @@ fn fifty_busy_connections_are_traced_from_the_next_request() -> Result<()> {
         })?;
         let outcome = agent.stop()?;
         ensure!(after.len() > 1_000, "only {} requests began after the agent was ready", after.len());
+        let spans = by_path(&outcome.spans);
         let failures: Vec<_> = after
             .iter()
             .filter_map(|path| {
-                joined(&outcome.spans, path).err().map(|error| format!("{backend}: {error:#}"))
+                joined(spans.get(path).map_or(&[], Vec::as_slice), path)
+                    .err()
+                    .map(|error| format!("{backend}: {error:#}"))
             })
             .collect();
         println!(
@@ -299,8 +302,11 @@ fn racing_writers(backend: &str) -> Result<()> {
     let outcome = agent.stop()?;
     nothing_wrong(&outcome.spans, &format!("/writers-{backend}-"))?;
     let servers = servers(&outcome.spans);
+    let spans = by_path(&outcome.spans);
+    let whole = (0..count).map(|n| format!("/writers-{backend}-{n}"));
     let whole =
-        (0..count).filter(|n| joined(&outcome.spans, &format!("/writers-{backend}-{n}")).is_ok()).count();
+        whole.filter(|path| spans.get(path.as_str()).is_some_and(|spans| joined(spans, path).is_ok()));
+    let whole = whole.count();
     println!("{backend}: {whole} of {count} joined, {servers} server spans");
     ensure!(
         servers == count,
