@@ -4,8 +4,12 @@ use super::Claim::{Complete, OrphansNeverWrong};
 use super::Program::{Go, GoStyle, Threaded};
 use super::{Claim, Row, row};
 
-/// What the goroutine that waits, or the one that made it, proves without a probe.
+/// What the context of a call proves, whoever makes it.
 const PROVED: Claim = Complete(99.99);
+/// What the goroutine that waits for the answer proves. One that the kernel or the collector keeps from waiting until the answer
+/// is there is never seen to wait: of 9,000 calls beside compilers on two cores 156 had nobody waiting when they were sent, and
+/// one or two still nobody when they were answered.
+const WAITED: Claim = Complete(99.8);
 /// Nothing that is read without a probe says whose these are.
 const ORPHANS: Claim = OrphansNeverWrong { service: 1 };
 
@@ -16,8 +20,8 @@ const fn read(row: Row) -> Row {
 
 /// All rows.
 pub(super) const ROWS: &[Row] = &[
-    read(row("go", &[Go, Threaded], PROVED)),
-    Row { timer: 1, ..read(row("go-timer", &[Go, Threaded], PROVED)) },
+    read(row("go", &[Go, Threaded], WAITED)),
+    Row { timer: 1, ..read(row("go-timer", &[Go, Threaded], WAITED)) },
     Row { timer: 1, ..read(row("go-fan", &[GoStyle("fan", "plain"), Threaded], ORPHANS)) },
     read(row("go-late", &[GoStyle("late", "plain"), Threaded], ORPHANS)),
     Row { long: true, ..read(row("go-nested", &[GoStyle("nested", "plain"), Threaded], ORPHANS)) },
