@@ -173,9 +173,12 @@ pub unsafe fn transferred<M: Memory>(transfer: &Transfer) {
         }
         (*state).lost = record(index);
         let mut tracked = addr_of!((*progress).how).read_volatile() == frames::TRACKED;
-        if !tracked && (*state).born != 0 && (*state).follows == 0 && moved == total as u64 && word == 0 {
-            (*state).follows = frames::frames_meet(index, total, marks);
-            tracked = (*state).follows != 0;
+        // The first call of each direction: a server may write its SETTINGS before it reads the preface, which then confirms them.
+        if !tracked && (*state).born != 0 && moved == total as u64 && word == 0 {
+            tracked = frames::frames_meet(index, total, marks) != 0;
+            if tracked {
+                (*state).follows = 1;
+            }
         }
         if tracked {
             frames::frames_track(index);
