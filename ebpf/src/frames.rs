@@ -348,14 +348,13 @@ pub extern "C" fn frames_window(index: u32) -> u32 {
         (*call).window = if cut { PEEK } else { BLOCK };
         let end = at.wrapping_add(kept);
         // The last piece says that it is; if the call ends otherwise, `frames_follow` says so.
-        let ends_silent = cut && (*call).follower.left >= total.wrapping_sub(end);
-        let ends = !stuck && (ends_silent || end >= total);
+        let ends = !stuck && (*call).follower.omits_all(total.wrapping_sub(end));
         if (*call).writes != 0 && (kept > 0 || ends) {
             let mut marks = if (*call).wrote == 0 { FLAG_FIRST } else { 0 };
             let mut rest = REST_NOTHING;
             if ends {
                 marks |= FLAG_LAST;
-                if ends_silent && end < total {
+                if end < total {
                     rest = REST_SILENT;
                 }
             }

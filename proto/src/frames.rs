@@ -89,6 +89,12 @@ impl Follower {
         if self.left < bytes { self.left } else { bytes }
     }
 
+    /// Whether all of a call's last `bytes` may be left out: then what was sent before them is its last piece, and says so.
+    #[inline(always)]
+    pub const fn omits_all(&self, bytes: u32) -> bool {
+        self.omits(bytes) >= bytes
+    }
+
     /// Leaves out so many bytes of the payload.
     #[inline(always)]
     pub const fn omit(&mut self, bytes: u32) {
@@ -182,12 +188,13 @@ mod tests {
         let (mut kept, mut base) = (Vec::new(), 0);
         for &length in calls {
             let call = &stream[base..base + length];
-            let (mut at, mut size) = (0, window);
+            let (mut at, mut size, mut ended) = (0, window, true);
             while at < call.len() {
                 let omitted = follower.omits((call.len() - at) as u32);
                 follower.omit(omitted);
                 at += omitted as usize;
                 if at >= call.len() {
+                    assert!(ended, "the last piece of a call of {length} did not say that it is");
                     break;
                 }
                 let end = size.min(call.len() - at) as u32;
@@ -206,6 +213,7 @@ mod tests {
                     kept.push((base + at, call[at..at + place as usize].to_vec()));
                 }
                 at += place as usize;
+                ended = follower.omits_all((call.len() - at) as u32);
                 size = if cut { PEEK as usize } else { window };
             }
             base += length;
@@ -243,6 +251,8 @@ mod tests {
         check(&[(1, 30), (0, 5), (0, 20), (8, 4), (6, 8)], 4096);
         check(&[(1, 300), (0, 700), (1, 40), (0, 0), (0, 16), (3, 4)], 128);
         check(&[(0, 2000), (0, 2000), (1, 10), (0, 3000), (9, 100)], 64);
+        // What is looked at behind a long payload ends within a short one.
+        check(&[(0, 2000), (0, 52)], 64);
     }
 
     #[test]
