@@ -9,14 +9,14 @@
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::agent::{Agent, Options};
-use crate::grpc::wire::{DATA, END_HEADERS, HEADERS, PING, PREFACE, SETTINGS, frame, literal};
+use crate::grpc::wire::{DATA, END_HEADERS, HEADERS, PING, PREFACE, SETTINGS, connected, frame, literal};
 use crate::load::only;
 use crate::process::Scratch;
 
@@ -104,13 +104,7 @@ struct Pipe {
 
 impl Pipe {
     fn new() -> Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).context("listening")?;
-        let client = TcpStream::connect(listener.local_addr().context("asking for the port")?)
-            .context("connecting")?;
-        let (server, _) = listener.accept().context("accepting")?;
-        for socket in [&client, &server] {
-            socket.set_nodelay(true).context("switching Nagle off")?;
-        }
+        let (client, server) = connected()?;
         Ok(Self { client, server, buffer: vec![0; 128 * 1024] })
     }
 

@@ -23,7 +23,7 @@ fn pair(
     calls: Vec<spandrel_tests::grpc::calls::Call>,
     concurrency: usize,
 ) -> Row {
-    Row { client, server, calls, concurrency, connections: 1, late: None }
+    Row { client, server, calls, concurrency, connections: 1 }
 }
 
 #[test]

@@ -141,7 +141,7 @@ fn kinds(arguments: &Arguments, how: &How) -> Result<bool> {
     let mut good = true;
     for (client, server) in pairs(arguments)? {
         let calls = rows::every_kind(3);
-        let row = Row { client, server, calls, concurrency: 3, connections: 1, late: None };
+        let row = Row { client, server, calls, concurrency: 3, connections: 1 };
         good &= print(arguments, &row, rows::run(&row, how), |v| {
             v.wrong() == 0
                 && v.seen == v.ends
@@ -160,7 +160,7 @@ fn load(arguments: &Arguments, how: &How) -> Result<bool> {
     let mut good = true;
     for (client, server) in pairs(arguments)? {
         let calls = rows::unary(count, arguments.random);
-        let row = Row { client, server, calls, concurrency: 50, connections: 1, late: None };
+        let row = Row { client, server, calls, concurrency: 50, connections: 1 };
         good &=
             print(arguments, &row, rows::run(&row, how), |v| v.wrong() == 0 && v.joined_percent() >= 99.99);
     }
@@ -327,7 +327,7 @@ fn bulk(arguments: &Arguments, how: &How) -> Result<bool> {
     for (client, server) in pairs(arguments)? {
         let body = format!("n={MESSAGES} z=65536");
         let calls = vec![Call::streaming("ServerBulk", Kind::Server, &body, "")];
-        let row = Row { client, server, calls, concurrency: 1, connections: 1, late: None };
+        let row = Row { client, server, calls, concurrency: 1, connections: 1 };
         let report = rows::run(&row, how);
         let figures = report.as_ref().ok().and_then(|report| {
             let counters = &report.outcome.as_ref()?.counters;
@@ -359,7 +359,7 @@ fn long(arguments: &Arguments, how: &How) -> Result<bool> {
     let mut good = true;
     for (client, server) in pairs(arguments)? {
         let calls = vec![Call::streaming("ServerLong", Kind::Server, "n=60 i=500", "")];
-        let row = Row { client, server, calls, concurrency: 1, connections: 1, late: None };
+        let row = Row { client, server, calls, concurrency: 1, connections: 1 };
         good &= print(arguments, &row, rows::run(&row, how), |v| {
             v.wrong() == 0 && v.named == v.ends && v.duration == v.ends
         });

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
-use crate::agent::{Agent, Options, Outcome};
+use crate::agent::{Agent, Outcome};
 use crate::grpc::calls::{self, Call, Ends, Kind as Shape, Seen, status_name};
 use crate::grpc::hand::{Did, Hand};
 use crate::grpc::judge::method;
@@ -83,14 +83,7 @@ fn now() -> u64 {
 pub fn run(pairs: &[(Peer, Peer)], by_hand: &[Peer], how: &How) -> Result<(Vec<Line>, Option<Outcome>)> {
     let scratch = Scratch::new("grpc-ends")?;
     let mut table = Table { lines: Vec::new(), expected: Vec::new() };
-    let agent = match how.dry {
-        true => None,
-        false => {
-            let mut options = Options::new(&scratch).backend(&how.backend).arguments(how.arguments.clone());
-            options.environment.extend(how.environment.iter().cloned());
-            Some(Agent::start(&options)?)
-        }
-    };
+    let agent = how.agent(&scratch)?;
     for (client, server) in pairs {
         table.pair(*client, *server)?;
     }

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::agent::{Agent, Options, Outcome};
+use crate::agent::{Agent, Outcome};
 use crate::grpc::calls::status_name;
 use crate::grpc::judge::method;
 use crate::grpc::rows::{How, token};
@@ -103,11 +103,7 @@ fn case(
     if let Some(before) = before {
         before(&mut stage)?;
     }
-    let mut options = Options::new(&scratch)
-        .backend(&how.backend)
-        .arguments(["--pid", &std::process::id().to_string()])
-        .arguments(how.arguments.clone());
-    options.environment.extend(how.environment.iter().cloned());
+    let mut options = how.options(&scratch).arguments(["--pid", &std::process::id().to_string()]);
     options.environment.extend(variables.iter().map(|(key, value)| ((*key).into(), (*value).into())));
     let agent = Agent::start(&options)?;
     // As after any start: what is under way is met by its next bytes.
@@ -255,6 +251,11 @@ impl Talk {
         sent.push(Sent { method: method.to_owned(), statuses: vec![status], alone });
         Ok(())
     }
+}
+
+/// The least that a gRPC call begins with.
+fn head(path: &str) -> [(&'static str, &str); 4] {
+    [(":method", "POST"), (":scheme", "http"), (":path", path), ("content-type", "application/grpc")]
 }
 
 fn request(encoder: &mut Encoder, stream: u32, method: &str) -> Vec<u8> {
@@ -511,14 +512,7 @@ fn bomb(stage: &mut Stage) -> Result<()> {
         for number in 0..30 {
             let (stage_sent, talk) = (&mut stage.sent, stage.talks.last_mut().context("no connection")?);
             let (stream, name) = (talk.stream(), named("Bomb"));
-            let path = format!("/{name}");
-            let fields = [
-                (":method", "POST"),
-                (":scheme", "http"),
-                (":path", &path),
-                ("content-type", "application/grpc"),
-            ];
-            let mut block = talk.client.block(&fields);
+            let mut block = talk.client.block(&head(&format!("/{name}")));
             block.extend(talk.client.block(&[(field, &"b".repeat(3_900))]));
             // The entry that was inserted last, or is there: it fills the table, so it is the newest.
             block.extend([0xbe; 16_000 - 4_100]);
@@ -544,12 +538,7 @@ fn tables(stage: &mut Stage) -> Result<()> {
             let (stream, name) = (talk.stream(), named("Table"));
             // A size update to 256 MiB, and back to the encoder's own.
             let mut block = integer(0x20, 5, (1 << 28) - 1);
-            for (key, value) in [
-                (":method", "POST"),
-                (":scheme", "http"),
-                (":path", &*format!("/{name}")),
-                ("content-type", "application/grpc"),
-            ] {
+            for (key, value) in head(&format!("/{name}")) {
                 block.extend(literal(key, value));
             }
             for number in 0..150 {
@@ -703,14 +692,8 @@ fn never_ended(stage: &mut Stage) -> Result<()> {
         let mut bytes = Vec::new();
         for _ in 0..streams {
             let (stream, name) = (talk.stream(), named("Open"));
-            let path = format!("/{name}");
-            let fields = [
-                (":method", "POST"),
-                (":scheme", "http"),
-                (":path", &path),
-                ("content-type", "application/grpc"),
-            ];
-            bytes.extend(frame(HEADERS, END_HEADERS, stream, &talk.client.block(&fields)));
+            let block = talk.client.block(&head(&format!("/{name}")));
+            bytes.extend(frame(HEADERS, END_HEADERS, stream, &block));
             // The connection ends before they do, by its client.
             stage.sent.push(Sent { method: name, statuses: vec![1, 14], alone: None });
         }

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::agent::{Agent, Options};
 use crate::grpc::calls::{self, Call};
 use crate::grpc::judge;
 use crate::grpc::peers::{Load, Peer};
@@ -80,14 +79,7 @@ pub fn run(late: &Late, how: &How) -> Result<Report> {
             Ok(reached.exists())
         })?;
     }
-    let agent = match how.dry {
-        true => None,
-        false => {
-            let mut options = Options::new(&scratch).backend(&how.backend).arguments(how.arguments.clone());
-            options.environment.extend(how.environment.iter().cloned());
-            Some(Agent::start(&options)?)
-        }
-    };
+    let agent = how.agent(&scratch)?;
     // As after any start: what is under way is met by its next bytes.
     std::thread::sleep(Duration::from_millis(100));
     let began = std::time::Instant::now();

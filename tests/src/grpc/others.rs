@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::agent::{Agent, Options};
+use crate::agent::Agent;
 use crate::apps::source;
 use crate::grpc::calls::{self, Call, status_name};
 use crate::grpc::judge::method;
@@ -162,9 +162,7 @@ pub fn upgraded(how: &How) -> Result<Vec<Line>> {
 }
 
 fn start(how: &How, scratch: &Scratch) -> Result<Agent> {
-    let mut options = Options::new(scratch).backend(&how.backend).arguments(how.arguments.clone());
-    options.environment.extend(how.environment.iter().cloned());
-    Agent::start(&options)
+    Agent::start(&how.options(scratch))
 }
 
 fn judged(program: &'static str, requests: &[Request], spans: &[SeenSpan]) -> Line {

@@ -1,9 +1,8 @@
 //! The table of HTTP/2 and gRPC: what is sent between which peers, and what each row claims.
 //!
-//! Every row starts the server, the agent and the client (a late join: the client first), ends the agent and judges. None
-//! claims less than *nothing wrong*.
+//! Every row starts the server, the agent and the client, ends the agent and judges; a late join (`late`) starts the client
+//! first. None claims less than *nothing wrong*.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -12,7 +11,7 @@ use crate::agent::{Agent, Options, Outcome};
 use crate::grpc::calls::{self, Call, Ends, Kind};
 use crate::grpc::judge::{self, Verdict};
 use crate::grpc::peers::{Load, Peer};
-use crate::process::{Endpoint, Scratch, until};
+use crate::process::{Endpoint, Scratch};
 
 /// How a row is run.
 #[derive(Clone, Debug)]
@@ -25,6 +24,20 @@ pub struct How {
     pub environment: Vec<(String, String)>,
     /// Start no agent: only whether the programs work.
     pub dry: bool,
+}
+
+impl How {
+    /// The agent's options.
+    pub(crate) fn options<'a>(&'a self, scratch: &'a Scratch) -> Options<'a> {
+        let mut options = Options::new(scratch).backend(&self.backend).arguments(self.arguments.clone());
+        options.environment.extend(self.environment.iter().cloned());
+        options
+    }
+
+    /// The agent, unless none is wanted.
+    pub(crate) fn agent(&self, scratch: &Scratch) -> Result<Option<Agent>> {
+        if self.dry { Ok(None) } else { Agent::start(&self.options(scratch)).map(Some) }
+    }
 }
 
 impl Default for How {
@@ -112,49 +125,24 @@ pub struct Row {
     pub concurrency: usize,
     /// Connections that all make all calls.
     pub connections: usize,
-    /// The agent comes before this call; before the connection if there is none.
-    pub late: Option<usize>,
 }
 
 /// Runs a row.
 pub fn run(row: &Row, how: &How) -> Result<Report> {
     let scratch = Scratch::new("grpc")?;
-    let (file, log, gate): (PathBuf, PathBuf, PathBuf) =
-        (scratch.join("calls.tsv"), scratch.join("log.tsv"), scratch.join("gate"));
-    calls::write(&row.calls, row.late.map(|at| (at, gate.as_path())), &file)?;
+    let (file, log) = (scratch.join("calls.tsv"), scratch.join("log.tsv"));
+    calls::write(&row.calls, None, &file)?;
     let at = Endpoint::free()?;
     let _server = row.server.server(&at, &file, &scratch)?;
     let load = Load { calls: &file, log: &log, concurrency: row.concurrency, connections: row.connections };
-    let start = || -> Result<Option<Agent>> {
-        if how.dry {
-            return Ok(None);
-        }
-        let mut options = Options::new(&scratch).backend(&how.backend).arguments(how.arguments.clone());
-        options.environment.extend(how.environment.iter().cloned());
-        Agent::start(&options).map(Some)
-    };
-    let (agent, mut client);
-    if row.late.is_some() {
-        client = row.client.client(&at, &load, &scratch)?;
-        let reached = scratch.join("gate.reached");
-        until("the client has made its first calls", CLIENT, || {
-            ensure!(client.exited()?.is_none(), "the client ended: {}", client.output());
-            Ok(reached.exists())
-        })?;
-        agent = start()?;
-        // As after any start: what is under way is met by its next bytes.
-        std::thread::sleep(Duration::from_millis(100));
-        std::fs::write(&gate, "").context("opening the gate")?;
-    } else {
-        agent = start()?;
-        client = row.client.client(&at, &load, &scratch)?;
-    }
+    let agent = how.agent(&scratch)?;
+    let mut client = row.client.client(&at, &load, &scratch)?;
     let ready = agent.as_ref().map(|agent| cpu(agent.pid())).transpose()?.unwrap_or_default();
     let began = Instant::now();
     let status = client.wait(CLIENT)?;
     let elapsed = began.elapsed();
     ensure!(status.success(), "the client ended with {status}: {}", client.output());
-    let mut seen = calls::log(&log, row.late)?;
+    let seen = calls::log(&log, None)?;
     ensure!(
         seen.len() == row.calls.len() * row.connections,
         "the client made {} of {} calls: {}",
@@ -162,9 +150,6 @@ pub fn run(row: &Row, how: &How) -> Result<Report> {
         row.calls.len() * row.connections,
         client.output()
     );
-    if let Some(late) = row.late {
-        seen.retain(|log| log.index >= late);
-    }
     // Cancelled calls: the server's own end comes when its timer is over.
     std::thread::sleep(Duration::from_millis(700));
     let Some(agent) = agent else {
@@ -172,11 +157,7 @@ pub fn run(row: &Row, how: &How) -> Result<Report> {
     };
     let cpu = cpu(agent.pid())?.saturating_sub(ready);
     let outcome = agent.stop()?;
-    let verdict = if row.late.is_some() {
-        judge::judge_serial(&row.calls, &seen, &outcome.spans)
-    } else {
-        judge::judge(&row.calls, &seen, &outcome.spans)
-    };
+    let verdict = judge::judge(&row.calls, &seen, &outcome.spans);
     Ok(Report { verdict, outcome: Some(outcome), elapsed, cpu })
 }
 

@@ -190,6 +190,18 @@ pub enum Side {
     Server,
 }
 
+/// Both ends of a new connection over loopback, the client's first.
+pub fn connected() -> Result<(TcpStream, TcpStream)> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).context("listening")?;
+    let client =
+        TcpStream::connect(listener.local_addr().context("asking for the port")?).context("connecting")?;
+    let (server, _) = listener.accept().context("accepting")?;
+    for socket in [&client, &server] {
+        socket.set_nodelay(true).context("switching Nagle off")?;
+    }
+    Ok((client, server))
+}
+
 /// Both ends of a connection. Dropping it closes both.
 #[derive(Debug)]
 pub struct Wire {
@@ -200,13 +212,7 @@ pub struct Wire {
 impl Wire {
     /// A new connection over loopback.
     pub fn connect() -> Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).context("listening")?;
-        let client = TcpStream::connect(listener.local_addr().context("asking for the port")?)
-            .context("connecting")?;
-        let (server, _) = listener.accept().context("accepting")?;
-        for socket in [&client, &server] {
-            socket.set_nodelay(true).context("switching Nagle off")?;
-        }
+        let (client, server) = connected()?;
         Ok(Self { client: End::new(client), server: End::new(server) })
     }
 
