@@ -142,10 +142,7 @@ impl Recall {
                 let way = ways.iter().find(|(of, _)| of == direction);
                 let Some(parser) = way.and_then(|(_, way)| way.parser.as_ref()) else { continue };
                 let at = At { hpack: parser.hpack(), table: entries, inserted: *inserted, requests };
-                if lines(exchange, requests).any(|line| line.entry.is_some()) && at.is_legal(exchange) {
-                    at.fill(exchange);
-                    sink.ledger.exchanges_recalled += 1;
-                }
+                sink.ledger.exchanges_recalled += u64::from(at.tell(exchange));
             }
         }
     }
@@ -155,23 +152,17 @@ impl Recall {
         if !self.may || (self.asks >= MAX_ASKS && !self.asked && self.answer.is_none()) {
             return;
         }
-        let hides = |event: &Event| match event {
-            Event::Closed(exchange) => exchange
-                .stream
-                .as_ref()
-                .is_some_and(|stream| stream.hidden.iter().any(|line| line.entry.is_some())),
+        let held = |event: &Event| match event {
+            Event::Closed(exchange) => hides(exchange, true) || hides(exchange, false),
             Event::Opened { .. } | Event::Responding { .. } => false,
         };
-        if !sink.events.get(from..).is_some_and(|events| events.iter().any(hides)) {
+        if !sink.events.get(from..).is_some_and(|events| events.iter().any(held)) {
             return;
         }
         for event in sink.events.split_off(from) {
+            let waits = self.waiting.len() < self.room && held(&event);
             match event {
-                Event::Closed(exchange)
-                    if self.waiting.len() < self.room && hides(&Event::Closed(exchange.clone())) =>
-                {
-                    self.waiting.push(exchange);
-                }
+                Event::Closed(exchange) if waits => self.waiting.push(exchange),
                 event => sink.events.push(event),
             }
         }
@@ -256,8 +247,7 @@ impl Recall {
         let Some(parser) = way.parser.as_mut().filter(|parser| parser.is_proven()) else {
             return Belief::Settled;
         };
-        let hides = |exchange: &Exchange| lines(exchange, requests).any(|line| line.entry.is_some());
-        if !self.waiting.iter().any(|exchange| hides(exchange)) {
+        if !self.waiting.iter().any(|exchange| hides(exchange, requests)) {
             return Belief::Settled;
         }
         if way.inserted.since.0.saturating_add(QUIET) > answer.began.0 {
@@ -279,7 +269,7 @@ impl Recall {
                 for inserted in states(hpack, table, earliest) {
                     let at = At { hpack, table: &table.entries, inserted, requests };
                     let mut checked =
-                        self.waiting.iter().filter(|exchange| hides(exchange)).take(MAX_CHECKED);
+                        self.waiting.iter().filter(|exchange| hides(exchange, requests)).take(MAX_CHECKED);
                     if checked.all(|exchange| at.is_legal(exchange)) {
                         mine.push(Candidate::new(table, inserted));
                     }
@@ -304,10 +294,7 @@ impl Recall {
                 sink.ledger.tables_restored += 1;
                 let at = At { hpack, table: &entries, inserted, requests };
                 for exchange in &mut self.waiting {
-                    if lines(exchange, requests).any(|line| line.entry.is_some()) && at.is_legal(exchange) {
-                        at.fill(exchange);
-                        sink.ledger.exchanges_recalled += 1;
-                    }
+                    sink.ledger.exchanges_recalled += u64::from(at.tell(exchange));
                 }
                 parser.restore(&entries, inserted, limit);
                 self.restored.retain(|(of, _)| *of != direction);
@@ -322,6 +309,11 @@ impl Recall {
 fn lines(exchange: &Exchange, requests: bool) -> impl Iterator<Item = &Hidden> {
     let lines = exchange.stream.iter().flat_map(|stream| stream.hidden.iter());
     lines.filter(move |line| (line.part == Part::Request) == requests)
+}
+
+/// Whether a table could tell some of them.
+fn hides(exchange: &Exchange, requests: bool) -> bool {
+    lines(exchange, requests).any(|line| line.entry.is_some())
 }
 
 fn is_grpc(exchange: &Exchange) -> bool {
@@ -508,6 +500,15 @@ impl At<'_> {
             false => ended || !grpc || trailers.is_none(),
         };
         complete || !whole
+    }
+
+    /// Says what the hidden lines of an exchange are, if it has some and is legal then; whether it did.
+    fn tell(&self, exchange: &mut Exchange) -> bool {
+        let tells = hides(exchange, self.requests) && self.is_legal(exchange);
+        if tells {
+            self.fill(exchange);
+        }
+        tells
     }
 
     /// Says what the hidden lines of this direction are.
