@@ -108,6 +108,22 @@ unsafe fn copy(to: *mut Follower, from: *const Follower) {
     }
 }
 
+/// At the first byte of a call of `total` bytes.
+///
+/// # Safety
+/// `call` must be map memory.
+#[inline(always)]
+unsafe fn start(call: *mut Following, total: u32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        addr_of_mut!((*call).at).write_volatile(0);
+        addr_of_mut!((*call).total).write_volatile(total);
+        addr_of_mut!((*call).window).write_volatile(BLOCK);
+        addr_of_mut!((*call).omitted).write_volatile(0);
+        addr_of_mut!((*call).blocks).write_volatile(0);
+    }
+}
+
 /// Finds out what to do with the call that is described in the scratch space. `marks`: bit 0 it receives, bit 1 it moved the
 /// first bytes that were seen of its direction. `word`: its policy.
 #[unsafe(no_mangle)]
@@ -123,13 +139,9 @@ pub extern "C" fn frames_begin(index: u32, total: u32, word: u64, marks: u32) ->
             Some(kept) => copy(follower, kept),
             None => (*follower).begin(MODE_LOST, position, 0),
         }
-        addr_of_mut!((*call).at).write_volatile(0);
-        addr_of_mut!((*call).total).write_volatile(total);
-        addr_of_mut!((*call).window).write_volatile(BLOCK);
+        start(call, total);
         addr_of_mut!((*call).writes).write_volatile(1);
         addr_of_mut!((*call).wrote).write_volatile(0);
-        addr_of_mut!((*call).omitted).write_volatile(0);
-        addr_of_mut!((*call).blocks).write_volatile(0);
         let mode = addr_of!((*follower).mode).read_volatile();
         if mode == MODE_FIRST && marks & 2 != 0 {
             (*follower).begin(MODE_KNOWN, position, 0);
@@ -274,11 +286,7 @@ pub extern "C" fn frames_meet(index: u32, total: u32, marks: u32) -> u32 {
         } else {
             return 0;
         }
-        addr_of_mut!((*call).at).write_volatile(0);
-        addr_of_mut!((*call).total).write_volatile(total);
-        addr_of_mut!((*call).window).write_volatile(BLOCK);
-        addr_of_mut!((*call).omitted).write_volatile(0);
-        addr_of_mut!((*call).blocks).write_volatile(0);
+        start(call, total);
     }
     1
 }
