@@ -24,3 +24,4 @@ pub mod screen;
 pub mod stitch;
 pub mod stream;
 pub mod tls;
+pub mod wait;

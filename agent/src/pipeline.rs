@@ -34,8 +34,8 @@ use crate::stitch::{Endpoints, Input, Output, Serving, Stitcher};
 use crate::stream::{self, Event, Streams};
 use crate::{clock, log, tls};
 
-/// Records handled before the other work gets its turn.
-const BATCH: usize = 4096;
+/// Records handled before the other work gets its turn: after so many there may be more.
+pub const BATCH: usize = 4096;
 
 /// Records handled between two looks for the secrets of TLS sessions.
 const STEP: usize = 256;

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rand::SeedableRng as _;
@@ -31,16 +30,9 @@ use crate::probe::{attach, check, plan};
 use crate::screen::Screen;
 use crate::stitch::{self, Stitcher, sampler::Sampler};
 use crate::stream::{self, Streams};
+use crate::wait::{self, Wait, Woken};
 use crate::{books, clock, log};
 
-/// While records come, the ring is looked at so often: the traced program pays for being waited for, a
-/// timer costs it nothing.
-const BUSY: u8 = 1;
-/// While none come, milliseconds. A record does not end the wait, unless the ring is half full: being waited
-/// for would cost the traced program microseconds.
-const IDLE: u8 = 10;
-/// How long after the last record the agent counts as busy.
-const BUSY_FOR: Duration = Duration::from_millis(100);
 /// How long the end may take.
 const FLUSH: Duration = Duration::from_secs(5);
 
@@ -180,33 +172,22 @@ fn attach_best(
 }
 
 fn watch(pipeline: &mut Pipeline, signals: &SignalFd) -> anyhow::Result<()> {
-    let mut busy = Instant::now();
+    let wait = Wait::new(pipeline.ring(), signals)?;
+    let mut last_record = Instant::now();
     let mut refreshed = Instant::now();
     loop {
-        if pipeline.turn() > 0 {
-            busy = Instant::now();
+        let found = pipeline.turn();
+        if found > 0 {
+            last_record = Instant::now();
         }
         if refreshed.elapsed() >= Duration::from_secs(1) {
             refreshed = Instant::now();
             pipeline.refresh();
         }
-        let signal = PollFd::new(std::os::fd::AsFd::as_fd(signals), PollFlags::POLLIN);
-        let came = if busy.elapsed() < BUSY_FOR {
-            // Not for the ring: it would be readable at once, and each look would find one record.
-            poll(&mut [signal], PollTimeout::from(BUSY))
-        } else {
-            let ring = PollFd::new(std::os::fd::AsFd::as_fd(pipeline.ring()), PollFlags::POLLIN);
-            let mut both = [signal, ring];
-            poll(&mut both, PollTimeout::from(IDLE)).map(|_| i32::from(both[0].any().unwrap_or(false)))
-        };
-        match came {
-            Ok(0) | Err(nix::errno::Errno::EINTR) => {}
-            Ok(_) => {
-                // Taken off, so that a second one is seen as such.
-                let _ = signals.read_signal();
-                return Ok(());
-            }
-            Err(error) => return Err(error).context("waiting for records"),
+        if wait.wait(wait::pause(found, last_record.elapsed()))? == Woken::Signal {
+            // Taken off, so that a second one is seen as such.
+            let _ = signals.read_signal();
+            return Ok(());
         }
     }
 }

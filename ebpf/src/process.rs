@@ -78,7 +78,8 @@ pub unsafe fn executed(task: *const u8, program: *const u8) {
             }
         }
         addr_of_mut!((*exec).arguments_length).write(length as u32);
-        ring::write(exec as *mut u8, size_of::<Exec>() as u64);
+        // Its environment is in no record: it is read from the process, which may soon be gone.
+        ring::write_and_wake(exec as *mut u8, size_of::<Exec>() as u64);
     }
 }
 
