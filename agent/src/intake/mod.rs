@@ -28,6 +28,7 @@ use zeroize::Zeroize as _;
 use crate::discover::runtimes::ProbeSet;
 use crate::identity::{ConnectionId, Direction, Monotonic, ProcessKey};
 use crate::probe::attach::Attached;
+use crate::probe::load::load;
 use crate::probe::pod::{PodFound, PodLoss, PodPending, PodPlan};
 use policies::Policies;
 pub use uprobes::Ledger as UprobeLedger;
@@ -244,7 +245,7 @@ impl Kernel {
         let program = ebpf.program_mut("session_begun").ok_or_else(|| anyhow!("there is no such program"))?;
         let program: &mut UProbe = program.try_into()?;
         if program.fd().is_err() {
-            program.load().context("loading session_begun")?;
+            load(|| program.load()).context("loading session_begun")?;
         }
         let link =
             program.attach(UProbeAttachLocation::AbsoluteOffset(offset), path, UProbeScope::AllProcesses);

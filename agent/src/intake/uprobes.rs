@@ -18,6 +18,7 @@ use aya::programs::{Program, UProbe};
 use super::WalkMaps;
 use crate::discover::runtimes::{ProbePoint, ProbeSet};
 use crate::identity::{Monotonic, ProcessKey};
+use crate::probe::load::load;
 
 /// All sets that are on.
 #[derive(Default)]
@@ -170,7 +171,7 @@ fn attach(
             let known = point.addresses.iter().all(|&at| walks.probe(process, at, &point.walk));
             let program = program(ebpf)?;
             if program.fd().is_err() {
-                program.load().context("loading the program for probed instructions")?;
+                load(|| program.load()).context("loading the program for probed instructions")?;
             }
             let link = match known {
                 true => {

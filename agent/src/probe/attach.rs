@@ -15,11 +15,11 @@ use aya::{Btf as LoaderBtf, Ebpf, EbpfLoader};
 use spandrel_proto::layout::Run;
 
 use super::feature::{Feature, Found};
+use super::load::load;
 use super::plan::{Backend, Hook, Plan};
+use super::pod::{PodLearned, PodOffsets, PodRun};
 use crate::clock;
 use crate::identity::Monotonic;
-
-use super::pod::{PodLearned, PodOffsets, PodRun};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/spandrel"));
 
@@ -92,11 +92,13 @@ pub fn attach(plan: &Plan, found: &Found, options: Options) -> anyhow::Result<At
         let doing = || format!("loading {name} for {hook}");
         match (program(&mut ebpf, name)?, hook) {
             (Program::BtfTracePoint(program), Hook::Typed(tracepoint)) => {
-                program.load(tracepoint, &btf).with_context(doing)?;
+                load(|| program.load(tracepoint, &btf)).with_context(doing)?;
             }
             // A program that serves several calls is loaded once.
             (Program::TracePoint(program), Hook::CallExit(_)) if program.fd().is_ok() => {}
-            (Program::TracePoint(program), Hook::CallExit(_)) => program.load().with_context(doing)?,
+            (Program::TracePoint(program), Hook::CallExit(_)) => {
+                load(|| program.load()).with_context(doing)?
+            }
             _ => bail!("program {name} cannot be attached to {hook}"),
         }
     }

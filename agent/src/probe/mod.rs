@@ -10,6 +10,7 @@ pub mod attach;
 pub mod btf;
 pub mod check;
 pub mod feature;
+pub mod load;
 pub mod plan;
 pub mod pod;
 pub mod sessions;
