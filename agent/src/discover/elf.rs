@@ -302,6 +302,14 @@ impl Elf {
         })
     }
 
+    /// Whether an address lies in what the program writes to.
+    pub fn is_data(&self, address: u64) -> bool {
+        self.segments.iter().any(|segment| {
+            let end = segment.address.checked_add(segment.memory_size);
+            segment.write && address >= segment.address && end.is_some_and(|end| address < end)
+        })
+    }
+
     /// The GNU build id: the same for all copies of one build.
     pub fn build_id(&self) -> Option<Vec<u8>> {
         self.notes.iter().find_map(|&(offset, size)| {

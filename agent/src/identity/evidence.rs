@@ -64,6 +64,8 @@ pub struct Facts {
     pub owns: Vec<Key>,
     /// If it sends a request, or reads the answer to one: whose that is, strongest first.
     pub claims: Vec<Claim>,
+    /// If it sends a request, or reads the answer to one: who waits, at this time, for something that the caller holds.
+    pub held: Vec<Key>,
     /// If it reads a request: what the process had not made by then.
     pub gate: Option<Gate>,
     /// Nothing could be claimed now; the call that reads the answer may know.
@@ -75,7 +77,8 @@ pub struct Facts {
 impl Facts {
     /// Whether they say nothing at all.
     pub fn is_empty(&self) -> bool {
-        self.owns.is_empty() && self.claims.is_empty() && self.gate.is_none() && !self.later && !self.more
+        let Self { owns, claims, held, gate, later, more } = self;
+        owns.is_empty() && claims.is_empty() && held.is_empty() && gate.is_none() && !later && !more
     }
 }
 

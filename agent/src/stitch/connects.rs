@@ -252,6 +252,7 @@ impl Stitcher {
                 process: connect.process,
                 called: connect.asked,
                 claims,
+                held: &[],
                 own: None,
                 hopeful: false,
                 patient: connect.patience > self.clock,

@@ -13,7 +13,9 @@
 //! Lineage is no proof: a worker that one request starts and that works for all descends from that request, and nothing that
 //! can be read tells it from a task that works for its maker. So such a link is `inferred`, made only where that is allowed,
 //! and even then only some time after the maker's request is over, if the task, with all that it made, made no call since;
-//! one that has made a single call in its life may have made it then. A process in which what descends from one request was
+//! one that has made a single call in its life may have made it then. Two things together are a proof: the request made the
+//! task, and it is the one that waits for something that the task *holds*; then the link is `task`, under the same conditions.
+//! If another request waits for what the task holds, lineage says nothing, and that one is `inferred`. A process in which what descends from one request was
 //! seen to answer another is *doubted*: nothing is inferred of it from then on, nor what waited until then.
 //!
 //! It must never choose among candidates, or compare keys of two processes.
@@ -122,7 +124,7 @@ impl Tasks {
         }
         self.calls.insert(task, Calls { count: 1, last: at });
         self.calls_by_age.push_back(task);
-        if self.calls_by_age.len() > MAX_BIRTHS
+        if self.calls_by_age.len() > MAX_CALLS
             && let Some(oldest) = self.calls_by_age.pop_front()
         {
             self.calls.remove(&oldest);
@@ -152,6 +154,13 @@ struct Owner {
     shared: bool,
 }
 
+impl Owner {
+    /// What the process had not made when this request was read, if that was asked.
+    fn gate(&self) -> Option<&Gate> {
+        self.gate.as_ref()?.gate.as_ref()
+    }
+}
+
 /// A request that is over and whose keys are remembered.
 #[derive(Debug)]
 pub(super) struct Past {
@@ -169,6 +178,9 @@ pub(super) struct Told {
     keys: Vec<Key>,
     /// A client's claims, lineage included, strongest first.
     claims: Vec<Line>,
+    /// Who waits for what the caller of a client holds, if anybody does.
+    #[expect(clippy::box_collection, reason = "eight bytes in each node, most of which have none")]
+    held: Option<Box<Vec<Key>>>,
     /// What it will be linked to by lineage if its task calls nothing more.
     likely: Option<Likely>,
     /// The answer's read may bring more.
@@ -224,6 +236,8 @@ pub(super) struct Claimed<'a> {
     pub called: Monotonic,
     /// Who owned this key then? Strongest first.
     pub claims: &'a [Line],
+    /// Who waited for what the caller holds?
+    pub held: &'a [Key],
     /// The request that it carries, which did not ask for it.
     pub own: Option<NodeId>,
     /// More may be claimed.
@@ -232,6 +246,14 @@ pub(super) struct Claimed<'a> {
     pub patient: bool,
     /// Where a link that is only likely yet is noted: the request is remembered no longer than its keys.
     pub likely: &'a Cell<Option<Likely>>,
+}
+
+/// The requests that wait for what a caller holds.
+#[derive(Clone, Copy)]
+enum Waiting {
+    None,
+    One(NodeId),
+    Several,
 }
 
 enum Found {
@@ -464,6 +486,12 @@ impl Stitcher {
         }
         // What proves more is asked first.
         claims.sort_by_key(|line| !line.below.is_empty());
+        for key in facts.held.iter().take(MAX_CLAIMS) {
+            let held = client.told.held.get_or_insert_default();
+            if !held.contains(key) {
+                held.push(*key);
+            }
+        }
     }
 
     /// What the tasks claim that asked for a connection, if that is for this rule to decide.
@@ -511,6 +539,7 @@ impl Stitcher {
             process: client.process,
             called: client.began,
             claims: &client.told.claims,
+            held: client.told.held.as_deref().map_or(&[], Vec::as_slice),
             own: self.own_server(node),
             hopeful: client.told.later && matches!(client.phase, Phase::Open),
             patient: !self.patience_is_over(node),
@@ -542,6 +571,10 @@ impl Stitcher {
     pub(super) fn judge(&self, claimed: &Claimed<'_>) -> Option<Choice> {
         let tasks = self.owned.tasks.get(&claimed.process);
         let first = tasks.and_then(|tasks| tasks.undetermined.first()).map(|&(from, _)| from);
+        if first.is_some_and(|first| !claimed.held.is_empty() && first <= claimed.called) {
+            return None;
+        }
+        let waiting = tasks.map_or(Waiting::None, |tasks| self.waiting_for_held(tasks, claimed));
         let mut cause = Orphan::NoOwner;
         for Line { at, claim, below } in claimed.claims {
             // A request that began later cannot have owned anything then.
@@ -552,7 +585,19 @@ impl Stitcher {
                 Found::One(_, from, _) if self.lost_between(from, claimed.called) => {
                     cause = Orphan::RecordsLost;
                 }
-                Found::One(owner, _, over) if allowed(claim.method, self.settings.weakest_link) => {
+                Found::One(owner, _, over) => {
+                    let method = match waiting {
+                        Waiting::One(waiting) if claim.born.is_some() && waiting == owner => LinkMethod::Task,
+                        Waiting::One(..) | Waiting::Several if !below.is_empty() => {
+                            cause = Orphan::WorksOn;
+                            continue;
+                        }
+                        _ => claim.method,
+                    };
+                    if !allowed(method, self.settings.weakest_link) {
+                        cause = Orphan::WeakestLink;
+                        continue;
+                    }
                     let proved = below.is_empty() && claim.method != LinkMethod::Inferred;
                     if let (Some(tasks), false) = (tasks, proved) {
                         if tasks.doubted {
@@ -565,15 +610,13 @@ impl Stitcher {
                             cause = Orphan::WorksOn;
                             continue;
                         }
-                        let (method, below) = (claim.method, below.clone());
-                        let likely = Likely { owner, method, over, below };
+                        let likely = Likely { owner, method, over, below: below.clone() };
                         let choice = self.certain(claimed.process, claimed.called, &likely);
                         claimed.likely.set(Some(likely));
                         return choice;
                     }
-                    return Some(self.link_to(owner, claim.method));
+                    return Some(self.link_to(owner, method));
                 }
-                Found::One(..) => cause = Orphan::WeakestLink,
                 Found::Shared => return (!claimed.patient).then_some(Choice::Orphan(Orphan::KeyShared)),
                 Found::None => {}
             }
@@ -581,12 +624,36 @@ impl Stitcher {
         if claimed.hopeful || claimed.patient {
             return None;
         }
+        let inferred = allowed(LinkMethod::Inferred, self.settings.weakest_link);
+        match waiting {
+            Waiting::One(owner) if inferred && tasks.is_some_and(|tasks| !tasks.doubted) => {
+                return Some(self.link_to(owner, LinkMethod::Inferred));
+            }
+            _ => {}
+        }
         let unfinished = tasks.and_then(|tasks| tasks.unfinished.first());
         if claimed.claims.iter().any(|line| unfinished.is_some_and(|(from, _)| *from <= line.at)) {
             return None;
         }
         let serves = tasks.is_some_and(|tasks| !tasks.owners.is_empty());
         Some(if serves || cause != Orphan::NoOwner { Choice::Orphan(cause) } else { Choice::Root })
+    }
+
+    /// Whose request it is that waited for what the caller holds.
+    fn waiting_for_held(&self, tasks: &Tasks, claimed: &Claimed<'_>) -> Waiting {
+        let mut waiting = Waiting::None;
+        for &key in claimed.held {
+            let claim = Claim { key, at: None, born: None, method: LinkMethod::Inferred };
+            waiting = match (find(tasks, claimed, claimed.called, &claim), waiting) {
+                (Found::None, same) => same,
+                // A request may have ended, and another begun, unseen.
+                (Found::One(_, from, _), _) if self.lost_between(from, claimed.called) => Waiting::Several,
+                (Found::One(node, ..), Waiting::None) => Waiting::One(node),
+                (Found::One(node, ..), Waiting::One(known)) if node == known => Waiting::One(known),
+                (Found::One(..) | Found::Shared, _) => Waiting::Several,
+            };
+        }
+        waiting
     }
 
     /// Whether records were lost in this time: then a request may have ended, and another begun, unseen.
@@ -633,10 +700,11 @@ fn find(tasks: &Tasks, claimed: &Claimed<'_>, at: Monotonic, claim: &Claim) -> F
     let owners = owners.known.iter().filter(|owner| Some(owner.node) != claimed.own);
     if let Some(task) = claim.born {
         let made = |owner: &&Owner| {
-            let gate = owner.gate.as_ref().and_then(|facts| facts.gate.as_ref());
-            owner.from <= claimed.called && gate.is_some_and(|gate: &Gate| gate.is_before(task))
+            owner.from <= claimed.called && owner.gate().is_none_or(|gate| gate.is_before(task))
         };
         return match owners.filter(made).max_by_key(|owner| (owner.from, owner.node)) {
+            // It may have been made in this one's time, or in an earlier one's.
+            Some(owner) if owner.gate().is_none() => Found::None,
             Some(owner) if owner.shared => Found::Shared,
             Some(owner) => Found::One(owner.node, owner.from, owner.until),
             None => Found::None,
@@ -687,8 +755,10 @@ const MAX_LIVES: usize = 4;
 /// How long after a request a task that it made is watched for further calls, nanoseconds, before it is believed to have
 /// worked for that request alone.
 const WORKS_ON: u64 = 300_000_000;
-/// Births remembered of one process, and tasks whose calls are: some seconds of a busy one.
+/// Births remembered of one process: some seconds of a busy one.
 const MAX_BIRTHS: usize = 65_536;
+/// Tasks of one process whose calls are remembered; of one that is forgotten nothing is believed.
+const MAX_CALLS: usize = 16_384;
 /// Calls told of between two looks.
 const MAX_UNOWNED: usize = 256;
 /// How long a call waits for requests that are told late, nanoseconds: pieces behind a hole are held for 50 ms.

@@ -5,8 +5,10 @@
 // Styles: inline (the handler calls), fan (a goroutine for each call, waited for), nested (a goroutine of a goroutine),
 // late (the handler answers, a goroutine of its calls afterwards), pool (eight workers and a queue with a backlog; the
 // handler waits for the answer), lazy (as pool, but the first request starts the workers), drain (a goroutine that a
-// request starts if none is there, and that works until the queue is empty, for whomever that was). With context=1 the
-// request's context is passed with each call, without it none is.
+// request starts if none is there, and that works until the queue is empty, for whomever that was), collect (as fan, but
+// the handler receives what each sends), flush (goroutines that nobody waits for, but that all are in one WaitGroup, and
+// every third request waits for that), tokens (as lazy, but nobody waits for a job: handlers and workers hand each other
+// tokens). With context=1 the request's context is passed with each call, without it none is.
 package main
 
 import (
@@ -19,6 +21,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -123,6 +126,36 @@ func drain() {
 	}
 }
 
+type pending struct{ all sync.WaitGroup }
+
+var (
+	inFlight = &pending{}
+	requests atomic.Int64
+	tokens   = make(chan struct{}, 4)
+)
+
+func detach(pending *pending, path string, from http.Header) {
+	defer pending.all.Done()
+	time.Sleep(2 * time.Millisecond)
+	call(context.Background(), path, from)
+}
+
+var tokenWorkers sync.Once
+
+func takeTokens(jobs chan job, tokens chan struct{}) {
+	for job := range jobs {
+		call(job.ctx, job.path, job.from)
+		tokens <- struct{}{}
+	}
+}
+
+func startTokens() {
+	for worker := 0; worker < 4; worker++ {
+		tokens <- struct{}{}
+		go takeTokens(jobs, tokens)
+	}
+}
+
 func serve(w http.ResponseWriter, r *http.Request) {
 	todo := table[r.URL.Path]
 	time.Sleep(todo.delay)
@@ -133,6 +166,7 @@ func serve(w http.ResponseWriter, r *http.Request) {
 		ctx = context.WithValue(r.Context(), key{}, r.URL.Path)
 	}
 	var all sync.WaitGroup
+	results := make(chan string)
 	for _, path := range todo.calls {
 		path := path
 		switch settings["style"] {
@@ -150,6 +184,18 @@ func serve(w http.ResponseWriter, r *http.Request) {
 					call(ctx, path, r.Header)
 				}()
 			}()
+		case "collect":
+			go func() {
+				call(ctx, path, r.Header)
+				results <- path
+			}()
+		case "flush":
+			inFlight.all.Add(1)
+			go detach(inFlight, path, r.Header.Clone())
+		case "tokens":
+			tokenWorkers.Do(startTokens)
+			<-tokens
+			jobs <- job{ctx, path, r.Header.Clone(), nil}
 		case "late":
 			from := r.Header.Clone()
 			go func() {
@@ -170,6 +216,14 @@ func serve(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	all.Wait()
+	if settings["style"] == "collect" {
+		for range todo.calls {
+			<-results
+		}
+	}
+	if settings["style"] == "flush" && requests.Add(1)%3 == 0 {
+		inFlight.all.Wait()
+	}
 	w.Header().Set("Content-Length", strconv.Itoa(todo.size))
 	w.Write(filler[:todo.size])
 }

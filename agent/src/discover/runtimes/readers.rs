@@ -197,7 +197,10 @@ impl Readers {
     fn carry_out(&mut self, process: ProcessKey) {
         for wish in self.wishes.drain(..) {
             match wish {
-                Wish::Walks(walks) => self.orders.push(Order::Walk(process, walks)),
+                Wish::Walks(walks) => {
+                    log::info(format_args!("process {}: more is read at its calls from now on", process.pid));
+                    self.orders.push(Order::Walk(process, walks));
+                }
                 Wish::Observe(set) => self.orders.push(Order::Observe(process, set)),
                 Wish::Unobserve(name) => self.orders.push(Order::Unobserve(process, name)),
                 Wish::Doubt => self.orders.push(Order::Doubt(process)),

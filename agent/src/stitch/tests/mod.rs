@@ -14,7 +14,8 @@
 //! flags), `at=-3` (reported to have happened 3 ms earlier), `intake`.
 //!
 //! Evidence, also on `begins` and `answers`: `owns=5` (a key), `claims=5`, `claims=5@-3` (who owned it 3 ms before),
-//! `claims=5^41` (who owned it and made task 41), `gate=40` (tasks up to 40 were made before), `later`,
+//! `claims=5^41` (who owned it and made task 41), `gate=40` (tasks up to 40 were made before),
+//! `held=5` (who waits for what the caller holds), `later`,
 //! `more` (the answer tells more keys).
 //! `web.1 bears 7 5`: task 5 makes task 7. `web.1 asks x1` (flags as `calls`): a connection is asked for; `connected x1`,
 //! `refused x1` (errno 111), `dropped x1` (no error): what becomes of it. A span shows its events as `!name`.
@@ -275,6 +276,7 @@ fn fact(facts: &mut Facts, time: u64, word: &str) -> bool {
         ("likely", text) => {
             facts.claims.push(Claim { key: key(text), at: None, born: None, method: LinkMethod::Inferred });
         }
+        ("held", value) => facts.held.push(key(value)),
         ("gate", last) => facts.gate = Some(Gate { last: last.parse().unwrap(), batches: Vec::new() }),
         ("later", _) => facts.later = true,
         ("more", _) => facts.more = true,

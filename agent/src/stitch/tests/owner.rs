@@ -214,6 +214,87 @@ fn lineage_links_only_where_that_is_allowed() {
     assert_eq!(ledger.orphans.weakest_link, 2);
 }
 
+/// The request's task 1 made task 45, which calls once the request waits for something that it holds.
+const FAN: &str = "web.1 reads s1 /a born many owns=1 gate=40
+     web.1 reads s2 /b born many owns=2 gate=41
+     web.9 calls c1 /x born many claims=45 claims=1^45 later
+     web.9 gets c1 claims=45 claims=1^45 held=1
+     web.1 answers s1
+     wait 200
+     web.1 answers s2
+     wait 800";
+
+#[test]
+fn a_task_belongs_to_the_request_that_made_it_and_waits_for_what_it_holds() {
+    let tree = "
+         server web /a
+           client web /x task
+         server web /b";
+    assert_eq!(check(FAN, tree).links.task, 1);
+}
+
+#[test]
+fn who_waits_for_what_a_task_holds_without_having_made_it_proves_nothing_by_itself() {
+    let tree = "
+         server web /a
+         server web /b
+         client web /x";
+    assert_eq!(check(&FAN.replace("held=1", "held=2"), tree).orphans.works_on, 1);
+    assert_eq!(check(&FAN.replace("held=1", "held=1 held=2"), tree).orphans.works_on, 1);
+    let nobody = check(&FAN.replace("held=1", "held=7"), tree);
+    assert_eq!(nobody.orphans.weakest_link, 1);
+    // Where habits are believed, the one that waits is.
+    let tree = "
+         server web /a
+         server web /b
+           client web /x inferred";
+    check_with(inferring(), &FAN.replace("held=1", "held=2"), tree);
+}
+
+#[test]
+fn a_task_that_an_earlier_request_of_its_maker_made_is_not_this_ones_whoever_waits() {
+    // As when a request waits for everything that earlier ones left behind.
+    let script = "web.1 reads s1 /a born many owns=1 gate=40
+         web.1 answers s1
+         web.1 reads s1 /flush born many owns=1 gate=50
+         web.9 calls c1 /x born many claims=1^45 held=1
+         web.9 gets c1
+         web.1 answers s1
+         wait 800";
+    let tree = "
+         server web /a
+         server web /flush
+         client web /x";
+    assert_eq!(check(script, tree).orphans.works_on, 1);
+}
+
+#[test]
+fn a_worker_that_calls_on_is_not_its_makers_even_if_that_one_waits_for_it() {
+    let script = FAN.replace("wait 200", "web.9 calls c2 /y born many claims=1^45\nweb.9 gets c2\nwait 200");
+    let tree = "
+         server web /a
+         server web /b
+         client web /x
+         client web /y";
+    assert_eq!(check(&script, tree).orphans.works_on, 1);
+}
+
+#[test]
+fn of_whom_it_is_not_known_what_had_been_made_by_then_the_tasks_are_nobodys() {
+    let script = "web.1 reads s1 /a born many owns=1 gate=40
+         web.1 answers s1
+         web.1 reads s1 /b born many owns=1
+         web.9 calls c1 /x born many claims=1^45
+         web.9 gets c1
+         web.1 answers s1
+         wait 800";
+    let tree = "
+         server web /a
+         server web /b
+         client web /x";
+    check_with(inferring(), script, tree);
+}
+
 #[test]
 fn what_a_worker_makes_for_each_job_descends_from_a_worker() {
     // Task 8 is made by the request's task 7, and makes a task for each call.

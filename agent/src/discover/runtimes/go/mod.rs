@@ -7,13 +7,14 @@
 //!            context of the request that is served, if the program passes that on (`task`)
 //!   server   the goroutine of the connection is the owner, from the read of the request on; when it writes the answer,
 //!            the connection names the request and so its context
-//!   birth    a goroutine's number says whether it was made after a request was read (`Gate`): who made it is `inferred`,
-//!            and looked for only where that is allowed
+//!   birth    a goroutine's number says whether it was made after a request was read (`Gate`): that one made it. By itself
+//!            that is `inferred`; it is a proof (`task`) if that request waits for something that the goroutine holds (`held`)
 //! ```
 //! No probe is needed for any of it. Facts: layouts by version (`layout`), functions by name from the table that every
 //! Go program carries (`table`), the rest is found and proved on the live process. It must never link by a number that
 //! a check in the walk did not confirm.
 
+mod held;
 mod layout;
 pub mod table;
 mod walks;
@@ -22,7 +23,7 @@ use std::time::Duration;
 
 use spandrel_proto::walk::MAX_STEPS;
 
-use super::{Outcome, Process, Proved, Reader, Runtime, Seen, Wish, file_name};
+use super::{Outcome, Process, Proved, Reader, Runtime, Seen, Walks, Wish, file_name};
 use crate::discover::elf::{self, Elf};
 use crate::discover::maps;
 use crate::discover::memory::ReadMemory;
@@ -56,6 +57,8 @@ struct Known {
     background: Option<u64>,
     /// What `runtime.newproc1` adds to: one of them is the count of goroutine numbers.
     counters: Vec<u64>,
+    /// `runtime.semtable`: the only data whose address `runtime.semacquire1` takes.
+    semaphores: Option<u64>,
 }
 
 impl Runtime for Go {
@@ -83,19 +86,15 @@ impl Runtime for Go {
             return Outcome::Refused("where the program was loaded is not known".to_owned());
         };
         let mut report = vec![format!("Go {}", known.version)];
-        let gate = match process.how.infers().then(|| gate(process, known, bias, file)) {
-            None => {
-                report.push("who made a goroutine is asked only if --weakest-link is inferred".to_owned());
-                None
-            }
-            Some(Ok(gate)) => {
-                report.push(format!("goroutines are told by number, {} processors", gate.processors.len()));
+        let gate = match gate(process, known, bias, file) {
+            Ok(gate) => {
+                report.push(format!("goroutines are told by number, {} processors", gate.processors));
                 Some(gate)
             }
-            Some(Err(Missing::Yet)) => {
+            Err(Missing::Yet) => {
                 return Outcome::Later(Duration::from_millis(200), "the scheduler has not begun".to_owned());
             }
-            Some(Err(Missing::Because(why))) => {
+            Err(Missing::Because(why)) => {
                 report.push(format!("goroutines made for a request are not linked: {why}"));
                 None
             }
@@ -106,8 +105,12 @@ impl Runtime for Go {
             reader: place(known.reader),
             server: place(known.server),
             background: place(known.background),
+            semaphores: place(known.semaphores),
             gate,
         };
+        if places.semaphores.is_none() {
+            report.push("who waits for a WaitGroup is not found: runtime.semtable is not".to_owned());
+        }
         for (what, place) in [
             ("client connections", places.writer),
             ("answers to them", places.reader),
@@ -117,14 +120,15 @@ impl Runtime for Go {
                 report.push(format!("net/http's goroutine for {what} is not in this program"));
             }
         }
-        let walks = walks::walks(&known.layout, &places);
-        let longest =
-            [&walks.send, &walks.receive].map(|walk| walk.as_ref().map_or(0, |walk| walk.steps.len()));
-        if longest.iter().any(|steps| *steps > MAX_STEPS) {
+        let gated = places.gate.is_some().then(|| walks::walks(&known.layout, &places));
+        let walks = walks::walks(&known.layout, &Places { gate: None, ..places });
+        let longest = |walks: &Walks| {
+            [&walks.send, &walks.receive].map(|walk| walk.as_ref().map_or(0, |walk| walk.steps.len()))
+        };
+        if gated.iter().chain([&walks]).any(|walks| longest(walks).iter().any(|steps| *steps > MAX_STEPS)) {
             return Outcome::Refused("its walk is too long".to_owned());
         }
-        let reader = GoReader { gate: places.gate.is_some() };
-        Outcome::Proved(Box::new(Proved { report, walks, reader: Box::new(reader) }))
+        Outcome::Proved(Box::new(Proved { report, walks, reader: Box::new(GoReader { gated }) }))
     }
 }
 
@@ -148,7 +152,14 @@ fn look(elf: &Elf) -> Binary {
         return Binary::Unknown("its table of functions is not there, or too large".to_owned());
     };
     let names = layout.names;
-    let wanted = [names.writer, names.reader, names.server, names.background, "runtime.newproc1"];
+    let wanted = [
+        names.writer,
+        names.reader,
+        names.server,
+        names.background,
+        "runtime.newproc1",
+        "runtime.semacquire1",
+    ];
     let text = elf.section(".text").map(|section| section.address);
     let Some(functions) = table::find(&table, text, &wanted) else {
         return Binary::Unknown("its table of functions is of another kind".to_owned());
@@ -156,12 +167,18 @@ fn look(elf: &Elf) -> Binary {
     let at = |index: usize| -> Option<Function> {
         functions.found.get(index).copied().flatten().filter(|function| elf.is_code(function.address))
     };
-    let counters = at(4)
-        .and_then(|function| {
-            let size = usize::try_from(function.size).unwrap_or(0).min(MAX_CODE);
-            Some(table::counters(&elf.bytes_at(function.address, size)?, function.address))
-        })
-        .unwrap_or_default();
+    let taken = |index| {
+        let function = at(index)?;
+        let size = usize::try_from(function.size).unwrap_or(0).min(MAX_CODE);
+        Some(table::counters(&elf.bytes_at(function.address, size)?, function.address))
+    };
+    let counters = taken(4).unwrap_or_default();
+    let mut data = taken(5).unwrap_or_default();
+    data.retain(|address| elf.is_data(*address));
+    let semaphores = match data.as_slice() {
+        [one] => Some(*one),
+        _ => None,
+    };
     let address = |index| at(index).map(|function| function.address);
     Binary::Known(Box::new(Known {
         version,
@@ -171,6 +188,7 @@ fn look(elf: &Elf) -> Binary {
         server: address(2),
         background: address(3),
         counters,
+        semaphores,
     }))
 }
 
@@ -179,8 +197,8 @@ enum Missing {
     Because(String),
 }
 
-/// The most processors whose batches of numbers are read at each request.
-const MAX_PROCESSORS: u64 = 15;
+/// The most processors whose batches of numbers are read at each request: two words each, as many as a walk may keep.
+const MAX_PROCESSORS: u64 = 18;
 /// The most that is searched for the list of processors, in bytes.
 const MAX_DATA: u64 = 8 << 20;
 
@@ -205,7 +223,7 @@ fn gate(
             Missing::Yet
         });
     }
-    let mut lists: Vec<(u64, u64, u64, Vec<u64>)> = Vec::new();
+    let mut lists: Vec<(u64, u64, u64, u64)> = Vec::new();
     let mut left = MAX_DATA;
     let mut before = 0;
     for mapping in process.maps.iter().filter(|mapping| mapping.read && mapping.write) {
@@ -226,9 +244,7 @@ fn gate(
                     if length == 0 || length > 4096 || capacity < length || capacity > 8192 || list % 8 != 0 {
                         continue;
                     }
-                    let Some((processors, end)) = processors(memory, &known.layout, list, length) else {
-                        continue;
-                    };
+                    let Some(end) = latest_batch(memory, &known.layout, list, length) else { continue };
                     // The last batch that was given out is some processor's. Threads of C draw single numbers after it.
                     let last = |counter: &u64| {
                         let count = memory.word(*counter).filter(|count| plausible(*count));
@@ -236,23 +252,22 @@ fn gate(
                     };
                     let mut fitting = counters().filter(last);
                     if let (Some(count), None) = (fitting.next(), fitting.next()) {
-                        lists.push((at + index as u64 * 8, list, count, processors));
+                        lists.push((at + index as u64 * 8, list, count, length));
                     }
                 }
             }
             at += length;
         }
     }
-    let mut distinct: Vec<_> = lists.iter().map(|(_, _, count, processors)| (count, processors)).collect();
+    let mut distinct: Vec<_> =
+        lists.iter().map(|(_, list, count, processors)| (list, count, processors)).collect();
+    distinct.sort_unstable();
     distinct.dedup();
     match (lists.first(), distinct.len()) {
         (None, _) => Err(Missing::Because("the list of processors was not found".to_owned())),
-        (Some((header, list, count, processors)), 1) => Ok(walks::GatePlaces {
-            count: *count,
-            header: *header,
-            list: *list,
-            processors: processors.clone(),
-        }),
+        (Some((header, list, count, processors)), 1) => {
+            Ok(walks::GatePlaces { count: *count, header: *header, list: *list, processors: *processors })
+        }
         _ => Err(Missing::Because("the list of processors is not certain".to_owned())),
     }
 }
@@ -262,12 +277,12 @@ const BATCH: u64 = 16;
 /// Numbers drawn one by one since the last batch (`oneNewExtraM`, runtime/proc.go).
 const MAX_SINGLE: u64 = 64;
 
-/// The processors of a list, and the end of the latest batch, if it is one.
-fn processors(memory: &impl ReadMemory, layout: &Layout, list: u64, length: u64) -> Option<(Vec<u64>, u64)> {
+/// The end of the latest batch of the processors of a list, if it is one.
+fn latest_batch(memory: &impl ReadMemory, layout: &Layout, list: u64, length: u64) -> Option<u64> {
     if length > MAX_PROCESSORS {
         return None;
     }
-    let (mut all, mut latest) = (Vec::new(), 0);
+    let mut latest = 0;
     for number in 0..length {
         let processor = memory.word(list.checked_add(number * 8)?)?;
         if processor % 8 != 0 || u64::from(memory.u32(processor)?) != number {
@@ -283,14 +298,16 @@ fn processors(memory: &impl ReadMemory, layout: &Layout, list: u64, length: u64)
             return None;
         }
         latest = latest.max(end);
-        all.push(processor);
     }
-    Some((all, latest))
+    // One of them has had a batch. Other lists of numbered things have zeros there, which any small count would fit.
+    (latest > BATCH).then_some(latest)
 }
 
 /// Makes facts of words.
 struct GoReader {
-    gate: bool,
+    /// The walks that also read what goroutines a request found; taken once a call went without a parent that one of those
+    /// made. Until then no request pays for it.
+    gated: Option<Walks>,
 }
 
 /// Goroutines, by number.
@@ -315,12 +332,18 @@ impl GoReader {
     /// Whose a call is that this goroutine waits for: its own, or that of the one that made it.
     fn claims(&self, number: u64, parent: u64, method: LinkMethod) -> Vec<Claim> {
         let mut claims = vec![Claim { key: goroutine(number), at: None, born: None, method }];
-        if self.gate && parent != 0 {
+        if parent != 0 {
             let method = LinkMethod::Inferred;
             claims.push(Claim { key: goroutine(parent), at: None, born: Some(number), method });
         }
         claims
     }
+}
+
+/// Contexts, and who waits for what the caller holds.
+fn parts(words: &[u64]) -> (&[u64], &[u64]) {
+    let mut parts = words.splitn(2, |word| *word == 0);
+    (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
 }
 
 impl Reader for GoReader {
@@ -330,7 +353,7 @@ impl Reader for GoReader {
             [KIND_SERVER, number, ref gate @ ..] => Facts {
                 owns: vec![goroutine(number)],
                 gate: match gate {
-                    [last, batches @ ..] if self.gate => Some(Gate {
+                    [last, batches @ ..] => Some(Gate {
                         last: *last,
                         batches: batches
                             .chunks_exact(2)
@@ -343,14 +366,18 @@ impl Reader for GoReader {
                 more: true,
                 ..Facts::default()
             },
-            [KIND_CLIENT, number, parent, ref contexts @ ..] => {
+            [KIND_CLIENT, number, parent, ref rest @ ..] => {
+                let (contexts, held) = parts(rest);
                 let mut claims = self.claims(number, parent, LinkMethod::Waiter);
                 claims.extend(derived(contexts));
-                Facts { claims, ..Facts::default() }
+                let held = held.iter().filter(|waiter| **waiter != number).map(|waiter| goroutine(*waiter));
+                // Whoever will wait for what it holds may not wait yet.
+                let later = seen.direction == Direction::Send;
+                Facts { claims, held: held.collect(), later, ..Facts::default() }
             }
             // Nobody waits yet: the answer's read will tell.
-            [KIND_UNANSWERED, ref contexts @ ..] => Facts {
-                claims: derived(contexts).collect(),
+            [KIND_UNANSWERED, ref rest @ ..] => Facts {
+                claims: derived(parts(rest).0).collect(),
                 later: seen.direction == Direction::Send,
                 ..Facts::default()
             },
@@ -370,5 +397,68 @@ impl Reader for GoReader {
             },
             _ => Facts::default(),
         }
+    }
+
+    fn orphaned(&mut self, claims: &[Claim], wishes: &mut Vec<Wish>) {
+        if claims.iter().any(|claim| claim.born.is_some())
+            && let Some(walks) = self.gated.take()
+        {
+            wishes.push(Wish::Walks(walks));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::discover::memory::Image;
+
+    fn processors(image: &mut Image, at: u64, batches: &[(u64, u64)]) {
+        let layout = layout::of_minor(24).unwrap();
+        let mut list = Vec::new();
+        for (number, (next, end)) in (0..).zip(batches) {
+            let processor = at + 0x1000 * (number + 1);
+            list.push(processor);
+            let mut words = vec![0; 64];
+            words[0] = number | 1 << 32;
+            words[layout.goidcache.0 as usize / 8] = *next;
+            words[layout.goidcache.1 as usize / 8] = *end;
+            image.put_words(processor, &words);
+        }
+        image.put_words(at, &list);
+    }
+
+    #[test]
+    fn a_list_of_processors_has_batches_of_numbers() {
+        let layout = layout::of_minor(24).unwrap();
+        let mut image = Image::default();
+        processors(&mut image, 0x10_0000, &[(20, 33), (1, 17)]);
+        assert_eq!(latest_batch(&image, &layout, 0x10_0000, 2), Some(33));
+        // Beyond its end; longer than a batch; begun behind its end.
+        assert_eq!(latest_batch(&image, &layout, 0x10_0000, 3), None);
+        for batch in [(20, 40), (34, 33)] {
+            processors(&mut image, 0x20_0000, &[batch]);
+            assert_eq!(latest_batch(&image, &layout, 0x20_0000, 1), None);
+        }
+    }
+
+    #[test]
+    fn numbered_things_of_which_none_has_a_batch_are_no_processors() {
+        let layout = layout::of_minor(24).unwrap();
+        let mut image = Image::default();
+        processors(&mut image, 0x10_0000, &[(0, 0), (0, 0)]);
+        assert_eq!(latest_batch(&image, &layout, 0x10_0000, 2), None);
+    }
+
+    #[test]
+    fn the_walk_that_every_request_pays_for_waits_for_an_orphan_that_it_would_have_helped() {
+        let mut reader = GoReader { gated: Some(Walks::default()) };
+        let mut wishes = Vec::new();
+        let claim = Claim { key: goroutine(7), at: None, born: None, method: LinkMethod::Waiter };
+        reader.orphaned(&[claim], &mut wishes);
+        assert!(wishes.is_empty());
+        reader.orphaned(&[claim, Claim { born: Some(9), ..claim }], &mut wishes);
+        reader.orphaned(&[claim, Claim { born: Some(9), ..claim }], &mut wishes);
+        assert!(matches!(wishes.as_slice(), [Wish::Walks(_)]));
     }
 }

@@ -1,18 +1,20 @@
 //! The walks of a Go program's calls: from the goroutine that makes a call to the one that waits for its answer.
 //!
 //! Every pointer that is followed is checked: the goroutine by its thread (`g.m.curg` points back), the channel by what
-//! it holds, the waiter by the channel that it waits on.
+//! it holds, the waiter by the channel that it waits on. Who waits for what the waiter holds is looked for in `held`.
 
 use spandrel_proto::walk::{Step, saved};
 
+use super::held;
 use super::layout::{DATAQSIZ, DERIVED_FROM, ELEMSIZE, Layout, M, REQUEST, SERVED, STACK_HI};
 use crate::discover::runtimes::{Walk, Walks};
 
 /// Words: the goroutine of a server's connection; then the gate, if there is one.
 pub(super) const KIND_SERVER: u64 = 1;
-/// Words: the goroutine that waits for the answer, its maker; then the contexts of the call, if it is sent.
+/// Words: the goroutine that waits for the answer, its maker; then the contexts of the call, if it is sent; a 0; then who
+/// waits for what that goroutine holds.
 pub(super) const KIND_CLIENT: u64 = 2;
-/// A client's connection on which nobody waits. Words: the contexts of the call.
+/// A client's connection on which nobody waits. Words: the contexts of the call; a 0.
 pub(super) const KIND_UNANSWERED: u64 = 3;
 /// Words: the calling goroutine, its maker.
 pub(super) const KIND_CALLER: u64 = 4;
@@ -28,6 +30,8 @@ pub(super) struct Places {
     pub reader: Option<u64>,
     pub server: Option<u64>,
     pub background: Option<u64>,
+    /// `runtime.semtable`.
+    pub semaphores: Option<u64>,
     pub gate: Option<GatePlaces>,
 }
 
@@ -39,17 +43,18 @@ pub(super) struct GatePlaces {
     /// The list of processors: its header, and what stands in it.
     pub header: u64,
     pub list: u64,
-    pub processors: Vec<u64>,
+    /// How many they are.
+    pub processors: u64,
 }
 
 /// Registers of the walks. One is never set, and so is 0: what addresses that are known are read from.
-const G: u8 = 4;
+pub(super) const G: u8 = 4;
 const NUMBER: u8 = 5;
-const PARENT: u8 = 6;
+pub(super) const PARENT: u8 = 6;
 const START: u8 = 7;
 const STACK: u8 = 8;
-const A: u8 = 9;
-const B: u8 = 10;
+pub(super) const A: u8 = 9;
+pub(super) const B: u8 = 10;
 const ZERO: u8 = 14;
 
 pub(super) fn walks(layout: &Layout, places: &Places) -> Walks {
@@ -62,6 +67,7 @@ pub(super) fn walks(layout: &Layout, places: &Places) -> Walks {
         ];
         branch.extend(waiter(layout));
         branch.extend(contexts(layout));
+        branch.extend(held::steps(layout, places.server, places.semaphores));
         on(&mut send, writer, branch);
     }
     if let Some(server) = places.server {
@@ -73,7 +79,7 @@ pub(super) fn walks(layout: &Layout, places: &Places) -> Walks {
     if let Some(reader) = places.reader {
         let mut branch = vec![Step::remembered(A)];
         branch.extend(waiter(layout));
-        branch.push(Step::end());
+        branch.extend(held::steps(layout, places.server, places.semaphores));
         on(&mut receive, reader, branch);
     }
     if let Some(background) = places.background
@@ -130,7 +136,7 @@ fn waiter(layout: &Layout) -> Vec<Step> {
         Step::field2(B, ELEMSIZE),
         Step::equal(B, 16),
         Step::field8(B, layout.recvq),
-        Step::not_zero(B).or(11 + u8::from(layout.parent.is_some())),
+        Step::not_zero(B).or(13 + u8::from(layout.parent.is_some())),
         Step::block(B, 0, (layout.sudog_c + 8) as u32),
         Step::field8(B, layout.sudog_c),
         Step::equal_register(B, A),
@@ -138,6 +144,7 @@ fn waiter(layout: &Layout) -> Vec<Step> {
         Step::block(G, 0, (layout.startpc + 8) as u32),
         Step::field8(NUMBER, layout.goid),
     ];
+    steps.extend(held::remember(layout));
     steps.push(Step::set(PARENT, 0));
     if let Some(parent) = layout.parent {
         steps.push(Step::field8(PARENT, parent));
@@ -168,7 +175,11 @@ fn contexts(layout: &Layout) -> Vec<Step> {
         Step::keep(A),
         Step::repeat(B, 3),
     ];
-    end_at_failure(&mut steps);
+    // The last one does not fail.
+    let all = steps.len();
+    for (index, step) in steps.iter_mut().enumerate() {
+        step.or = (all - index - 1) as u8;
+    }
     steps
 }
 
@@ -211,20 +222,22 @@ fn serving(layout: &Layout, gate: Option<&GatePlaces>) -> Vec<Step> {
             Step::field8(B, 8),
             // Processors came or went: what is known of them does not hold.
             Step::equal(A, gate.list),
-            Step::equal(B, gate.processors.len() as u64),
+            Step::equal(B, gate.processors),
             Step::read8(A, ZERO, gate.count),
             Step::keep(A),
+            Step::set(A, gate.list),
+            Step::set(B, gate.processors),
+            // One that cannot be read leaves no evidence: a batch that is not known would be taken for one that was not there.
+            Step::read8(START, A, 0),
+            Step::block(START, layout.goidcache.0, 16),
+            Step::field8(STACK, 0),
+            Step::keep(STACK),
+            Step::field8(STACK, 8),
+            Step::keep(STACK),
+            Step::add(A, A, 8),
+            Step::repeat(B, 7),
         ];
-        for processor in &gate.processors {
-            read.extend([
-                Step::block(ZERO, processor + layout.goidcache.0, 16),
-                Step::field8(A, 0),
-                Step::keep(A),
-                Step::field8(A, 8),
-                Step::keep(A),
-            ]);
-        }
-        // Whatever fails here leaves the owner without a gate.
+        // Whatever fails before leaves the owner without a gate.
         let all = read.len();
         for (index, step) in read.iter_mut().enumerate().take(5) {
             step.or = (all - index - 1) as u8;
@@ -289,6 +302,7 @@ mod tests {
     const READER: u64 = 0x40_2000;
     const SERVER: u64 = 0x40_3000;
     const BACKGROUND: u64 = 0x40_4000;
+    const SEMAPHORES: u64 = 0x50_0000;
 
     struct Program {
         layout: Layout,
@@ -303,17 +317,18 @@ mod tests {
                 count: 0x5000,
                 header: 0x5100,
                 list: 0x5200,
-                processors: vec![0x6000, 0x7000],
+                processors: 2,
             });
             let places = Places {
                 writer: Some(WRITER),
                 reader: Some(READER),
                 server: Some(SERVER),
                 background: Some(BACKGROUND),
+                semaphores: Some(SEMAPHORES),
                 gate,
             };
             let mut image = Image::default();
-            image.0.extend([(0x5000, 48), (0x5100, 0x5200), (0x5108, 2)]);
+            image.0.extend([(0x5000, 48), (0x5100, 0x5200), (0x5108, 2), (0x5200, 0x6000), (0x5208, 0x7000)]);
             let (from, to) = layout.goidcache;
             image.0.extend([(0x6000 + from, 35), (0x6000 + to, 49), (0x7000 + from, 20), (0x7000 + to, 33)]);
             let walks = walks(&layout, &places);
@@ -376,7 +391,7 @@ mod tests {
             program.goroutine(W, 40, 39, 0x40_9000);
             program.channel(CHANNEL, G, W);
             let parent = if program.layout.parent.is_some() { 39 } else { 0 };
-            let want = [KIND_CLIENT, 40, parent];
+            let want = [KIND_CLIENT, 40, parent, 0];
             let remembered = program.check(&program.walks.send, G, 0, Some(&want));
             // The context that the call was given, and what that was derived from.
             let layout = program.layout;
@@ -388,7 +403,7 @@ mod tests {
                 (0x9000 + DERIVED_FROM, 0x9100),
                 (0x9100 + DERIVED_FROM, 0x9200),
             ]);
-            let all = [KIND_CLIENT, 40, parent, 0x9000, 0x9100, 0x9200];
+            let all = [KIND_CLIENT, 40, parent, 0x9000, 0x9100, 0x9200, 0];
             program.check(&program.walks.send, G, 0, Some(&all));
             assert_eq!(remembered, CHANNEL);
             // The reader of the connection finds it by what was remembered.
@@ -403,11 +418,100 @@ mod tests {
         let mut program = Program::new(24);
         program.goroutine(G, 7, 1, WRITER);
         program.channel(CHANNEL, G, 0);
-        program.check(&program.walks.send, G, 0, Some(&[KIND_UNANSWERED]));
+        program.check(&program.walks.send, G, 0, Some(&[KIND_UNANSWERED, 0]));
         let mut program = Program::new(19);
         program.goroutine(G, 7, 1, WRITER);
         program.channel(CHANNEL, G, 0);
-        program.check(&program.walks.send, G, 0, Some(&[KIND_UNANSWERED]));
+        program.check(&program.walks.send, G, 0, Some(&[KIND_UNANSWERED, 0]));
+    }
+
+    /// A goroutine that made the waiting one, and what it waits for, which the other holds in a word of its first frame.
+    fn held(minor: u32, channel: bool, behind: u64) -> Program {
+        const MAKER: u64 = 0x40_0000;
+        const HELD: u64 = 0x40_8000;
+        const SUDOG: u64 = 0x40_9000;
+        let mut program = Program::new(minor);
+        program.goroutine(G, 7, 1, WRITER);
+        program.goroutine(W, 40, 39, 0x40_9000);
+        program.goroutine(MAKER, 39, 1, SERVER);
+        program.channel(CHANNEL, G, W);
+        let layout = program.layout;
+        program.image.0.extend([(W + 0x4000 - 64, HELD), (SUDOG, MAKER)]);
+        if channel {
+            program.image.0.extend([(HELD + layout.recvq, SUDOG), (SUDOG + layout.sudog_c, HELD)]);
+            return program;
+        }
+        // One waits for two; it is found behind another one in the tree.
+        let semaphore = HELD + behind + 8;
+        let root = SEMAPHORES + (semaphore >> 3) % 251 * 64;
+        program.image.0.extend([
+            (HELD + behind, 2 << 32 | 1),
+            (root + 8, SUDOG - 0x100),
+            (SUDOG - 0x100 + 24, semaphore + 251 * 8),
+            (SUDOG - 0x100 + 16, SUDOG),
+            (SUDOG + 24, semaphore),
+        ]);
+        program
+    }
+
+    #[test]
+    fn who_waits_for_what_the_waiter_holds_is_named() {
+        for minor in [21, 22, 24, 27] {
+            for mut program in [held(minor, true, 0), held(minor, false, 0), held(minor, false, 8)] {
+                let want = [KIND_CLIENT, 40, 39, 0, 39];
+                program.check(&program.walks.send, G, 0, Some(&want));
+                program.goroutine(G, 8, 1, READER);
+                program.check(&program.walks.receive, G, CHANNEL, Some(&want));
+            }
+        }
+    }
+
+    #[test]
+    fn who_does_not_wait_alone_or_for_another_thing_is_not_named() {
+        let nobody = [KIND_CLIENT, 40, 39, 0];
+        let layout = of_minor(24).unwrap();
+        let semaphore = 0x40_8008_u64;
+        for (channel, address, value) in [
+            // Another waits too; the channel is another one; it is too far from the base.
+            (true, 0x40_9008, 0x40_a000),
+            (true, 0x40_9000 + layout.sudog_c, 0x40_8008),
+            (true, W + 0x4000 - 64, 0x40_8008),
+            // Two wait; none is waited for; the tree has another one; it is not the maker.
+            (false, 0x40_8000, 2 << 32 | 2),
+            (false, 0x40_8000, 1),
+            (false, 0x40_9000 + 24, semaphore + 8),
+            (false, 0x40_0000 + layout.goid, 38),
+        ] {
+            let mut program = held(24, channel, 0);
+            program.image.0.insert(address, value);
+            program.check(&program.walks.send, G, 0, Some(&nobody));
+        }
+        // What serves a request itself needs nobody.
+        let mut program = held(24, true, 0);
+        program.goroutine(W, 40, 39, SERVER);
+        program.check(&program.walks.send, G, 0, Some(&nobody));
+    }
+
+    #[test]
+    fn the_longest_search_ends_in_time() {
+        // Every word is a WaitGroup that somebody else waits for, at the end of a long branch.
+        let mut program = held(24, false, 8);
+        for word in 6..30 {
+            program.image.0.insert(W + 0x4000 - word * 8, 0x40_8000);
+        }
+        program.image.0.extend([(0x40_8000, 2 << 32 | 1), (0x40_0000 + program.layout.goid, 38)]);
+        // And the context of the call has all the parents that are followed.
+        let (call, layout) = (G + 0x5000, program.layout);
+        program.image.0.extend([
+            (G + 0x4000 - layout.reply_channel - 8, call),
+            (call, call),
+            (call + layout.context, 0x9000),
+            (0x9000 + DERIVED_FROM, 0x9000),
+        ]);
+        let mut want = vec![KIND_CLIENT, 40, 39];
+        want.extend([0x9000; MAX_CONTEXTS as usize]);
+        want.push(0);
+        program.check(&program.walks.send, G, 0, Some(&want));
     }
 
     #[test]
@@ -456,6 +560,7 @@ mod tests {
         ]);
         let mut want = vec![KIND_UNANSWERED];
         want.resize(1 + MAX_CONTEXTS as usize, 0x9000);
+        want.push(0);
         program.check(&program.walks.send, G, 0, Some(&want));
     }
 
@@ -492,12 +597,13 @@ mod tests {
     #[test]
     fn a_walk_of_the_most_processors_is_not_too_long() {
         let layout = of_minor(24).unwrap();
-        let gate = GatePlaces { processors: vec![0x6000; 15], ..GatePlaces::default() };
+        let gate = GatePlaces { processors: super::super::MAX_PROCESSORS, ..GatePlaces::default() };
         let places = Places {
             writer: Some(1),
             reader: Some(2),
             server: Some(3),
             background: Some(4),
+            semaphores: Some(5),
             gate: Some(gate),
         };
         let walks = walks(&layout, &places);

@@ -196,9 +196,8 @@ fn facts(found: &Found, direction: Direction) -> Facts {
     Facts {
         owns: vec![key(TASK, found.task), key(CALLER, found.task)],
         claims,
-        gate: None,
         later: found.waiter.is_none() && direction == Direction::Send,
-        more: false,
+        ..Facts::default()
     }
 }
 
