@@ -45,6 +45,7 @@ const SYMBOLS: &[&str] = &[
     "gHotSpotVMTypeEntryTypeNameOffset",
     "gHotSpotVMTypeEntrySizeOffset",
     "gHotSpotVMTypeEntryArrayStride",
+    super::THREAD_ID,
 ];
 
 #[cfg(test)]

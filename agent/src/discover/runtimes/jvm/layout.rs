@@ -24,14 +24,25 @@ pub struct Layout {
     pub system: Option<[u64; 2]>,
     /// `JavaThread::_vthread`, from 21 on.
     pub mounted: Option<u64>,
-    /// `JavaThread::_monitor_owner_id`, from 24 on: the id of the mounted Java thread.
-    pub id: Option<u64>,
+    /// Where the id of the mounted Java thread is.
+    pub id: Id,
     /// Where collections are counted.
     pub collections: u64,
     /// The heap's addresses.
     pub heap: (u64, u64),
     /// What classes look like; none where objects do not have their class at offset 8.
     pub classes: Option<ClassLayout>,
+}
+
+/// Where a Java thread's id is found.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Id {
+    /// At this offset of the `JavaThread` that runs it: `_monitor_owner_id`, from 24 on.
+    OfThread(u64),
+    /// At this offset of its object.
+    InObject(u64),
+    /// Nowhere.
+    Unknown,
 }
 
 impl Layout {
@@ -62,6 +73,11 @@ impl Layout {
         let (Some(from), Some(words)) = (memory.word(reserved + from), memory.word(reserved + words)) else {
             return Err("its heap's addresses cannot be read");
         };
+        let in_object = || {
+            let offset = symbol(super::THREAD_ID).and_then(|address| memory.u32(address));
+            let offset = offset.filter(|offset| (8..MAX_OBJECT).contains(offset) && offset % 8 == 0);
+            offset.map_or(Id::Unknown, |offset| Id::InObject(offset.into()))
+        };
         let flags = Flags::of(&structs, memory).ok_or("its flags cannot be read")?;
         let collector = COLLECTORS
             .iter()
@@ -79,7 +95,7 @@ impl Layout {
                 .zip(at(&["OSThread"], "_thread_id"))
                 .map(|(thread, id)| [thread, id]),
             mounted: at(&["JavaThread"], "_vthread"),
-            id: at(&["JavaThread"], "_monitor_owner_id"),
+            id: at(&["JavaThread"], "_monitor_owner_id").map_or_else(in_object, Id::OfThread),
             collections,
             heap: (from, from.saturating_add(words.saturating_mul(8))),
             classes: if by_header { ClassLayout::of(&structs, memory) } else { None },
@@ -177,5 +193,7 @@ impl Flags {
     }
 }
 
+/// The size of a thread's object is less.
+const MAX_OBJECT: u32 = 4096;
 /// Flags looked at; there are some 1,500.
 const MAX_FLAGS: u64 = 8192;

@@ -5,9 +5,10 @@
 //!   here                       the walk: thread pointer ─▶ JavaThread ─▶ mounted thread, allocation buffer, task
 //!   reader                     words ─▶ claims           (tlab: whose allocation an object is; pure)
 //! ```
-//! Nothing is probed. A virtual thread's claim is a `task`; that an object was allocated by a request's thread is
-//! `inferred`, made only where `--weakest-link inferred` allows it, and only with collectors that move nothing between
-//! two counted collections (G1, Serial). What serves a request on its own platform thread is left to the thread rule.
+//! A virtual thread's claim is a `task`; that an object was allocated by a request's thread is `inferred`, made only
+//! where `--weakest-link inferred` allows it, and only with collectors that move nothing between two counted collections
+//! (G1, Serial). There one place is probed, where a thread takes another allocation buffer, and nothing else anywhere.
+//! What serves a request on its own platform thread is left to the thread rule.
 
 mod classes;
 pub mod fuzz;
@@ -20,11 +21,11 @@ use std::time::Duration;
 
 use spandrel_proto::walk::{Step, saved};
 
-use super::{Outcome, Process, Proved, Runtime, Walk, Walks};
+use super::{Outcome, ProbePoint, ProbeSet, Process, Proved, Runtime, Walk, Walks};
 use crate::clock;
 use crate::discover::elf::{Elf, load_bias};
-use crate::discover::maps;
-use layout::Layout;
+use crate::discover::maps::{self, Mapping};
+use layout::{Id, Layout};
 use reader::JvmReader;
 
 /// The runtime.
@@ -68,9 +69,9 @@ impl Runtime for Jvm {
         let code = all.fold((u64::MAX, 0), |(start, end), map| (start.min(map.start), end.max(map.end)));
         let mut report = vec![format!("collector {}", layout.collector)];
         report.push(match (layout.mounted, layout.id, layout.moves_ids()) {
-            (Some(_), Some(_), false) => "virtual threads by their id".into(),
+            (Some(_), Id::OfThread(_) | Id::InObject(_), false) => "virtual threads by their id".into(),
             (None, ..) => "no virtual threads in this version".into(),
-            (_, None, _) => "virtual threads are not told apart before 24".into(),
+            (_, Id::Unknown, _) => "virtual threads are not told apart: their ids were not found".into(),
             (.., true) => format!("virtual threads are not told apart with {}", layout.collector),
         });
         report.push(if layout.stands_still() && layout.classes.is_some() {
@@ -78,8 +79,16 @@ impl Runtime for Jvm {
         } else {
             format!("tasks of pools are not followed with {}", layout.collector)
         });
+        let follows = process.how.infers() && layout.stands_still() && layout.classes.is_some();
+        let refills = follows.then(|| refills(&layout, &elf, &symbols, mapping, bias)).flatten();
+        if follows {
+            report.push(match &refills {
+                Some(set) => format!("allocation buffers: one probe, up to {} hits a second", set.budget),
+                None => format!("allocation buffers: not watched, libjvm.so lacks {FILL}"),
+            });
+        }
         let walks = walks(&layout, code, &[]);
-        let reader = JvmReader::new(layout, code, process.memory, clock::monotonic, process.how);
+        let reader = JvmReader::new(layout, code, process.memory, clock::monotonic, process.how, refills);
         Outcome::Proved(Box::new(Proved { report, walks, reader: Box::new(reader) }))
     }
 }
@@ -91,7 +100,7 @@ impl Symbols {
     fn of(elf: &Elf) -> Self {
         let mut found = std::collections::HashMap::new();
         elf.symbols(&mut |name, symbol| {
-            if name.starts_with(b"gHotSpotVM") || name == CURRENT.as_bytes() {
+            if name.starts_with(b"gHotSpotVM") || SYMBOLS.iter().any(|known| name == known.as_bytes()) {
                 found.insert(String::from_utf8_lossy(name).into_owned(), symbol.address);
             }
             true
@@ -100,12 +109,30 @@ impl Symbols {
     }
 }
 
+/// The probe of where a thread gets another allocation buffer: `ThreadLocalAllocBuffer::fill(start, top, words)`.
+fn refills(layout: &Layout, elf: &Elf, symbols: &Symbols, mapping: &Mapping, bias: u64) -> Option<ProbeSet> {
+    let address = *symbols.0.get(FILL)?;
+    let mut steps = Vec::new();
+    for register in [saved::DI, saved::SI, saved::CX] {
+        steps.extend([Step::register(6, register), Step::keep(6)]);
+    }
+    steps.extend([Step::set(6, layout.collections), Step::read4(6, 6, 0), Step::keep(6), Step::end()]);
+    let point = ProbePoint {
+        file: mapping.clone(),
+        file_offset: elf.file_offset(address)?,
+        addresses: vec![address.wrapping_add(bias)],
+        bytes: elf.bytes_at(address, ENTRY_BYTES)?,
+        walk: Walk { tag: FILLED, steps },
+    };
+    Some(ProbeSet { name: "jvm buffers", points: vec![point], budget: FILLS_A_SECOND })
+}
+
 /// Words of tasks that a walk reads: places on stacks, for different kinds of pools.
 pub const SLOTS: usize = 5;
 
-/// The walks. Kept are: the JavaThread; the id of the Java thread that it runs; whether that is a virtual one (1, or 2
-/// if its id is not one); the address of its object; start, top and end of the allocation buffer; collections; the stack pointer; and, of calls
-/// that send, for each depth the object there and its class.
+/// The walks. Kept are: the JavaThread; the id of the Java thread that it runs; whether that is a virtual one, see
+/// [`mounted`]; the address of its object; start, top and end of the allocation buffer; collections; the stack pointer; and, of
+/// calls that send, for each depth the object there and its class.
 pub fn walks(layout: &Layout, code: (u64, u64), depths: &[u64]) -> Walks {
     let mut steps = vec![Step::thread_pointer(4), Step::read8(5, 4, 8)];
     // glibc: the thread's vector of blocks is at 8, a module's block at 16 times its number. libjvm's is mostly 2.
@@ -124,33 +151,27 @@ pub fn walks(layout: &Layout, code: (u64, u64), depths: &[u64]) -> Walks {
     steps.push(Step::fail());
     steps.push(Step::keep(7));
     match (layout.mounted, layout.id) {
-        (Some(mounted), Some(id)) if !layout.moves_ids() => steps.extend([
-            Step::read8(9, 7, id),
-            Step::keep(9),
-            Step::read8(10, 7, layout.thread),
-            Step::read8(10, 10, 0),
-            Step::read8(11, 7, mounted),
-            Step::read8(11, 11, 0),
-            Step::equal_register(10, 11).or(2),
-            Step::keep_value(0),
-            Step::jump(1),
-            Step::keep_value(1),
-            Step::keep(11),
-        ]),
+        (Some(vthread), Id::OfThread(id)) if !layout.moves_ids() => {
+            steps.extend([Step::read8(9, 7, id), Step::keep(9)]);
+            steps.extend(object(layout, vthread));
+            steps.extend(virtual_or_not(mounted::VIRTUAL));
+            steps.push(Step::keep(11));
+        }
+        // A collection may be moving the object: whoever reads the words looks at the buffer, which is taken away before.
+        (Some(vthread), Id::InObject(id)) if !layout.moves_ids() => {
+            steps.extend(object(layout, vthread));
+            steps.extend([Step::read8(9, 11, id), Step::keep(9)]);
+            steps.extend(virtual_or_not(mounted::VIRTUAL_BY_OBJECT));
+            steps.push(Step::keep(11));
+        }
         // Which Java thread a carrier runs is told by its object, until a collection moves it: enough to tell that
         // another one runs.
-        (Some(mounted), None) if !layout.moves_ids() => steps.extend([
-            Step::read8(9, 7, mounted),
-            Step::read8(9, 9, 0),
-            Step::keep(9),
-            Step::read8(10, 7, layout.thread),
-            Step::read8(10, 10, 0),
-            Step::equal_register(10, 9).or(2),
-            Step::keep_value(0),
-            Step::jump(1),
-            Step::keep_value(2),
-            Step::keep_value(0),
-        ]),
+        (Some(vthread), Id::Unknown) if !layout.moves_ids() => {
+            steps.extend(object(layout, vthread));
+            steps.push(Step::keep(11));
+            steps.extend(virtual_or_not(mounted::UNKNOWN));
+            steps.push(Step::keep_value(0));
+        }
         _ => steps.extend([Step::thread(9), Step::keep(9), Step::keep_value(0), Step::keep_value(0)]),
     }
     let [tlab, start, top, end] = layout.tlab;
@@ -191,6 +212,49 @@ pub fn walks(layout: &Layout, code: (u64, u64), depths: &[u64]) -> Walks {
     }
 }
 
+/// The object of the Java thread that runs, in register 11, and that of the thread of the system, in 10.
+fn object(layout: &Layout, vthread: u64) -> [Step; 4] {
+    [
+        Step::read8(10, 7, layout.thread),
+        Step::read8(10, 10, 0),
+        Step::read8(11, 7, vthread),
+        Step::read8(11, 11, 0),
+    ]
+}
+
+/// Keeps this of a carrier of a virtual thread, else 0.
+fn virtual_or_not(value: u64) -> [Step; 4] {
+    [
+        Step::equal_register(10, 11).or(2),
+        Step::keep_value(mounted::NONE),
+        Step::jump(1),
+        Step::keep_value(value),
+    ]
+}
+
+/// What a walk says of a virtual thread.
+pub mod mounted {
+    /// None is mounted.
+    pub const NONE: u64 = 0;
+    /// One is, and its id is its own.
+    pub const VIRTUAL: u64 = 1;
+    /// One is, and its id is not known.
+    pub const UNKNOWN: u64 = 2;
+    /// One is, and its id was read from its object: no id if the thread has no allocation buffer, since a collection takes
+    /// the buffers before it moves objects.
+    pub const VIRTUAL_BY_OBJECT: u64 = 3;
+}
+
 const CURRENT: &str = "_ZN6Thread12_thr_currentE";
+/// Where a thread's id is in its object, as HotSpot looked it up in the class.
+const THREAD_ID: &str = "_ZN16java_lang_Thread11_tid_offsetE";
+const FILL: &str = "_ZN22ThreadLocalAllocBuffer4fillEPP12HeapWordImplS2_m";
+const SYMBOLS: &[&str] = &[CURRENT, THREAD_ID, FILL];
+/// The tag of what the probe of `fill` tells.
+pub const FILLED: u16 = 2;
+/// Bytes of the function that must be there.
+const ENTRY_BYTES: usize = 16;
+/// Hits a second: 2 % of a processor at 10 µs each, which is what they cost in a virtual machine.
+const FILLS_A_SECOND: u64 = 2000;
 /// How soon to look again.
 const RETRY: Duration = Duration::from_millis(500);

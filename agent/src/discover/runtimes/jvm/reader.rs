@@ -6,13 +6,13 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::super::{How, Reader, Seen, Wish};
+use super::super::{Hit, How, ProbeSet, Reader, Seen, Wish};
 use super::classes::{Classes, Kind};
 use super::layout::Layout;
 use super::tlab::{Act, Buffer, Owner, Provenance};
-use super::{SLOTS, walks};
+use super::{FILLED, SLOTS, mounted, walks};
 use crate::discover::memory::{ProcessMemory, ReadMemory};
-use crate::identity::{Claim, Direction, Facts, Key, LinkMethod, Monotonic, ThreadId};
+use crate::identity::{Birth, Claim, Direction, Facts, Key, LinkMethod, Monotonic, ThreadId};
 
 /// One process's.
 pub struct JvmReader {
@@ -32,6 +32,19 @@ pub struct JvmReader {
     watched: VecDeque<Watched>,
     /// It was said that nothing may be inferred.
     doubted: bool,
+    refills: Refills,
+}
+
+/// The probe of where threads take other allocation buffers.
+enum Refills {
+    /// It cannot be had, or came off.
+    Unwatched,
+    /// It can.
+    Possible(ProbeSet),
+    /// It was asked for.
+    Asked,
+    /// It is there: buffers need not be looked at.
+    Watched,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -78,18 +91,20 @@ struct Words {
 
 impl Words {
     fn of(words: &[u64]) -> Option<Self> {
-        let [thread, java, is_virtual, object, start, top, end, epoch, stack, slots @ ..] = words else {
+        let [thread, java, mounted, object, start, top, end, epoch, stack, slots @ ..] = words else {
             return None;
         };
+        // Without a buffer its object may have been on its way to another place when its id was read.
+        let known = *mounted == mounted::VIRTUAL || *mounted == mounted::VIRTUAL_BY_OBJECT && *start != 0;
         Some(Self {
             thread: *thread,
             java: *java,
-            is_virtual: *is_virtual == 1,
+            is_virtual: known,
             object: *object,
             buffer: Buffer {
                 thread: *thread,
                 java: *java,
-                carries: *is_virtual != 0,
+                carries: *mounted != mounted::NONE,
                 start: *start,
                 top: *top,
                 end: *end,
@@ -109,6 +124,7 @@ impl JvmReader {
         memory: ProcessMemory,
         clock: fn() -> Monotonic,
         how: &How,
+        refills: Option<ProbeSet>,
     ) -> Self {
         Self {
             layout,
@@ -123,6 +139,7 @@ impl JvmReader {
             infers: how.infers(),
             watched: VecDeque::new(),
             doubted: false,
+            refills: refills.map_or(Refills::Unwatched, Refills::Possible),
         }
     }
 
@@ -240,12 +257,19 @@ impl Reader for JvmReader {
         if !self.infers || !self.layout.stands_still() {
             return facts;
         }
+        if let Refills::Possible(_) = self.refills
+            && let Refills::Possible(set) = std::mem::replace(&mut self.refills, Refills::Asked)
+        {
+            wishes.push(Wish::Observe(set));
+        }
         let act = match (seen.direction, role) {
             (Direction::Receive, Some(Role::Server)) => Act::ReadsRequest,
             (Direction::Receive, Some(Role::Client)) => Act::ReadsAnswer,
             (Direction::Send, Some(Role::Server)) => {
                 Act::Answers(self.task_at_its_depth(seen.thread, &words))
             }
+            // A collection takes all buffers before it moves objects: what is on the stack may be where objects were.
+            _ if asks && words.buffer.start == 0 => Act::Asks(None),
             _ if asks && words.is_virtual => Act::Asks(Some(words.object)),
             _ if asks => Act::Asks(self.task(seen.thread, &words, wishes)),
             _ => Act::Other,
@@ -257,12 +281,38 @@ impl Reader for JvmReader {
             wishes.push(Wish::Doubt);
         }
         facts.claims.extend(owner.map(inferred));
-        if act == Act::ReadsRequest && !words.buffer.carries && self.watched.len() < MAX_WATCHED {
+        if act == Act::ReadsRequest
+            && !words.buffer.carries
+            && !matches!(self.refills, Refills::Watched)
+            && self.watched.len() < MAX_WATCHED
+        {
             let (thread, at, since) = (seen.thread, words.thread, seen.time.0);
             self.watched.push_back(Watched { thread, at, since, due: 0, looks: 0 });
         }
         self.watch(epoch);
         facts
+    }
+
+    fn observed(&mut self, hit: &Hit<'_>, _: &mut Vec<Wish>) -> Vec<Birth> {
+        if let (FILLED, &[tlab, start, words, epoch]) = (hit.tag, hit.words) {
+            let end = start.saturating_add(words.saturating_mul(8));
+            let [place, ..] = self.layout.tlab;
+            self.heap.refilled(hit.thread, tlab.wrapping_sub(place), start..end, epoch);
+        }
+        Vec::new()
+    }
+
+    fn attached(&mut self, _set: &str, _at: Monotonic) {
+        self.refills = Refills::Watched;
+        self.watched.clear();
+    }
+
+    fn unobserved(&mut self, _set: &str) {
+        self.refills = Refills::Unwatched;
+    }
+
+    fn lost(&mut self) {
+        self.heap.forget();
     }
 }
 
@@ -293,3 +343,21 @@ const LOOK_AGAIN: u64 = 1_000_000;
 const MAX_LOOKS: u32 = 32;
 /// How much of a stack is looked through, from its base: the loop of a pool lies within.
 const MAX_STACK: u64 = 8192;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_virtual(mounted: u64, start: u64) -> bool {
+        let words = [0x77, 9, mounted, 0x1000, start, start, start, 1, 0x5000];
+        Words::of(&words).is_some_and(|words| words.is_virtual)
+    }
+
+    #[test]
+    fn an_id_that_was_read_while_objects_may_have_moved_is_none() {
+        assert!(is_virtual(mounted::VIRTUAL_BY_OBJECT, 0x9000));
+        assert!(!is_virtual(mounted::VIRTUAL_BY_OBJECT, 0));
+        assert!(is_virtual(mounted::VIRTUAL, 0));
+        assert!(![mounted::NONE, mounted::UNKNOWN].into_iter().any(|mounted| is_virtual(mounted, 0x9000)));
+    }
+}

@@ -10,6 +10,7 @@
 //! for a request that was answered.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
 use crate::identity::ThreadId;
 
@@ -79,6 +80,8 @@ struct Last {
     works: Works,
     /// Buffers that it was seen to have since: when that was, start and top.
     looks: Vec<(u64, [u64; 2])>,
+    /// Buffers that it took since, in order.
+    refills: Vec<Range<u64>>,
 }
 
 /// For whom a thread works until its next call.
@@ -109,11 +112,7 @@ impl Provenance {
         time: u64,
         now: &Now<'_>,
     ) -> Option<Owner> {
-        if self.epoch != Some(buffer.epoch) {
-            self.epoch = Some(buffer.epoch);
-            self.allocated.clear();
-            self.threads.clear();
-        }
+        self.collected(buffer.epoch);
         let by_task = match act {
             Act::Asks(Some(task)) => {
                 self.owner(task).or_else(|| self.served_now(task, (thread, buffer), now))
@@ -133,7 +132,7 @@ impl Provenance {
             _ => false,
         };
         if let (true, Works::Serves(owner) | Works::Waits(owner, _), Some(last)) = (counts, before, last) {
-            self.allocate(last.buffer, buffer, owner);
+            self.allocate(last.buffer, &last.refills, buffer, owner);
             // What was looked at before this call ended is what it had between the two.
             let met = [last.buffer.start, buffer.start];
             for (_, [start, top]) in last.looks.into_iter().filter(|(at, _)| *at < time) {
@@ -146,9 +145,37 @@ impl Provenance {
         if self.threads.len() >= MAX_THREADS && !self.threads.contains_key(&thread) {
             self.threads.clear();
         }
-        self.threads.insert(thread, Last { buffer, works, looks: Vec::new() });
+        self.threads.insert(thread, Last { buffer, works, looks: Vec::new(), refills: Vec::new() });
         // A thread that runs a task of the request that it read itself is for the thread's rule.
         by_task.filter(|owner| before != Works::Serves(*owner))
+    }
+
+    /// A thread, with its `JavaThread` there, takes another buffer.
+    pub fn refilled(&mut self, thread: ThreadId, java_thread: u64, buffer: Range<u64>, epoch: u64) {
+        self.collected(epoch);
+        let Some(last) = self.threads.get_mut(&thread) else { return };
+        if matches!(last.works, Works::Unknown) {
+            return;
+        }
+        if last.buffer.thread != java_thread || last.buffer.carries || last.refills.len() >= MAX_REFILLS {
+            // Not everything that it allocates from here on would be known.
+            self.threads.remove(&thread);
+            return;
+        }
+        last.refills.push(buffer);
+    }
+
+    /// Something may not have been seen: nothing follows from what was.
+    pub fn forget(&mut self) {
+        self.allocated.clear();
+        self.threads.clear();
+    }
+
+    fn collected(&mut self, epoch: u64) {
+        if self.epoch != Some(epoch) {
+            self.epoch = Some(epoch);
+            self.forget();
+        }
     }
 
     /// Whether a task that one request allocated was seen to answer another: then such tasks work for anybody.
@@ -233,10 +260,11 @@ impl Provenance {
     /// allocated the object since then, and has been working for that request since then.
     fn serving_now(&self, address: u64) -> Option<Owner> {
         let mut found = None;
-        for Last { buffer, works, looks: _ } in self.threads.values() {
+        for Last { buffer, works, looks: _, refills } in self.threads.values() {
             if let Works::Serves(owner) = *works
                 && !buffer.carries
-                && (buffer.top..buffer.end).contains(&address)
+                && ((buffer.top..buffer.end).contains(&address)
+                    || refills.iter().any(|refill| refill.contains(&address)))
                 && found.replace(owner).is_some()
             {
                 return None;
@@ -285,16 +313,20 @@ impl Provenance {
         }
     }
 
-    fn allocate(&mut self, before: Buffer, now: Buffer, owner: Owner) {
-        if before.java != now.java {
+    fn allocate(&mut self, before: Buffer, refills: &[Range<u64>], now: Buffer, owner: Owner) {
+        // Other virtual threads may have run in between, without a call.
+        if before.java != now.java || before.carries || now.carries {
             return;
         }
-        if before.start == now.start {
+        if before.start == now.start && refills.is_empty() {
             self.note(before.top, now.top, owner);
-        } else {
-            self.note(before.top, before.end, owner);
-            self.note(now.start, now.top, owner);
+            return;
         }
+        self.note(before.top, before.end, owner);
+        for refill in refills.iter().filter(|refill| refill.start != now.start) {
+            self.note(refill.start, refill.end, owner);
+        }
+        self.note(now.start, now.top, owner);
     }
 
     fn note(&mut self, from: u64, to: u64, owner: Owner) {
@@ -329,6 +361,8 @@ const MAX_THREADS: usize = 65_536;
 const MAX_SERVING: usize = 256;
 /// Buffers that one thread is seen to have between two of its calls; later ones are not known.
 const MAX_LOOKS: usize = 8;
+/// Buffers that a thread may take between two of its calls; beyond, what it allocates is nobody's.
+const MAX_REFILLS: usize = 256;
 /// Connections remembered; beyond, all are forgotten.
 const MAX_CONNECTIONS: usize = 65_536;
 /// Intervals remembered, about 4 MiB; a collection clears them. Beyond, all are forgotten.
@@ -470,5 +504,53 @@ mod tests {
         let carrier = Buffer { carries: true, ..buffer(0x1100) };
         heap.call(SERVER, carrier, 7, Act::ReadsRequest, 10, &NOT_KNOWN);
         assert_eq!(heap.owner(0x1800), None);
+    }
+
+    #[test]
+    fn buffers_that_a_thread_takes_between_two_calls_belong_to_the_first() {
+        let owner = Some(Owner { connection: 7, at: 10 });
+        let mut heap = Provenance::default();
+        heap.call(SERVER, buffer(0x1100), 7, Act::ReadsRequest, 10, &NOT_KNOWN);
+        heap.refilled(SERVER, 0x77, 0x20_000..0x30_000, 1);
+        heap.refilled(SERVER, 0x77, 0x40_000..0x50_000, 1);
+        assert_eq!([0x8000, 0x20_000, 0x4f_ff8].map(|at| heap.owner(at)), [owner; 3]);
+        assert_eq!([0x10f0, 0x30_000].map(|at| heap.owner(at)), [None; 2]);
+        let later = Buffer { start: 0x40_000, top: 0x41_000, end: 0x50_000, ..buffer(0) };
+        heap.call(SERVER, later, 8, Act::ReadsRequest, 20, &NOT_KNOWN);
+        assert_eq!([0x8000, 0x2f_ff8, 0x40_800].map(|at| heap.owner(at)), [owner; 3]);
+        assert_eq!(heap.owner(0x41_000), Some(Owner { connection: 8, at: 20 }));
+    }
+
+    #[test]
+    fn what_a_thread_takes_for_nobody_or_as_another_thread_is_nobodys() {
+        let mut heap = Provenance::default();
+        heap.refilled(SERVER, 0x77, 0x20_000..0x30_000, 1);
+        heap.call(SERVER, buffer(0x1100), 7, Act::ReadsRequest, 10, &NOT_KNOWN);
+        assert_eq!(heap.owner(0x20_000), None);
+        heap.refilled(SERVER, 0x78, 0x20_000..0x30_000, 1);
+        assert_eq!([0x20_000, 0x8000].map(|at| heap.owner(at)), [None; 2]);
+    }
+
+    #[test]
+    fn a_refill_after_a_collection_makes_all_before_it_void() {
+        let mut heap = handed_over();
+        heap.refilled(SERVER, 0x77, 0x20_000..0x30_000, 2);
+        assert_eq!([0x1800, 0x20_000].map(|at| heap.owner(at)), [None; 2]);
+    }
+
+    #[test]
+    fn two_calls_of_a_virtual_thread_say_nothing_of_what_ran_between_them() {
+        let mut heap = Provenance::default();
+        let carrier = |top| Buffer { carries: true, ..buffer(top) };
+        heap.call(SERVER, carrier(0x1100), 7, Act::ReadsRequest, 10, &NOT_KNOWN);
+        heap.call(SERVER, carrier(0x2000), 7, Act::Other, 20, &NOT_KNOWN);
+        assert_eq!(heap.owner(0x1800), None);
+    }
+
+    #[test]
+    fn after_a_loss_nothing_is_known() {
+        let mut heap = handed_over();
+        heap.forget();
+        assert_eq!([0x1800, 0x2800].map(|at| heap.owner(at)), [None; 2]);
     }
 }
