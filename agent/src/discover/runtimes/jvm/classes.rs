@@ -21,6 +21,8 @@ pub struct ClassLayout {
     symbol_body: u64,
     array_length: u64,
     array_data: u64,
+    /// `Klass::_layout_helper`: how large objects are.
+    helper: Option<u64>,
 }
 
 /// What a class is to whoever looks for a task.
@@ -56,7 +58,25 @@ impl ClassLayout {
             symbol_body: structs.offset(&["Symbol"], "_body")?,
             array_length: structs.offset(&["Array<Klass*>", "Array<int>"], "_length")?,
             array_data: structs.offset(&["Array<Klass*>"], "_data[0]").unwrap_or(8),
+            helper: klass("_layout_helper"),
         })
+    }
+
+    /// A layout in which members follow one another.
+    #[cfg(test)]
+    pub fn for_tests(base: u64, shift: u32) -> Self {
+        Self {
+            base,
+            shift,
+            helper: Some(0),
+            name: 8,
+            superclass: 16,
+            secondary: 24,
+            symbol_length: 0,
+            symbol_body: 2,
+            array_length: 0,
+            array_data: 8,
+        }
     }
 
     fn name(&self, klass: u64, memory: &dyn ReadMemory) -> Option<Vec<u8>> {
@@ -66,6 +86,15 @@ impl ClassLayout {
             return None;
         }
         memory.bytes(symbol.checked_add(self.symbol_body)?, u16::from_le_bytes(length).into())
+    }
+
+    /// How objects of this class are laid out: HotSpot's own number, see [`size`].
+    fn helper(&self, number: u32, memory: &dyn ReadMemory) -> Option<i32> {
+        let klass = self.base.checked_add(u64::from(number) << self.shift)?;
+        let helper = memory.u32(klass.checked_add(self.helper?)?)?.cast_signed();
+        // Those of `Class` are as large as they say themselves.
+        let sized = helper < 0 || self.name(klass, memory)? != b"java/lang/Class";
+        sized.then_some(helper)
     }
 
     fn kind(&self, number: u32, memory: &dyn ReadMemory) -> Option<Kind> {
@@ -105,22 +134,58 @@ impl ClassLayout {
 #[derive(Debug, Default)]
 pub struct Classes {
     known: HashMap<u32, Kind>,
+    helpers: HashMap<u32, Option<i32>>,
     epoch: u64,
 }
 
 impl Classes {
     /// What the class with this number is.
     pub fn kind(&mut self, number: u32, epoch: u64, layout: &ClassLayout, memory: &dyn ReadMemory) -> Kind {
-        if self.epoch != epoch || self.known.len() >= MAX_CLASSES {
-            self.known.clear();
-            self.epoch = epoch;
-        }
+        self.collected(epoch);
         if let Some(kind) = self.known.get(&number) {
             return *kind;
         }
         let kind = layout.kind(number, memory).unwrap_or(Kind::Other);
         self.known.insert(number, kind);
         kind
+    }
+
+    /// The size of an object of the class with this number; `length` of it if it is an array.
+    pub fn size(
+        &mut self,
+        number: u32,
+        length: u64,
+        epoch: u64,
+        layout: &ClassLayout,
+        memory: &dyn ReadMemory,
+    ) -> Option<u64> {
+        self.collected(epoch);
+        let helper = *self.helpers.entry(number).or_insert_with(|| layout.helper(number, memory));
+        size(helper?, length)
+    }
+
+    fn collected(&mut self, epoch: u64) {
+        if self.epoch != epoch || self.known.len() >= MAX_CLASSES || self.helpers.len() >= MAX_CLASSES {
+            self.known.clear();
+            self.helpers.clear();
+            self.epoch = epoch;
+        }
+    }
+}
+
+/// The size of an object by `Klass::_layout_helper` (HotSpot's klass.hpp): of an instance it is the size, with a bit that does not
+/// matter here; of an array it is negative, and has the bytes before the elements and the logarithm of an element's.
+fn size(helper: i32, length: u64) -> Option<u64> {
+    let bits = u64::from(helper.cast_unsigned());
+    match helper {
+        0 => None,
+        1.. => Some(bits & !7).filter(|size| *size >= 16),
+        _ => {
+            let (before, element) = (bits >> 16 & 0xff, bits & 0xff);
+            let elements =
+                length.checked_shl(u32::try_from(element).ok().filter(|element| *element <= 3)?)?;
+            Some((before + elements).next_multiple_of(8)).filter(|_| before >= 16)
+        }
     }
 }
 
@@ -132,3 +197,18 @@ const MAX_DEPTH: usize = 64;
 const MAX_INTERFACES: u32 = 256;
 /// Classes remembered.
 const MAX_CLASSES: usize = 16_384;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_what_hotspots_number_says() {
+        assert_eq!(size(24, 0), Some(24));
+        assert_eq!(size(25, 0), Some(24), "with a finalizer");
+        // Of int[] and byte[]: a tag, 16 bytes before the elements, the element's type, the logarithm of its size.
+        assert_eq!(size(0xc010_0a02_u32.cast_signed(), 3), Some(32));
+        assert_eq!(size(0xc010_0800_u32.cast_signed(), 9), Some(32));
+        assert_eq!([size(0, 0), size(8, 0), size(0xc010_0a3f_u32.cast_signed(), 3)], [None; 3]);
+    }
+}

@@ -28,6 +28,8 @@ pub struct Layout {
     pub id: Id,
     /// Where collections are counted.
     pub collections: u64,
+    /// Where it is said that a collection is under way.
+    pub collecting: Option<u64>,
     /// The heap's addresses.
     pub heap: (u64, u64),
     /// What classes look like; none where objects do not have their class at offset 8.
@@ -75,7 +77,7 @@ impl Layout {
         };
         let in_object = || {
             let offset = symbol(super::THREAD_ID).and_then(|address| memory.u32(address));
-            let offset = offset.filter(|offset| (8..MAX_OBJECT).contains(offset) && offset % 8 == 0);
+            let offset = offset.filter(|offset| (8..MAX_OBJECT).contains(offset) && offset.is_multiple_of(8));
             offset.map_or(Id::Unknown, |offset| Id::InObject(offset.into()))
         };
         let flags = Flags::of(&structs, memory).ok_or("its flags cannot be read")?;
@@ -97,6 +99,10 @@ impl Layout {
             mounted: at(&["JavaThread"], "_vthread"),
             id: at(&["JavaThread"], "_monitor_owner_id").map_or_else(in_object, Id::OfThread),
             collections,
+            collecting: ["_is_stw_gc_active", "_is_gc_active"]
+                .iter()
+                .find_map(|member| at(&["CollectedHeap"], member))
+                .map(|member| heap + member),
             heap: (from, from.saturating_add(words.saturating_mul(8))),
             classes: if by_header { ClassLayout::of(&structs, memory) } else { None },
         })
@@ -124,6 +130,14 @@ impl Layout {
             && self.buffer(memory, java_thread)? == found
             && u64::from(memory.u32(self.collections)?) == epoch;
         same.then_some(found)
+    }
+
+    /// Whether the last collection is this one, and is over.
+    pub fn is_after(&self, memory: &dyn ReadMemory, epoch: u64) -> bool {
+        let mut collecting = [1];
+        self.collecting.is_some_and(|address| memory.read(address, &mut collecting))
+            && collecting == [0]
+            && memory.u32(self.collections).map(u64::from) == Some(epoch)
     }
 
     fn buffer(&self, memory: &dyn ReadMemory, java_thread: u64) -> Option<[u64; 3]> {

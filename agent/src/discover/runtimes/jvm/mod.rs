@@ -4,6 +4,7 @@
 //!   structs, layout, classes   what HotSpot says of itself, read from the process
 //!   here                       the walk: thread pointer ─▶ JavaThread ─▶ mounted thread, allocation buffer, task
 //!   reader                     words ─▶ claims           (tlab: whose allocation an object is; pure)
+//!   moved                      where a collection put the tasks that it moved
 //! ```
 //! A virtual thread's claim is a `task`; that an object was allocated by a request's thread is `inferred`, made only
 //! where `--weakest-link inferred` allows it, and only with collectors that move nothing between two counted collections
@@ -13,6 +14,7 @@
 mod classes;
 pub mod fuzz;
 mod layout;
+mod moved;
 mod reader;
 mod structs;
 mod tlab;

@@ -5,11 +5,13 @@
 //! return, so the walk reads that word from then on (see `tlab`). The word's class is checked at each call.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 
 use super::super::{Hit, How, ProbeSet, Reader, Seen, Wish};
 use super::classes::{Classes, Kind};
 use super::layout::Layout;
-use super::tlab::{Act, Buffer, Owner, Provenance};
+use super::moved;
+use super::tlab::{Act, Buffer, Now, Owner, Provenance};
 use super::{FILLED, SLOTS, mounted, walks};
 use crate::discover::memory::{ProcessMemory, ReadMemory};
 use crate::identity::{Birth, Claim, Direction, Facts, Key, LinkMethod, Monotonic, ThreadId};
@@ -274,9 +276,10 @@ impl Reader for JvmReader {
             _ if asks => Act::Asks(self.task(seen.thread, &words, wishes)),
             _ => Act::Other,
         };
-        let (layout, memory, epoch) = (&self.layout, self.memory.as_ref(), words.buffer.epoch);
-        let now = |thread, at, address| layout.buffer_now(memory, at, thread, epoch, Some(address));
-        let owner = self.heap.call(seen.thread, words.buffer, connection, act, seen.time.0, &now);
+        let epoch = words.buffer.epoch;
+        let mut now =
+            Process { layout: &self.layout, memory: self.memory.as_ref(), classes: &mut self.classes, epoch };
+        let owner = self.heap.call(seen.thread, words.buffer, connection, act, seen.time.0, &mut now);
         if self.heap.is_doubted() && !std::mem::replace(&mut self.doubted, true) {
             wishes.push(Wish::Doubt);
         }
@@ -313,6 +316,29 @@ impl Reader for JvmReader {
 
     fn lost(&mut self) {
         self.heap.forget();
+    }
+}
+
+/// The process after so many collections.
+struct Process<'a> {
+    layout: &'a Layout,
+    memory: &'a dyn ReadMemory,
+    classes: &'a mut Classes,
+    epoch: u64,
+}
+
+impl Now for Process<'_> {
+    fn buffer(&mut self, thread: ThreadId, java_thread: u64, address: u64) -> Option<[u64; 3]> {
+        self.layout.buffer_now(self.memory, java_thread, thread, self.epoch, Some(address))
+    }
+
+    fn is_collected(&mut self) -> bool {
+        self.layout.is_after(self.memory, self.epoch)
+    }
+
+    fn moved(&mut self, range: &Range<u64>) -> Vec<u64> {
+        let Some(classes) = &self.layout.classes else { return Vec::new() };
+        moved::tasks(range, self.epoch, self.layout.heap, self.classes, classes, self.memory)
     }
 }
 

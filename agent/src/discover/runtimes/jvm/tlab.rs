@@ -4,8 +4,8 @@
 //!   thread T reads a request:  top = a ──▶ T's next call: top = b     [a, b) was allocated for that request
 //!   a worker sends:  the task on its stack lies in [a, b) ──▶ it works for that request, however long the task waited
 //! ```
-//! A Java thread allocates from a buffer of its own by moving its top. A collection moves objects, so each one makes
-//! everything that is known void. A worker's own allocations count only between a call and its answer: from one task
+//! A Java thread allocates from a buffer of its own by moving its top. A collection moves objects, so each one makes all
+//! addresses void, but for those of tasks that can be read from what it left behind (see `moved`). A worker's own allocations count only between a call and its answer: from one task
 //! to the next it need not make a call. It must never answer for an address that two requests can have allocated, or
 //! for a request that was answered.
 
@@ -57,8 +57,21 @@ pub enum Act {
     Other,
 }
 
-/// Start, top and end of the buffer that a thread, with its `JavaThread` there, has at this moment, if this address lies in it.
-pub type Now<'a> = dyn Fn(ThreadId, u64, u64) -> Option<[u64; 3]> + 'a;
+/// What can be seen of the process at this moment.
+pub trait Now {
+    /// Start, top and end of the buffer that a thread, with its `JavaThread` there, has, if this address lies in it.
+    fn buffer(&mut self, thread: ThreadId, java_thread: u64, address: u64) -> Option<[u64; 3]>;
+
+    /// The last collection is the one that the process has been known to have had, and it is over.
+    fn is_collected(&mut self) -> bool {
+        false
+    }
+
+    /// The new addresses of tasks that lay in this range before that collection.
+    fn moved(&mut self, _range: &Range<u64>) -> Vec<u64> {
+        Vec::new()
+    }
+}
 
 /// All that is known of a process's heap.
 #[derive(Debug, Default)]
@@ -66,6 +79,10 @@ pub struct Provenance {
     epoch: Option<u64>,
     /// By first address: the end, and for whom.
     allocated: BTreeMap<u64, (u64, Owner)>,
+    /// What was allocated before the last collection, of which it is not yet known where it is now.
+    collected: Vec<(Range<u64>, Owner)>,
+    /// Tasks that the last collection moved, by their new addresses; nobody's if two requests claim one.
+    moved: HashMap<u64, Option<Owner>>,
     threads: HashMap<ThreadId, Last>,
     connections: HashMap<u64, Connection>,
     /// Intervals that were forgotten to make room.
@@ -110,11 +127,18 @@ impl Provenance {
         connection: u64,
         act: Act,
         time: u64,
-        now: &Now<'_>,
+        now: &mut dyn Now,
     ) -> Option<Owner> {
-        self.collected(buffer.epoch);
+        let act = match act {
+            // A task's address is from before the last collection.
+            Act::Asks(_) if self.is_past(buffer.epoch) => Act::Asks(None),
+            Act::Answers(_) if self.is_past(buffer.epoch) => Act::Answers(None),
+            act => act,
+        };
+        let buffer = self.at_epoch(buffer);
         let by_task = match act {
             Act::Asks(Some(task)) => {
+                self.follow(now);
                 self.owner(task).or_else(|| self.served_now(task, (thread, buffer), now))
             }
             Act::Answers(Some(task)) => {
@@ -152,7 +176,10 @@ impl Provenance {
 
     /// A thread, with its `JavaThread` there, takes another buffer.
     pub fn refilled(&mut self, thread: ThreadId, java_thread: u64, buffer: Range<u64>, epoch: u64) {
-        self.collected(epoch);
+        if self.is_past(epoch) {
+            return;
+        }
+        self.begin(epoch);
         let Some(last) = self.threads.get_mut(&thread) else { return };
         if matches!(last.works, Works::Unknown) {
             return;
@@ -168,13 +195,73 @@ impl Provenance {
     /// Something may not have been seen: nothing follows from what was.
     pub fn forget(&mut self) {
         self.allocated.clear();
+        self.collected.clear();
+        self.moved.clear();
         self.threads.clear();
     }
 
-    fn collected(&mut self, epoch: u64) {
-        if self.epoch != Some(epoch) {
-            self.epoch = Some(epoch);
-            self.forget();
+    /// A record from before a collection may come after the first from behind it.
+    fn is_past(&self, epoch: u64) -> bool {
+        self.epoch.is_some_and(|known| epoch < known)
+    }
+
+    /// A buffer that can be compared with what is known.
+    fn at_epoch(&mut self, buffer: Buffer) -> Buffer {
+        if self.is_past(buffer.epoch) {
+            return Buffer { start: 0, top: 0, end: 0, epoch: self.epoch.unwrap_or_default(), ..buffer };
+        }
+        self.begin(buffer.epoch);
+        buffer
+    }
+
+    /// So many collections were seen. After another one no address means what it did; whom threads work for, it
+    /// does not change, and no thread has a buffer.
+    fn begin(&mut self, epoch: u64) {
+        if self.epoch == Some(epoch) {
+            return;
+        }
+        let next = self.epoch.is_some_and(|known| known.checked_add(1) == Some(epoch));
+        self.epoch = Some(epoch);
+        let mut before = Vec::new();
+        let allocated = std::mem::take(&mut self.allocated).into_iter();
+        before.extend(allocated.map(|(start, (end, owner))| (start..end, owner)));
+        let moved = std::mem::take(&mut self.moved).into_iter();
+        before.extend(moved.filter_map(|(at, owner)| Some((at..at.saturating_add(ONE), owner?))));
+        for last in self.threads.values_mut() {
+            if let Works::Serves(owner) = last.works
+                && !last.buffer.carries
+            {
+                before.push((last.buffer.top..last.buffer.end, owner));
+                before.extend(last.refills.drain(..).map(|refill| (refill, owner)));
+            }
+            last.refills.clear();
+            last.looks.clear();
+            last.buffer = Buffer { start: 0, top: 0, end: 0, epoch, ..last.buffer };
+        }
+        before.retain(|(range, owner)| !range.is_empty() && self.is_open(*owner));
+        self.collected = if next { before } else { Vec::new() };
+    }
+
+    /// Looks where the tasks are now that the last collection moved, once it is over.
+    fn follow(&mut self, now: &mut dyn Now) {
+        if self.collected.is_empty() || !now.is_collected() {
+            return;
+        }
+        let mut room = MAX_FOLLOWED;
+        for (range, owner) in std::mem::take(&mut self.collected) {
+            let length = range.end - range.start;
+            if !self.is_open(owner) || length > room {
+                continue;
+            }
+            room -= length;
+            for address in now.moved(&range) {
+                let known = self.moved.entry(address).or_insert(Some(owner));
+                *known = known.filter(|known| *known == owner);
+            }
+        }
+        // Another one may have begun meanwhile.
+        if !now.is_collected() {
+            self.moved.clear();
         }
     }
 
@@ -188,7 +275,10 @@ impl Provenance {
         let closed = self.allocated.range(..=address).next_back().filter(|(_, (end, _))| address < *end);
         let owner = match closed {
             Some((_, &(_, owner))) => owner,
-            None => self.serving_now(address)?,
+            None => match self.moved.get(&address) {
+                Some(moved) => (*moved)?,
+                None => self.serving_now(address)?,
+            },
         };
         self.is_open(owner).then_some(owner)
     }
@@ -219,7 +309,7 @@ impl Provenance {
     /// moment. The object is older than the call of `asker`, and the thread has worked for its request from its last call
     /// until then at least, so it does not matter what it has been doing since. What seems to be a buffer must not
     /// overlap anything known: between two buffers a thread shows the start of one and the top of the other.
-    fn served_now(&self, address: u64, asker: (ThreadId, Buffer), now: &Now<'_>) -> Option<Owner> {
+    fn served_now(&self, address: u64, asker: (ThreadId, Buffer), now: &mut dyn Now) -> Option<Owner> {
         let nowhere =
             self.allocated.range(..=address).next_back().is_none_or(|(_, (end, _))| *end <= address);
         if address == 0 || !nowhere {
@@ -232,7 +322,8 @@ impl Provenance {
             _ => None,
         });
         let mut found = None;
-        for (thread, buffer, owner) in serving.take(MAX_SERVING) {
+        let serving: Vec<_> = serving.take(MAX_SERVING).collect();
+        for (thread, buffer, owner) in serving {
             let looked = self.threads.get(&thread).and_then(|last| {
                 last.looks
                     .iter()
@@ -240,7 +331,8 @@ impl Provenance {
                     .find(|[start, top]| (*start..*top).contains(&address))
             });
             let looked = looked.map(|[start, top]| [start, top, top]);
-            let Some([start, top, end]) = looked.or_else(|| now(thread, buffer.thread, address)) else {
+            let Some([start, top, end]) = looked.or_else(|| now.buffer(thread, buffer.thread, address))
+            else {
                 continue;
             };
             if !(start..top).contains(&address) || top > end || end - start > MAX_BUFFER {
@@ -277,7 +369,7 @@ impl Provenance {
         if self.connections.len() >= MAX_CONNECTIONS && !self.connections.contains_key(&on) {
             // What was answered is forgotten with them, so what was allocated must be too.
             self.connections.clear();
-            self.allocated.clear();
+            self.forget();
         }
         let known = self.connections.entry(on).or_default();
         match act {
@@ -365,6 +457,10 @@ const MAX_LOOKS: usize = 8;
 const MAX_REFILLS: usize = 256;
 /// Connections remembered; beyond, all are forgotten.
 const MAX_CONNECTIONS: usize = 65_536;
+/// Bytes of memory looked at for moved tasks after one collection; beyond, tasks are orphans.
+const MAX_FOLLOWED: u64 = 32 << 20;
+/// As much of an object as is needed to tell where it went.
+const ONE: u64 = 16;
 /// Intervals remembered, about 4 MiB; a collection clears them. Beyond, all are forgotten.
 const MAX_ALLOCATED: usize = 65_536;
 /// The largest piece that a thread is believed to have allocated between two calls.
@@ -380,20 +476,27 @@ mod tests {
 
     const SERVER: ThreadId = ThreadId(1);
     const WORKER: ThreadId = ThreadId(2);
-    const NOT_KNOWN: fn(ThreadId, u64, u64) -> Option<[u64; 3]> = |_, _, _| None;
+    /// Nothing of the process can be seen.
+    struct Unknown;
+
+    impl Now for Unknown {
+        fn buffer(&mut self, _: ThreadId, _: u64, _: u64) -> Option<[u64; 3]> {
+            None
+        }
+    }
 
     /// The server reads a request on connection 7 at time 10, allocates up to 0x2000, and reads another on 8.
     fn handed_over() -> Provenance {
         let mut heap = Provenance::default();
-        heap.call(SERVER, buffer(0x1100), 7, Act::ReadsRequest, 10, &NOT_KNOWN);
-        heap.call(SERVER, buffer(0x2000), 8, Act::ReadsRequest, 20, &NOT_KNOWN);
+        heap.call(SERVER, buffer(0x1100), 7, Act::ReadsRequest, 10, &mut Unknown);
+        heap.call(SERVER, buffer(0x2000), 8, Act::ReadsRequest, 20, &mut Unknown);
         heap
     }
 
     #[test]
     fn a_task_belongs_to_the_request_whose_thread_allocated_it() {
         let mut heap = handed_over();
-        let found = heap.call(WORKER, buffer(0x5000), 50, Act::Asks(Some(0x1800)), 30, &NOT_KNOWN);
+        let found = heap.call(WORKER, buffer(0x5000), 50, Act::Asks(Some(0x1800)), 30, &mut Unknown);
         assert_eq!(found, Some(Owner { connection: 7, at: 10 }));
         assert_eq!(heap.owner(0x10f0), None);
         assert_eq!(heap.owner(0x2000), Some(Owner { connection: 8, at: 20 }));
@@ -402,9 +505,9 @@ mod tests {
     #[test]
     fn a_task_that_runs_before_its_maker_calls_again_is_found_too() {
         let mut heap = Provenance::default();
-        heap.call(SERVER, buffer(0x1100), 7, Act::ReadsRequest, 10, &NOT_KNOWN);
+        heap.call(SERVER, buffer(0x1100), 7, Act::ReadsRequest, 10, &mut Unknown);
         let worker = Buffer { start: 0x10_000, end: 0x20_000, ..buffer(0x11_000) };
-        let found = heap.call(WORKER, worker, 50, Act::Asks(Some(0x1800)), 30, &NOT_KNOWN);
+        let found = heap.call(WORKER, worker, 50, Act::Asks(Some(0x1800)), 30, &mut Unknown);
         assert_eq!(found, Some(Owner { connection: 7, at: 10 }));
         assert_eq!(heap.owner(0x10f0), None);
     }
@@ -413,23 +516,23 @@ mod tests {
     fn a_collection_makes_all_addresses_void() {
         let mut heap = handed_over();
         let later = Buffer { epoch: 2, ..buffer(0x5000) };
-        assert_eq!(heap.call(WORKER, later, 50, Act::Asks(Some(0x1800)), 30, &NOT_KNOWN), None);
+        assert_eq!(heap.call(WORKER, later, 50, Act::Asks(Some(0x1800)), 30, &mut Unknown), None);
     }
 
     #[test]
     fn what_was_answered_owns_nothing() {
         let mut heap = handed_over();
-        heap.call(WORKER, buffer(0x5000), 7, Act::Answers(None), 25, &NOT_KNOWN);
+        heap.call(WORKER, buffer(0x5000), 7, Act::Answers(None), 25, &mut Unknown);
         assert_eq!(heap.owner(0x1800), None);
     }
 
     #[test]
     fn a_task_that_answers_another_request_than_the_one_that_allocated_it_is_doubted() {
         let mut heap = handed_over();
-        heap.call(WORKER, buffer(0x5000), 7, Act::Answers(Some(0x1800)), 25, &NOT_KNOWN);
+        heap.call(WORKER, buffer(0x5000), 7, Act::Answers(Some(0x1800)), 25, &mut Unknown);
         assert!(!heap.is_doubted());
         let mut heap = handed_over();
-        heap.call(WORKER, buffer(0x5000), 8, Act::Answers(Some(0x1800)), 25, &NOT_KNOWN);
+        heap.call(WORKER, buffer(0x5000), 8, Act::Answers(Some(0x1800)), 25, &mut Unknown);
         assert!(heap.is_doubted());
     }
 
@@ -437,9 +540,9 @@ mod tests {
     fn a_worker_allocates_for_a_request_only_while_it_waits_for_an_answer() {
         let mut heap = handed_over();
         let worker = |top| Buffer { start: 0x10_000, end: 0x20_000, ..buffer(top) };
-        heap.call(WORKER, worker(0x11_000), 50, Act::Asks(Some(0x1800)), 30, &NOT_KNOWN);
-        heap.call(WORKER, worker(0x12_000), 50, Act::ReadsAnswer, 31, &NOT_KNOWN);
-        heap.call(WORKER, worker(0x13_000), 51, Act::Asks(None), 32, &NOT_KNOWN);
+        heap.call(WORKER, worker(0x11_000), 50, Act::Asks(Some(0x1800)), 30, &mut Unknown);
+        heap.call(WORKER, worker(0x12_000), 50, Act::ReadsAnswer, 31, &mut Unknown);
+        heap.call(WORKER, worker(0x13_000), 51, Act::Asks(None), 32, &mut Unknown);
         assert_eq!(heap.owner(0x11_800), Some(Owner { connection: 7, at: 10 }));
         assert_eq!(heap.owner(0x12_800), None);
     }
@@ -447,19 +550,27 @@ mod tests {
     #[test]
     fn another_java_thread_on_the_same_carrier_ends_an_interval() {
         let mut heap = Provenance::default();
-        heap.call(SERVER, buffer(0x1100), 7, Act::ReadsRequest, 10, &NOT_KNOWN);
-        heap.call(SERVER, Buffer { java: 2, ..buffer(0x2000) }, 8, Act::ReadsRequest, 20, &NOT_KNOWN);
+        heap.call(SERVER, buffer(0x1100), 7, Act::ReadsRequest, 10, &mut Unknown);
+        heap.call(SERVER, Buffer { java: 2, ..buffer(0x2000) }, 8, Act::ReadsRequest, 20, &mut Unknown);
         assert_eq!(heap.owner(0x1800), None);
+    }
+
+    /// The server has this buffer.
+    struct Has([u64; 3]);
+
+    impl Now for Has {
+        fn buffer(&mut self, thread: ThreadId, java_thread: u64, _: u64) -> Option<[u64; 3]> {
+            (thread == SERVER && java_thread == 0x77).then_some(self.0)
+        }
     }
 
     /// The server reads a request and takes another buffer, of which nothing is known but what it is now; a worker asks with
     /// a task at `task`.
     fn asked_behind(now: [u64; 3], task: u64) -> Option<Owner> {
         let mut heap = Provenance::default();
-        heap.call(SERVER, buffer(0x1100), 7, Act::ReadsRequest, 10, &NOT_KNOWN);
+        heap.call(SERVER, buffer(0x1100), 7, Act::ReadsRequest, 10, &mut Unknown);
         let worker = Buffer { start: 0x10_000, end: 0x20_000, ..buffer(0x11_000) };
-        let read = |thread, at, _| (thread == SERVER && at == 0x77).then_some(now);
-        heap.call(WORKER, worker, 50, Act::Asks(Some(task)), 30, &read)
+        heap.call(WORKER, worker, 50, Act::Asks(Some(task)), 30, &mut Has(now))
     }
 
     #[test]
@@ -481,20 +592,20 @@ mod tests {
         let (first, owner) = (buffer(0x1100), Some(Owner { connection: 7, at: 10 }));
         let asked = |seen_at: u64| {
             let mut heap = Provenance::default();
-            heap.call(SERVER, first, 7, Act::ReadsRequest, 10, &NOT_KNOWN);
+            heap.call(SERVER, first, 7, Act::ReadsRequest, 10, &mut Unknown);
             assert!(heap.looked(SERVER, 10, seen_at, Some([0x30_000, 0x31_000, 0x40_000])));
             let worker = Buffer { start: 0x10_000, end: 0x20_000, ..buffer(0x11_000) };
-            let before = heap.call(WORKER, worker, 50, Act::Asks(Some(0x30_800)), 12, &NOT_KNOWN);
+            let before = heap.call(WORKER, worker, 50, Act::Asks(Some(0x30_800)), 12, &mut Unknown);
             let later = Buffer { start: 0x50_000, end: 0x60_000, ..buffer(0x51_000) };
-            heap.call(SERVER, later, 8, Act::ReadsRequest, 20, &NOT_KNOWN);
-            (before, heap.call(WORKER, worker, 51, Act::Asks(Some(0x30_800)), 22, &NOT_KNOWN))
+            heap.call(SERVER, later, 8, Act::ReadsRequest, 20, &mut Unknown);
+            (before, heap.call(WORKER, worker, 51, Act::Asks(Some(0x30_800)), 22, &mut Unknown))
         };
         assert_eq!(asked(15), (owner, owner));
         // It may have been taken for the next request; what asked before that was there is older.
         assert_eq!(asked(25), (owner, None));
         let mut heap = Provenance::default();
-        heap.call(SERVER, first, 7, Act::ReadsRequest, 10, &NOT_KNOWN);
-        heap.call(SERVER, first, 8, Act::ReadsRequest, 20, &NOT_KNOWN);
+        heap.call(SERVER, first, 7, Act::ReadsRequest, 10, &mut Unknown);
+        heap.call(SERVER, first, 8, Act::ReadsRequest, 20, &mut Unknown);
         assert!(!heap.looked(SERVER, 10, 25, Some([0x30_000, 0x31_000, 0x40_000])), "of another request");
     }
 
@@ -502,7 +613,7 @@ mod tests {
     fn what_a_carrier_allocates_after_its_last_call_is_anybodys() {
         let mut heap = Provenance::default();
         let carrier = Buffer { carries: true, ..buffer(0x1100) };
-        heap.call(SERVER, carrier, 7, Act::ReadsRequest, 10, &NOT_KNOWN);
+        heap.call(SERVER, carrier, 7, Act::ReadsRequest, 10, &mut Unknown);
         assert_eq!(heap.owner(0x1800), None);
     }
 
@@ -510,13 +621,13 @@ mod tests {
     fn buffers_that_a_thread_takes_between_two_calls_belong_to_the_first() {
         let owner = Some(Owner { connection: 7, at: 10 });
         let mut heap = Provenance::default();
-        heap.call(SERVER, buffer(0x1100), 7, Act::ReadsRequest, 10, &NOT_KNOWN);
+        heap.call(SERVER, buffer(0x1100), 7, Act::ReadsRequest, 10, &mut Unknown);
         heap.refilled(SERVER, 0x77, 0x20_000..0x30_000, 1);
         heap.refilled(SERVER, 0x77, 0x40_000..0x50_000, 1);
         assert_eq!([0x8000, 0x20_000, 0x4f_ff8].map(|at| heap.owner(at)), [owner; 3]);
         assert_eq!([0x10f0, 0x30_000].map(|at| heap.owner(at)), [None; 2]);
         let later = Buffer { start: 0x40_000, top: 0x41_000, end: 0x50_000, ..buffer(0) };
-        heap.call(SERVER, later, 8, Act::ReadsRequest, 20, &NOT_KNOWN);
+        heap.call(SERVER, later, 8, Act::ReadsRequest, 20, &mut Unknown);
         assert_eq!([0x8000, 0x2f_ff8, 0x40_800].map(|at| heap.owner(at)), [owner; 3]);
         assert_eq!(heap.owner(0x41_000), Some(Owner { connection: 8, at: 20 }));
     }
@@ -525,25 +636,18 @@ mod tests {
     fn what_a_thread_takes_for_nobody_or_as_another_thread_is_nobodys() {
         let mut heap = Provenance::default();
         heap.refilled(SERVER, 0x77, 0x20_000..0x30_000, 1);
-        heap.call(SERVER, buffer(0x1100), 7, Act::ReadsRequest, 10, &NOT_KNOWN);
+        heap.call(SERVER, buffer(0x1100), 7, Act::ReadsRequest, 10, &mut Unknown);
         assert_eq!(heap.owner(0x20_000), None);
         heap.refilled(SERVER, 0x78, 0x20_000..0x30_000, 1);
         assert_eq!([0x20_000, 0x8000].map(|at| heap.owner(at)), [None; 2]);
     }
 
     #[test]
-    fn a_refill_after_a_collection_makes_all_before_it_void() {
-        let mut heap = handed_over();
-        heap.refilled(SERVER, 0x77, 0x20_000..0x30_000, 2);
-        assert_eq!([0x1800, 0x20_000].map(|at| heap.owner(at)), [None; 2]);
-    }
-
-    #[test]
     fn two_calls_of_a_virtual_thread_say_nothing_of_what_ran_between_them() {
         let mut heap = Provenance::default();
         let carrier = |top| Buffer { carries: true, ..buffer(top) };
-        heap.call(SERVER, carrier(0x1100), 7, Act::ReadsRequest, 10, &NOT_KNOWN);
-        heap.call(SERVER, carrier(0x2000), 7, Act::Other, 20, &NOT_KNOWN);
+        heap.call(SERVER, carrier(0x1100), 7, Act::ReadsRequest, 10, &mut Unknown);
+        heap.call(SERVER, carrier(0x2000), 7, Act::Other, 20, &mut Unknown);
         assert_eq!(heap.owner(0x1800), None);
     }
 
@@ -552,5 +656,73 @@ mod tests {
         let mut heap = handed_over();
         heap.forget();
         assert_eq!([0x1800, 0x2800].map(|at| heap.owner(at)), [None; 2]);
+    }
+
+    /// A collection moved the tasks of these ranges there.
+    struct Collected(Vec<(Range<u64>, u64)>, bool);
+
+    impl Now for Collected {
+        fn buffer(&mut self, _: ThreadId, _: u64, _: u64) -> Option<[u64; 3]> {
+            None
+        }
+        fn is_collected(&mut self) -> bool {
+            self.1
+        }
+        fn moved(&mut self, range: &Range<u64>) -> Vec<u64> {
+            let moved = self.0.iter().filter(|(from, _)| range.start <= from.start && from.end <= range.end);
+            moved.map(|(_, to)| *to).collect()
+        }
+    }
+
+    /// Asks with a task at this address after one more collection.
+    fn asked_after(heap: &mut Provenance, task: u64, now: &mut dyn Now) -> Option<Owner> {
+        let later = Buffer { start: 0x10_000, end: 0x20_000, epoch: 2, ..buffer(0x11_000) };
+        heap.call(WORKER, later, 50, Act::Asks(Some(task)), 30, now)
+    }
+
+    #[test]
+    fn a_task_that_a_collection_moved_is_where_it_says() {
+        let mut now = Collected(vec![(0x1800..0x1810, 0x70_000), (0x2100..0x2110, 0x71_000)], true);
+        let mut heap = handed_over();
+        assert_eq!(asked_after(&mut heap, 0x70_000, &mut now), Some(Owner { connection: 7, at: 10 }));
+        assert_eq!(heap.owner(0x71_000), Some(Owner { connection: 8, at: 20 }), "of an unfinished buffer");
+        assert_eq!(heap.owner(0x1800), None);
+        // A second collection moves one of them again.
+        let third = Buffer { start: 0x30_000, end: 0x40_000, epoch: 3, ..buffer(0x31_000) };
+        let mut now = Collected(vec![(0x70_000..0x70_010, 0x80_000)], true);
+        let found = heap.call(WORKER, third, 51, Act::Asks(Some(0x80_000)), 40, &mut now);
+        assert_eq!(found, Some(Owner { connection: 7, at: 10 }));
+        assert_eq!(heap.owner(0x71_000), None);
+    }
+
+    #[test]
+    fn what_a_collection_is_moving_yet_is_looked_for_later() {
+        let mut now = Collected(vec![(0x1800..0x1810, 0x70_000)], false);
+        let mut heap = handed_over();
+        assert_eq!(asked_after(&mut heap, 0x70_000, &mut now), None);
+        now.1 = true;
+        assert_eq!(asked_after(&mut heap, 0x70_000, &mut now), Some(Owner { connection: 7, at: 10 }));
+    }
+
+    #[test]
+    fn what_two_requests_claim_to_have_become_is_nobodys() {
+        let mut now = Collected(vec![(0x1800..0x1810, 0x70_000), (0x2100..0x2110, 0x70_000)], true);
+        assert_eq!(asked_after(&mut handed_over(), 0x70_000, &mut now), None);
+    }
+
+    #[test]
+    fn whom_a_thread_serves_outlasts_a_collection_and_what_it_allocates_then_too() {
+        let mut heap = handed_over();
+        heap.refilled(SERVER, 0x77, 0x40_000..0x50_000, 2);
+        assert_eq!(heap.owner(0x40_800), Some(Owner { connection: 8, at: 20 }));
+    }
+
+    #[test]
+    fn a_record_from_before_a_collection_that_comes_late_is_no_collection() {
+        let mut heap = handed_over();
+        heap.refilled(SERVER, 0x77, 0x40_000..0x50_000, 2);
+        let earlier = Buffer { start: 0x10_000, end: 0x20_000, ..buffer(0x11_000) };
+        assert_eq!(heap.call(WORKER, earlier, 50, Act::Asks(Some(0x1800)), 30, &mut Unknown), None);
+        assert_eq!(heap.owner(0x40_800), Some(Owner { connection: 8, at: 20 }));
     }
 }
