@@ -48,11 +48,19 @@ pub(super) struct Tasks {
     /// Their keys in the order in which they came, to forget the oldest.
     births_by_age: VecDeque<Key>,
     /// What tasks that others made have called, themselves or through those that they made.
-    calls: HashMap<Key, Calls>,
-    /// Their keys in the order in which they came, to forget the oldest.
-    calls_by_age: VecDeque<Key>,
+    calls: HashMap<Life, Calls>,
+    /// Those in the order in which they came, to forget the oldest.
+    calls_by_age: VecDeque<Life>,
     /// What was likely was seen to be wrong once: nothing is inferred any more.
     doubted: bool,
+}
+
+/// A task that another made. Its key may be an address, which is used again as soon as it is over.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(super) struct Life {
+    key: Key,
+    /// When it was made; 0 where keys are never used again.
+    born: Monotonic,
 }
 
 /// The calls of a task that another made.
@@ -116,7 +124,7 @@ impl Tasks {
     }
 
     /// A task, or one that it made, made a call.
-    fn called(&mut self, task: Key, at: Monotonic) {
+    fn called(&mut self, task: Life, at: Monotonic) {
         if let Some(calls) = self.calls.get_mut(&task) {
             calls.count += 1;
             calls.last = calls.last.max(at);
@@ -132,7 +140,7 @@ impl Tasks {
     }
 
     /// Whether a task worked for a request that was over then, and for no other, as far as its calls tell.
-    fn worked_for(&self, task: Key, over: Monotonic) -> bool {
+    fn worked_for(&self, task: Life, over: Monotonic) -> bool {
         self.calls.get(&task).is_some_and(|calls| calls.count == 1 || calls.last <= over)
     }
 
@@ -197,7 +205,7 @@ pub(super) struct Line {
     /// The claim.
     pub claim: Claim,
     /// The tasks between: who asked, who made that one, and so on. None if the claim is that of who asked.
-    pub below: Vec<Key>,
+    pub below: Vec<Life>,
 }
 
 /// A link by lineage that waits for what the task does after the request.
@@ -207,7 +215,7 @@ pub(super) struct Likely {
     method: LinkMethod,
     /// When the request was over.
     over: Monotonic,
-    below: Vec<Key>,
+    below: Vec<Life>,
 }
 
 /// Everything that this rule keeps.
@@ -282,8 +290,6 @@ impl Stitcher {
     /// A task was made by another.
     pub(super) fn born(&mut self, process: ProcessKey, birth: Birth) {
         let tasks = self.owned.tasks.entry(process).or_default();
-        // What an earlier life of the key called is not this one's.
-        tasks.calls.remove(&birth.child);
         let births = tasks.births.entry(birth.child).or_default();
         if births.len() >= MAX_LIVES {
             births.pop_front();
@@ -722,7 +728,8 @@ fn find(tasks: &Tasks, claimed: &Claimed<'_>, at: Monotonic, claim: &Claim) -> F
 fn follow(to: &mut Vec<Line>, tasks: Option<&Tasks>, time: Monotonic, facts: &Facts) {
     for &claim in facts.claims.iter().take(MAX_CLAIMS) {
         let at = claim.at.unwrap_or(time);
-        let below = claim.born.map(|task| Key { value: task, ..claim.key }).into_iter().collect();
+        let made = |task| Life { key: Key { value: task, ..claim.key }, born: Monotonic(0) };
+        let below = claim.born.map(made).into_iter().collect();
         let mut line = Line { at, claim, below };
         for _ in 0..=MAX_LINEAGE {
             if to.len() >= MAX_CLAIMS * 2 {
@@ -734,7 +741,7 @@ fn follow(to: &mut Vec<Line>, tasks: Option<&Tasks>, time: Monotonic, facts: &Fa
             let births = tasks.and_then(|tasks| tasks.births.get(&line.claim.key));
             let birth = births.and_then(|lives| lives.iter().rev().find(|(time, _)| *time <= line.at));
             let Some(&(born, parent)) = birth else { break };
-            line.below.push(line.claim.key);
+            line.below.push(Life { key: line.claim.key, born });
             line.at = born;
             line.claim = Claim { key: parent, born: None, method: LinkMethod::Inferred, ..line.claim };
         }

@@ -28,6 +28,21 @@ const fn handed(name: &'static str, programs: &'static [Program]) -> Row {
     row(name, programs, ORPHANS)
 }
 
+/// The call is made by a task, or in a thread, that the answering one made, and habits are believed: who made a context is
+/// watched once an orphan has shown that it is needed.
+const fn inferred(name: &'static str, programs: &'static [Program]) -> Row {
+    Row {
+        warm_up: 200,
+        attached: "python of process|python contexts is watched",
+        environment: &[
+            ("SPANDREL_LOG", "info"),
+            ("SPANDREL_WEAKEST_LINK", "inferred"),
+            (super::PROBE_HITS, "0"),
+        ],
+        ..row(name, programs, super::PROVED)
+    }
+}
+
 const fn timed(row: Row) -> Row {
     Row { timer: 1, ..row }
 }
@@ -76,6 +91,32 @@ pub(super) const ROWS: &[Row] = &[
     long(below(
         "py-gevent-gather",
         &[Python { script: "gevent_service.py", arguments: &["style=gather"] }, Threaded],
+    )),
+    // The same with habits believed.
+    timed(inferred("py-streams-gather-inferred", &[asyncio(&["server=streams", "style=gather"]), Threaded])),
+    inferred(
+        "py-uvicorn-uvloop-thread-inferred",
+        &[asyncio(&["server=uvicorn-uvloop", "style=thread"]), Threaded],
+    ),
+    long(inferred("py-streams-tasks-inferred", &[asyncio(&["server=streams", "style=tasks"]), Threaded])),
+    long(inferred("py-streams-thread-inferred", &[asyncio(&["server=streams", "style=thread"]), Threaded])),
+    long(inferred("py-streams-late-inferred", &[asyncio(&["server=streams", "style=late"]), Threaded])),
+    long(inferred("py-uvloop-gather-inferred", &[asyncio(&["server=uvloop", "style=gather"]), Threaded])),
+    long(inferred("py-aiohttp-gather-inferred", &[asyncio(&["server=aiohttp", "style=gather"]), Threaded])),
+    long(inferred("py-aiohttp-tasks-inferred", &[asyncio(&["server=aiohttp", "style=tasks"]), Threaded])),
+    long(inferred("py-uvicorn-gather-inferred", &[asyncio(&["server=uvicorn", "style=gather"]), Threaded])),
+    long(inferred(
+        "py-uvicorn-uvloop-gather-inferred",
+        &[asyncio(&["server=uvicorn-uvloop", "style=gather"]), Threaded],
+    )),
+    long(inferred("py-fastapi-sync-inferred", &[asyncio(&["server=fastapi-sync"]), Threaded])),
+    long(inferred(
+        "py-trio-gather-inferred",
+        &[Python { script: "trio_service.py", arguments: &["style=gather"] }, Threaded],
+    )),
+    long(inferred(
+        "py-trio-thread-inferred",
+        &[Python { script: "trio_service.py", arguments: &["style=thread"] }, Threaded],
     )),
     row("py-gunicorn-threads", &[GunicornOf("gthread"), Threaded], super::PROVED),
     long(inline("py-gunicorn-gevent", &[GunicornOf("gevent"), Threaded])),

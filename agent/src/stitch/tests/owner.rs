@@ -344,6 +344,30 @@ fn a_lineage_is_followed_at_the_time_of_each_birth() {
 }
 
 #[test]
+fn a_task_is_believed_although_its_key_is_another_tasks_by_then() {
+    let ledger = check_with(
+        inferring(),
+        "web.1 reads s1 /a born many
+         web.1 bears 8 7
+         web.1 calls c1 /x born many claims=8
+         web.1 gets c1
+         web.1 answers s1 owns=7
+         web.1 reads s2 /b born many
+         web.1 bears 8 7
+         web.1 calls c2 /y born many claims=8
+         web.1 gets c2
+         web.1 answers s2 owns=7
+         wait 800",
+        "
+         server web /a
+           client web /x inferred
+         server web /b
+           client web /y inferred",
+    );
+    assert_eq!(ledger.links.inferred, 2);
+}
+
+#[test]
 fn the_call_that_reads_the_answer_may_know_better() {
     check(
         "web.1 reads s1 /a born many owns=1
