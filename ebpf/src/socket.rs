@@ -7,7 +7,7 @@ use aya_ebpf::helpers::generated::{
     bpf_get_socket_cookie, bpf_probe_read_kernel, bpf_sk_storage_get, bpf_skc_to_tcp_sock,
 };
 use spandrel_proto::counter::Counter;
-use spandrel_proto::position::Tcp;
+use spandrel_proto::position::{RCV_SHUTDOWN, SOCK_DONE, Tcp};
 use spandrel_proto::record::{Addresses, Socket, TRANSPORT_FOREIGN, TRANSPORT_TCP, TRANSPORT_UNIX, Unix};
 
 use crate::maps::{self, SOCKETS, SOCKETS_BY_ADDRESS, SocketState, count, off, run};
@@ -222,7 +222,13 @@ pub unsafe fn describe<M: Memory>(
 ) -> (Tcp, u8) {
     // SAFETY: the caller's promise.
     unsafe {
-        let shutdown = M::load::<u8>(sk, off!(sock_shutdown)) & 3;
+        let mut shutdown = M::load::<u8>(sk, off!(sock_shutdown)) & 3;
+        if transport == TRANSPORT_TCP
+            && shutdown & RCV_SHUTDOWN != 0
+            && M::load::<u64>(sk, off!(sock_flags)) & SOCK_DONE == 0
+        {
+            shutdown &= !RCV_SHUTDOWN;
+        }
         addr_of_mut!((*to).connection).write(connection);
         addr_of_mut!((*to).transport).write(transport);
         addr_of_mut!((*to).shutdown).write(shutdown as u32);

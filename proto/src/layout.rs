@@ -109,6 +109,8 @@ offsets! {
     /// include/net/sock.h
     sock_shutdown = "sock" "sk_shutdown";
     /// include/net/sock.h
+    sock_flags = "sock" "__sk_common" . "skc_flags";
+    /// include/net/sock.h
     sock_err = "sock" "sk_err";
     /// include/net/sock.h
     sock_socket = "sock" "sk_socket";

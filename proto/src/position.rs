@@ -8,6 +8,10 @@
 pub const RCV_SHUTDOWN: u8 = 1;
 /// `SEND_SHUTDOWN` of include/net/sock.h.
 pub const SEND_SHUTDOWN: u8 = 2;
+/// Of a socket's flags (`enum sock_flags`, include/net/sock.h) the one that `tcp_fin` (net/ipv4/tcp_input.c) sets together with
+/// `RCV_SHUTDOWN`. A reset (`tcp_done`, net/ipv4/tcp.c) and a `shutdown(SHUT_RD)` of this end set `RCV_SHUTDOWN` alone: then no
+/// FIN has a number in the stream.
+pub const SOCK_DONE: u64 = 1 << 1;
 
 /// The members of `struct tcp_sock` (include/linux/tcp.h) that place bytes, as one call's end saw them.
 /// The hook does not hold the socket's lock, so two members may belong to different instants.

@@ -77,7 +77,7 @@ pub struct Socket {
     pub connection: u64,
     /// One of the `TRANSPORT_` constants.
     pub transport: u32,
-    /// `sk_shutdown`.
+    /// `sk_shutdown`; of a TCP socket, `RCV_SHUTDOWN` only if the peer's FIN came.
     pub shutdown: u32,
     /// Bytes that this direction moved since the socket was first met, this call's included.
     pub moved: u64,

@@ -614,6 +614,55 @@ def read_when_closed():
 
 
 @case
+def reset_unread():
+    """The connection is reset when the response has come and nobody has read it; then it is read."""
+
+    def server(listener):
+        for _ in range(3):
+            conn = listener.accept()[0]
+            until_head(conn)
+            conn.sendall(response(10) + b"x" * 10)
+            conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            conn.close()
+
+    def client(connect):
+        for number in range(3):
+            sock = connect()
+            sock.sendall(request(number))
+            time.sleep(0.05)
+            whole(sock)
+            sock.close()
+            done(number, 0, 10)
+
+    pair(server, client)
+
+
+@case
+def reads_no_more():
+    """The client says that it will read no more (shutdown), and reads what is there already."""
+
+    def client(connect):
+        for number in range(3):
+            sock = connect()
+            sock.sendall(request(number))
+            sock.recv(1, socket.MSG_PEEK)
+            sock.shutdown(socket.SHUT_RD)
+            whole(sock)
+            sock.close()
+            done(number, 0, 10)
+
+    def server(listener):
+        for _ in range(3):
+            conn = listener.accept()[0]
+            until_head(conn)
+            conn.sendall(response(10) + b"x" * 10)
+            conn.recv(1)
+            conn.close()
+
+    pair(server, client)
+
+
+@case
 def wait_all():
     """`MSG_WAITALL` of exactly the length of the message."""
     size = len(request(0))

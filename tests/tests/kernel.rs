@@ -55,6 +55,8 @@ const CASES: &[(&str, Want)] = &[
     ("until_closed", Joined),
     ("half_closed", Joined),
     ("read_when_closed", Joined),
+    ("reset_unread", Joined),
+    ("reads_no_more", Joined),
     ("wait_all", Joined),
     ("mptcp", NotWrong),
     ("garbage", Joined),
@@ -154,7 +156,7 @@ fn special(case: &str, paths: &[(String, u64, u64)], spans: &[SeenSpan]) -> Resu
                 let agent = server.attribute("user_agent.original");
                 ensure!(agent == "at-the-end", "the last field of a 60 KiB head is {agent:?}");
             }
-            "half_closed" | "read_when_closed" => {
+            "half_closed" | "read_when_closed" | "reset_unread" | "reads_no_more" => {
                 let client = one(spans, path, Kind::Client)?;
                 let status = client.attribute("http.response.status_code");
                 ensure!(status == "200", "a response that was read late has status {status:?}: {client:?}");
