@@ -1,4 +1,4 @@
-//! The JVM: a thread for a request, a virtual thread for one, and pools. What links a pool's work is where its task was
+//! The JVM: a thread for a request, a virtual thread for one, Tomcat's workers, and pools. What links a pool's work is where its task was
 //! allocated: a habit, which has to be allowed, and which holds with collectors that stand still between two collections.
 //!
 //! No row may claim a pool's links without allowing them.
@@ -21,7 +21,7 @@ pub(super) const ROWS: &[Row] = &[
     // Full collections, classes that are unloaded, code that is not valid any more, pools that end: for minutes.
     pool("jvm-churn", &[Jvm("churn"), Threaded]),
     // Spring Boot, each way with the client that its users mostly take.
-    long(row("spring-tomcat", &[Spring("tomcat"), Threaded], ORPHANS)),
+    Row { warm_up: 200, ..long(row("spring-tomcat", &[Spring("tomcat"), Threaded], ORPHANS)) },
     pool("spring-async", &[Spring("async"), Threaded]),
     pool("spring-webflux", &[Spring("webflux"), Threaded]),
 ];

@@ -30,6 +30,8 @@ pub struct ClassLayout {
 pub enum Kind {
     /// A task's.
     Task,
+    /// A task by which a worker serves one connection, see `tomcat`.
+    Worker,
     /// Part of a ForkJoinPool, whose workers keep slots of earlier tasks on their stacks.
     ForkJoin,
     /// Neither.
@@ -97,6 +99,26 @@ impl ClassLayout {
         sized.then_some(helper)
     }
 
+    /// How long objects of the class with this number are, if all are of one length.
+    pub fn length(&self, number: u32, memory: &dyn ReadMemory) -> Option<u64> {
+        let helper = self.helper(number, memory).filter(|helper| *helper > 0)?;
+        size(helper, 0)
+    }
+
+    /// Whether the class with this number is this one, or extends it.
+    pub fn extends(&self, number: u32, wanted: &[u8], memory: &dyn ReadMemory) -> bool {
+        let mut at = self.base.checked_add(u64::from(number) << self.shift);
+        for _ in 0..MAX_DEPTH {
+            let Some(klass) = at.filter(|&klass| klass != 0) else { return false };
+            match self.name(klass, memory) {
+                Some(name) if name == wanted => return true,
+                Some(_) => at = klass.checked_add(self.superclass).and_then(|at| memory.word(at)),
+                None => return false,
+            }
+        }
+        false
+    }
+
     fn kind(&self, number: u32, memory: &dyn ReadMemory) -> Option<Kind> {
         let klass = self.base.checked_add(u64::from(number) << self.shift)?;
         let mut task = false;
@@ -110,6 +132,9 @@ impl ClassLayout {
                 || name.starts_with(b"java/util/concurrent/ForkJoinWorkerThread")
             {
                 return Some(Kind::ForkJoin);
+            }
+            if let Some(kind) = super::tomcat::kind(&name) {
+                return Some(kind);
             }
             if MACHINERY.contains(&name.as_slice()) {
                 return Some(Kind::Other);
@@ -190,7 +215,13 @@ fn size(helper: i32, length: u64) -> Option<u64> {
 }
 
 /// What runs tasks and is runnable itself.
-const MACHINERY: &[&[u8]] = &[b"java/lang/Thread", b"java/util/concurrent/ThreadPoolExecutor$Worker"];
+const MACHINERY: &[&[u8]] = &[
+    b"java/lang/Thread",
+    b"java/util/concurrent/ThreadPoolExecutor$Worker",
+    // Tomcat's copies of the two.
+    b"org/apache/tomcat/util/threads/TaskThread$WrappingRunnable",
+    b"org/apache/tomcat/util/threads/ThreadPoolExecutor$Worker",
+];
 /// The longest line of ancestors.
 const MAX_DEPTH: usize = 64;
 /// Interfaces looked at.

@@ -4,6 +4,7 @@
 
 use super::classes::ClassLayout;
 use super::structs::Structs;
+use super::tomcat::Narrow;
 use crate::discover::memory::ReadMemory;
 use crate::identity::ThreadId;
 
@@ -34,6 +35,8 @@ pub struct Layout {
     pub heap: (u64, u64),
     /// What classes look like; none where objects do not have their class at offset 8.
     pub classes: Option<ClassLayout>,
+    /// How references are written down in objects; none if they are plain addresses.
+    pub narrow: Option<Narrow>,
 }
 
 /// Where a Java thread's id is found.
@@ -104,6 +107,7 @@ impl Layout {
                 .find_map(|member| at(&["CollectedHeap"], member))
                 .map(|member| heap + member),
             heap: (from, from.saturating_add(words.saturating_mul(8))),
+            narrow: if flags.is_on("UseCompressedOops", memory) { narrow(&structs, memory) } else { None },
             classes: if by_header { ClassLayout::of(&structs, memory) } else { None },
         })
     }
@@ -163,6 +167,19 @@ impl Layout {
     pub fn stands_still(&self) -> bool {
         matches!(self.collector, "G1" | "Serial")
     }
+}
+
+fn narrow(structs: &Structs, memory: &dyn ReadMemory) -> Option<Narrow> {
+    let place = |member| {
+        let long = format!("_narrow_oop.{member}");
+        let place = structs.address("CompressedOops", &long);
+        place
+            .or_else(|| structs.address("CompressedOops", member))
+            .or_else(|| structs.address("Universe", &long))
+    };
+    let base = memory.word(place("_base")?)?;
+    let shift = memory.u32(place("_shift")?).filter(|&shift| shift < 8)?;
+    Some(Narrow { base, shift })
 }
 
 /// Flags by the collector that they choose. Parallel is known and not relied on.

@@ -4,6 +4,7 @@
 //!   structs, layout, classes   what HotSpot says of itself, read from the process
 //!   here                       the walk: thread pointer ─▶ JavaThread ─▶ mounted thread, allocation buffer, task
 //!   reader                     words ─▶ claims           (tlab: whose allocation an object is; pure)
+//!   tomcat                     which connection a worker of Tomcat serves
 //!   moved                      where a collection put the tasks that it moved
 //! ```
 //! A virtual thread's claim is a `task`; that an object was allocated by a request's thread is `inferred`, made only
@@ -18,6 +19,7 @@ mod moved;
 mod reader;
 mod structs;
 mod tlab;
+mod tomcat;
 
 use std::time::Duration;
 
@@ -89,7 +91,7 @@ impl Runtime for Jvm {
                 None => format!("allocation buffers: not watched, libjvm.so lacks {FILL}"),
             });
         }
-        let walks = walks(&layout, code, &[]);
+        let walks = walks(&layout, code, &[], None);
         let reader = JvmReader::new(layout, code, process.memory, clock::monotonic, process.how, refills);
         Outcome::Proved(Box::new(Proved { report, walks, reader: Box::new(reader) }))
     }
@@ -133,9 +135,10 @@ fn refills(layout: &Layout, elf: &Elf, symbols: &Symbols, mapping: &Mapping, bia
 pub const SLOTS: usize = 5;
 
 /// The walks. Kept are: the JavaThread; the id of the Java thread that it runs; whether that is a virtual one, see
-/// [`mounted`]; the address of its object; start, top and end of the allocation buffer; collections; the stack pointer; and, of
-/// calls that send, for each depth the object there and its class.
-pub fn walks(layout: &Layout, code: (u64, u64), depths: &[u64]) -> Walks {
+/// [`mounted`]; the address of its object; start, top and end of the allocation buffer; collections; the stack pointer; the
+/// call's descriptor; and, of calls that send, for each depth the object there and its class, and the descriptor that a
+/// worker of Tomcat serves, if it is one.
+pub fn walks(layout: &Layout, code: (u64, u64), depths: &[u64], tomcat: Option<&tomcat::Path>) -> Walks {
     let mut steps = vec![Step::thread_pointer(4), Step::read8(5, 4, 8)];
     // glibc: the thread's vector of blocks is at 8, a module's block at 16 times its number. libjvm's is mostly 2.
     // What is met must be an object whose virtual table lies in libjvm.
@@ -187,6 +190,8 @@ pub fn walks(layout: &Layout, code: (u64, u64), depths: &[u64]) -> Walks {
         Step::keep(13),
         Step::register(13, saved::SP),
         Step::keep(13),
+        Step::descriptor(13),
+        Step::keep(13),
     ]);
     let mut sending = steps.clone();
     if !depths.is_empty() {
@@ -204,6 +209,22 @@ pub fn walks(layout: &Layout, code: (u64, u64), depths: &[u64]) -> Walks {
             Step::keep_value(0),
             Step::keep_value(0),
         ]);
+        if let Some(path) = tomcat {
+            sending.extend([Step::equal(13, path.class.into()).or(1), Step::add(3, 15, 0)]);
+        }
+    }
+    if let Some(tomcat::Path { class: _, offsets: [wrapper, channel, socket, descriptor], narrow }) =
+        tomcat.copied()
+    {
+        for (number, offset) in [wrapper, channel, socket].into_iter().enumerate() {
+            sending.extend([
+                // Whatever cannot be read, the rest is kept.
+                Step::read4(3, 3, offset).or(10 - 3 * number as u8),
+                Step::multiply(3, 3, 1 << narrow.shift),
+                Step::add(3, 3, narrow.base),
+            ]);
+        }
+        sending.extend([Step::read4(3, 3, descriptor).or(1), Step::keep(3)]);
     }
     steps.push(Step::end());
     sending.push(Step::end());
@@ -260,3 +281,42 @@ const ENTRY_BYTES: usize = 16;
 const FILLS_A_SECOND: u64 = 2000;
 /// How soon to look again.
 const RETRY: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use spandrel_proto::walk::{MAX_STEPS, MAX_WORDS, op};
+
+    use super::*;
+
+    #[test]
+    fn the_longest_walk_fits_and_goes_on_behind_what_cannot_be_read() {
+        let layout = Layout {
+            collector: "G1",
+            current: 0,
+            tlab: [448, 0, 8, 24],
+            stack_base: 1048,
+            thread: 1120,
+            system: None,
+            mounted: Some(1128),
+            id: Id::OfThread(1312),
+            collections: 0x1000,
+            collecting: None,
+            heap: (0x10_0000, 0x20_0000),
+            classes: None,
+            narrow: None,
+        };
+        let narrow = tomcat::Narrow { base: 0, shift: 3 };
+        let path = tomcat::Path { class: 7, offsets: [12, 44, 16, 64], narrow };
+        let Walks { send: Some(walk), .. } = walks(&layout, (0x1000, 0x2000), &[8; SLOTS], Some(&path))
+        else {
+            panic!("no walk")
+        };
+        assert!(walk.steps.len() <= MAX_STEPS, "{}", walk.steps.len());
+        let keeps = |step: &&Step| matches!(step.op, op::KEEP | op::KEEP_VALUE);
+        assert!(walk.steps.iter().filter(keeps).count() <= MAX_WORDS);
+        let last = walk.steps.len() - 1;
+        for (at, step) in walk.steps.iter().enumerate().filter(|(_, step)| step.from == 3 && step.or != 0) {
+            assert_eq!(at + 1 + usize::from(step.or), last, "{walk}");
+        }
+    }
+}

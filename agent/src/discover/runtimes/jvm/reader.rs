@@ -12,6 +12,7 @@ use super::classes::{Classes, Kind};
 use super::layout::Layout;
 use super::moved;
 use super::tlab::{Act, Buffer, Now, Owner, Provenance};
+use super::tomcat::Finder;
 use super::{FILLED, SLOTS, mounted, walks};
 use crate::discover::memory::{ProcessMemory, ReadMemory};
 use crate::identity::{Birth, Claim, Direction, Facts, Key, LinkMethod, Monotonic, ThreadId};
@@ -35,6 +36,11 @@ pub struct JvmReader {
     /// It was said that nothing may be inferred.
     doubted: bool,
     refills: Refills,
+    tomcat: Finder,
+    /// Which connection a request was last read from, by its descriptor.
+    descriptors: HashMap<u64, u64>,
+    /// The descriptor from which a thread last read a request.
+    readers: HashMap<ThreadId, u64>,
 }
 
 /// The probe of where threads take other allocation buffers.
@@ -88,12 +94,16 @@ struct Words {
     object: u64,
     buffer: Buffer,
     stack: u64,
+    descriptor: u64,
     slots: Vec<(u64, u64)>,
+    /// The descriptor that a worker of Tomcat serves.
+    serves: Option<u64>,
 }
 
 impl Words {
     fn of(words: &[u64]) -> Option<Self> {
-        let [thread, java, mounted, object, start, top, end, epoch, stack, slots @ ..] = words else {
+        let [thread, java, mounted, object, start, top, end, epoch, stack, descriptor, slots @ ..] = words
+        else {
             return None;
         };
         // Without a buffer its object may have been on its way to another place when its id was read.
@@ -113,6 +123,8 @@ impl Words {
                 epoch: *epoch,
             },
             stack: *stack,
+            descriptor: *descriptor,
+            serves: slots.chunks_exact(2).remainder().first().copied(),
             slots: slots.chunks_exact(2).filter_map(|pair| Some((*pair.first()?, *pair.get(1)?))).collect(),
         })
     }
@@ -141,6 +153,9 @@ impl JvmReader {
             infers: how.infers(),
             watched: VecDeque::new(),
             doubted: false,
+            tomcat: Finder::default(),
+            descriptors: HashMap::new(),
+            readers: HashMap::new(),
             refills: refills.map_or(Refills::Unwatched, Refills::Possible),
         }
     }
@@ -166,16 +181,57 @@ impl JvmReader {
             return None;
         }
         let depth = self.look(words, &layout);
+        // Where nothing is inferred, only Tomcat's workers are of use, and reading costs the program.
+        let inferred = self.infers && self.layout.stands_still();
+        let depth = depth.filter(|(_, kind)| inferred || *kind == Kind::Worker).map(|(depth, _)| depth);
         self.threads.insert(thread, Slot { depth, looks: slot.looks + 1 });
         if let Some(depth) = depth
             && !self.depths.contains(&depth)
             && self.depths.len() < SLOTS
         {
             self.depths.push(depth);
-            wishes.push(Wish::Walks(walks(&self.layout, self.code, &self.depths)));
+            self.walk(wishes);
         }
         // Other threads of its kind had it at the same depth, where the walk has read already.
         self.task_at_its_depth(thread, words)
+    }
+
+    fn walk(&self, wishes: &mut Vec<Wish>) {
+        let tomcat = self.tomcat.path();
+        wishes.push(Wish::Walks(walks(&self.layout, self.code, &self.depths, tomcat.as_ref())));
+    }
+
+    /// The connection that this thread serves, if it is a worker of Tomcat that runs this object.
+    fn served(
+        &mut self,
+        thread: ThreadId,
+        object: u64,
+        words: &Words,
+        wishes: &mut Vec<Wish>,
+    ) -> Option<u64> {
+        let (layout, narrow) = (self.layout.classes.as_ref()?, self.layout.narrow?);
+        let class = words.slots.iter().find(|(known, _)| *known == object)?.1;
+        let class = u32::try_from(class).ok()?;
+        let kind = self.classes.kind(class, words.buffer.epoch, layout, self.memory.as_ref());
+        // Without a buffer a collection may be moving what was read.
+        if kind != Kind::Worker || words.buffer.start == 0 {
+            return None;
+        }
+        let Some(path) = self.tomcat.path() else {
+            let descriptors = &self.descriptors;
+            let serves = |number| descriptors.contains_key(&number);
+            if self.tomcat.look(object, class, (layout, narrow), self.memory.as_ref(), &serves) {
+                self.walk(wishes);
+            }
+            return None;
+        };
+        // The walk went on from the last object of this class; what others are is not known.
+        let only = words.slots.iter().all(|&(other, of)| of != u64::from(path.class) || other == object);
+        let serves = words.serves.filter(|_| only && path.class == class)?;
+        if self.readers.get(&thread) != Some(&serves) {
+            return None;
+        }
+        self.descriptors.get(&serves).copied()
     }
 
     /// Looks at the buffers of some threads that are due.
@@ -202,12 +258,12 @@ impl JvmReader {
         let &(object, class) = words.slots.get(place)?;
         let class = u32::try_from(class).ok()?;
         let kind = self.classes.kind(class, words.buffer.epoch, layout, self.memory.as_ref());
-        (object != 0 && kind == Kind::Task).then_some(object)
+        (object != 0 && matches!(kind, Kind::Task | Kind::Worker)).then_some(object)
     }
 
-    /// Looks for the outermost task on a stack; how far below the stack's base it lies. None on a ForkJoinPool's
+    /// Looks for the outermost task on a stack; how far below the stack's base it lies, and what it is. None on a ForkJoinPool's
     /// threads.
-    fn look(&mut self, words: &Words, layout: &super::classes::ClassLayout) -> Option<u64> {
+    fn look(&mut self, words: &Words, layout: &super::classes::ClassLayout) -> Option<(u64, Kind)> {
         let base = self.memory.word(words.thread.checked_add(self.layout.stack_base)?)?;
         let from = base.checked_sub(MAX_STACK)?.max(words.stack) & !7;
         let length = usize::try_from(base.checked_sub(from)?).ok()?;
@@ -220,7 +276,9 @@ impl JvmReader {
             }
             let Some(class) = self.memory.u32(object + 8) else { continue };
             match self.classes.kind(class, words.buffer.epoch, layout, self.memory.as_ref()) {
-                Kind::Task => return base.checked_sub(from + number as u64 * 8),
+                kind @ (Kind::Task | Kind::Worker) => {
+                    return Some((base.checked_sub(from + number as u64 * 8)?, kind));
+                }
                 Kind::ForkJoin => return None,
                 Kind::Other => {}
             }
@@ -256,6 +314,25 @@ impl Reader for JvmReader {
                 method: LinkMethod::Task,
             });
         }
+        if seen.direction == Direction::Receive && role == Some(Role::Server) {
+            if self.descriptors.len() >= MAX_CONNECTIONS || self.readers.len() >= MAX_THREADS {
+                self.descriptors.clear();
+                self.readers.clear();
+            }
+            self.readers.insert(seen.thread, words.descriptor);
+            self.descriptors.insert(words.descriptor, connection);
+        }
+        // Addresses of what moves at any time mean nothing.
+        let looks = asks && !words.is_virtual && !words.buffer.carries && !self.layout.moves_ids();
+        let task = if looks { self.task(seen.thread, &words, wishes) } else { None };
+        if let Some(connection) = task.and_then(|task| self.served(seen.thread, task, &words, wishes)) {
+            facts.claims.push(Claim {
+                key: Key { space: CONNECTION, value: connection },
+                at: None,
+                born: None,
+                method: LinkMethod::Task,
+            });
+        }
         if !self.infers || !self.layout.stands_still() {
             return facts;
         }
@@ -273,7 +350,7 @@ impl Reader for JvmReader {
             // A collection takes all buffers before it moves objects: what is on the stack may be where objects were.
             _ if asks && words.buffer.start == 0 => Act::Asks(None),
             _ if asks && words.is_virtual => Act::Asks(Some(words.object)),
-            _ if asks => Act::Asks(self.task(seen.thread, &words, wishes)),
+            _ if asks => Act::Asks(task),
             _ => Act::Other,
         };
         let epoch = words.buffer.epoch;
@@ -316,6 +393,8 @@ impl Reader for JvmReader {
 
     fn lost(&mut self) {
         self.heap.forget();
+        self.descriptors.clear();
+        self.readers.clear();
     }
 }
 
@@ -375,7 +454,7 @@ mod tests {
     use super::*;
 
     fn is_virtual(mounted: u64, start: u64) -> bool {
-        let words = [0x77, 9, mounted, 0x1000, start, start, start, 1, 0x5000];
+        let words = [0x77, 9, mounted, 0x1000, start, start, start, 1, 0x5000, 7];
         Words::of(&words).is_some_and(|words| words.is_virtual)
     }
 
