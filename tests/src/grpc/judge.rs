@@ -252,13 +252,18 @@ fn end(verdict: &mut Verdict, call: &Call, log: &Seen, span: &SeenSpan) {
             format!("wrong: {kind:?} {path} has status {status}, the program saw {}", status_name(log.status))
         });
     }
-    let lasted = span.end.saturating_sub(span.start);
     let within = span.start + TOLERANCE_NS >= log.began && span.end <= log.ended + TOLERANCE_NS;
     // A server that is told of the end late, or not at all, goes on.
     let within = within || call.ends != Ends::Served;
-    // A server may read the first request when the client has written others, or is on its way to cancel: a busy machine.
-    let late = kind == Kind::Server && (call.ends != Ends::Served || call.requests > 1);
-    let least = if late { 0 } else { call.least_ms };
+    // Where the client keeps the time, it begins with the program's call: on a busy machine the first request is written later
+    // than that, and a server may read it when the client has written others, or is on its way to cancel.
+    let paced = call.ends != Ends::Served || call.requests > 1;
+    let (from, least) = match kind {
+        Kind::Client if paced => (log.began.min(span.start), call.least_ms),
+        _ if paced => (span.start, 0),
+        _ => (span.start, call.least_ms),
+    };
+    let lasted = span.end.saturating_sub(from);
     if lasted + 2_000_000 >= least * 1_000_000 && within {
         verdict.duration += 1;
     } else {
