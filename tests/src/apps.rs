@@ -303,6 +303,29 @@ pub fn gunicorn_of(class: &str, at: &Endpoint, wiring: &Wiring, scratch: &Scratc
     Service::listening("gunicorn", &mut command, scratch, at)
 }
 
+/// Puma with 32 threads: some of its requests are read by its reactor, all are answered by the thread that works for them.
+pub fn puma(at: &Endpoint, wiring: &Wiring, scratch: &Scratch) -> Result<Service> {
+    let mut command = Command::new(needed("puma")?);
+    command.args([
+        "-b",
+        &format!("tcp://127.0.0.1:{}", at.port()?),
+        "-t",
+        "32:32",
+        "-w",
+        "0",
+        "-e",
+        "production",
+    ]);
+    command.arg(source("service.ru"));
+    if let Some(routes) = &wiring.routes {
+        command.env("ROUTES", routes);
+    }
+    if let Some(next) = &wiring.next {
+        command.env("NEXT", next.target());
+    }
+    Service::listening("puma", &mut command, scratch, at)
+}
+
 /// A virtual environment under `target/` with what the Python services need beyond the standard library. For another
 /// interpreter than the distribution's, another one, with the versions of the packages that it can still have.
 fn virtual_environment() -> Result<PathBuf> {

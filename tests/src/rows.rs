@@ -86,6 +86,7 @@ pub enum Program {
     },
     /// Gunicorn with this class of worker.
     GunicornOf(&'static str),
+    Puma,
     /// nginx in one of its ways of forwarding.
     NginxAs(&'static str),
     Tokio(apps::tokio::Service),
@@ -159,8 +160,8 @@ const fn long(row: Row) -> Row {
 use Claim::{Complete, CompleteBelow, NoSpans, OrphansNeverWrong, Timed};
 use Program::{
     ApachePrefork, ApacheWorker, Asyncio, Clock, Go, GoStyle, Gunicorn, GunicornOf, GunicornOverUnix, Jvm,
-    Nginx, NginxAs, Node, NodeFramework, NodeStyle, Poll, Pool, Python, Spring, Threaded, ThreadedOverUnix,
-    Tokio,
+    Nginx, NginxAs, Node, NodeFramework, NodeStyle, Poll, Pool, Puma, Python, Spring, Threaded,
+    ThreadedOverUnix, Tokio,
 };
 
 /// All rows: these, and those of each runtime.
@@ -177,6 +178,8 @@ const ROWS: &[Row] = &[
     row("threaded", &[Threaded, Threaded], PROVED),
     Row { timer: 1, ..row("threaded-timer", &[Threaded, Threaded], PROVED) },
     row("gunicorn", &[Gunicorn, Threaded], PROVED),
+    // With more requests at once than threads Puma's reactor reads them, and then the thread that calls is not the one that read.
+    row("puma", &[Puma, Threaded], OrphansNeverWrong { service: 1 }),
     row("apache-prefork", &[ApachePrefork, Threaded], PROVED),
     row("apache-worker", &[ApacheWorker, Threaded], PROVED),
     row("nginx-unix", &[Nginx, ThreadedOverUnix, Threaded], CompleteBelow { service: 1, percent: 99.99 }),
@@ -623,6 +626,7 @@ fn start(
         Python { script, arguments } => apps::python_style(script, arguments, at, wiring, scratch),
         Pool(arguments) => apps::pool(arguments, at, wiring, scratch),
         GunicornOf(class) => apps::gunicorn_of(class, at, wiring, scratch),
+        Puma => apps::puma(at, wiring, scratch),
         // The second call is the one that goes on; the first is made on the way.
         NginxAs(mode @ ("auth" | "mirror" | "subrequest")) => {
             let proxy = Proxy { map: map(1, ";")?, ..proxy(";")? };

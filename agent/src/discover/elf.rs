@@ -302,11 +302,14 @@ impl Elf {
         })
     }
 
-    /// Whether an address lies in what the program writes to.
-    pub fn is_data(&self, address: u64) -> bool {
+    /// Whether an address lies in data that the file has no bytes of: what begins as zeros.
+    pub fn is_zeroed(&self, address: u64) -> bool {
         self.segments.iter().any(|segment| {
+            let start = segment.address.checked_add(segment.file_size);
             let end = segment.address.checked_add(segment.memory_size);
-            segment.write && address >= segment.address && end.is_some_and(|end| address < end)
+            segment.write
+                && start.is_some_and(|start| address >= start)
+                && end.is_some_and(|end| address < end)
         })
     }
 

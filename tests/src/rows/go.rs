@@ -56,9 +56,9 @@ pub(super) const ROWS: &[Row] = &[
     read(row("go-flush", &[GoStyle("flush", "plain"), Threaded], ORPHANS)),
     read(row("go-tokens", &[GoStyle("tokens", "plain"), Threaded], ORPHANS)),
     Row { timer: 1, ..read(row("go-pool", &[GoStyle("pool", "plain"), Threaded], ORPHANS)) },
-    fan(row("go-stripped", &[GoStyle("fan", "stripped"), Threaded], WAITED)),
+    Row { long: true, ..fan(row("go-stripped", &[GoStyle("fan", "stripped"), Threaded], WAITED)) },
     // Programs that lie about themselves: nothing is proved by what they say.
     row("go-lying-version", &[GoStyle("fan", "version"), Threaded], ORPHANS),
     row("go-lying-names", &[GoStyle("inline", "names"), Threaded], ORPHANS),
-    Row { long: true, ..fan(row("go-pie", &[GoStyle("fan", "pie"), Threaded], WAITED)) },
+    fan(row("go-pie", &[GoStyle("fan", "pie"), Threaded], WAITED)),
 ];

@@ -57,7 +57,7 @@ struct Known {
     background: Option<u64>,
     /// What `runtime.newproc1` adds to: one of them is the count of goroutine numbers.
     counters: Vec<u64>,
-    /// `runtime.semtable`: the only data whose address `runtime.semacquire1` takes.
+    /// `runtime.semtable`: the only data without a value of its own whose address `runtime.semacquire1` takes.
     semaphores: Option<u64>,
 }
 
@@ -174,7 +174,7 @@ fn look(elf: &Elf) -> Binary {
     };
     let counters = taken(4).unwrap_or_default();
     let mut data = taken(5).unwrap_or_default();
-    data.retain(|address| elf.is_data(*address));
+    data.retain(|address| elf.is_zeroed(*address));
     let semaphores = match data.as_slice() {
         [one] => Some(*one),
         _ => None,
