@@ -1036,7 +1036,8 @@ impl Behind {
             let wanted = &mut wanted[usize::from(want.direction == Direction::Send)];
             *wanted = match want.policy {
                 Policy::Nothing => Policy::Nothing,
-                // Of a body the records' headers, which stand at the beginning of calls as a rule.
+                // Of a body the records' headers. It is longer on the wire than inside, never shorter.
+                Policy::From { offset } if end.layer.is_measured(want.direction) => Policy::Records { offset },
                 Policy::From { .. } => Policy::FirstBlock,
                 _ => Policy::Everything,
             };

@@ -1,4 +1,5 @@
-//! The policy *frames*: a call's bytes but for the payload of DATA (`spandrel_proto::frames` says what that means).
+//! The policies *frames* and *records*: a call's bytes but for the payload of DATA (`spandrel_proto::frames` says what that
+//! means), or but for records of a long message (`spandrel_proto::records`).
 //!
 //! ```text
 //!   begin   what is known of this direction at this call: followed, left out whole, tracked, nothing
@@ -15,10 +16,11 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, LruHashMap};
 use spandrel_proto::counter::Counter;
 use spandrel_proto::frames::{
-    BLOCKS, Follower, Found, HEADER, MODE_ASSUMED, MODE_FIRST, MODE_KNOWN, MODE_LOST, PEEK, STEPS, WINDOWS,
-    step,
+    BLOCKS, FRAMING_HTTP2, FRAMING_TLS, Follower, Found, HEADER, MODE_ASSUMED, MODE_FIRST, MODE_KNOWN,
+    MODE_LOST, PEEK, STEPS, WINDOWS, step,
 };
 use spandrel_proto::policy::{BLOCK, Policy};
+use spandrel_proto::records;
 use spandrel_proto::record::{FLAG_FIRST, FLAG_LAST, FLAG_SEND, REST_FRAMES, REST_NOTHING, REST_SILENT};
 
 use crate::gather::gather;
@@ -59,8 +61,8 @@ struct Following {
     rest: u32,
     /// Windows that were more than a look at what follows a payload.
     blocks: u32,
-    /// Spelled-out padding.
-    reserved: u32,
+    /// Of records: the position before which bodies must end to be left out.
+    until: u32,
 }
 
 /// Nothing is known: as any other call.
@@ -153,8 +155,17 @@ pub extern "C" fn frames_begin(index: u32, total: u32, word: u64, marks: u32) ->
         }
         let policy = Policy::decode(word);
         match policy {
-            Policy::Heads => {}
+            Policy::Heads if (*follower).framing == FRAMING_HTTP2 => {}
+            Policy::Records(until) => {
+                addr_of_mut!((*call).until).write_volatile(until);
+                if (*follower).framing != FRAMING_TLS {
+                    (*follower).mode = MODE_LOST;
+                }
+            }
             Policy::Frames(named) => {
+                if (*follower).framing != FRAMING_HTTP2 {
+                    (*follower).begin(MODE_LOST, position, 0);
+                }
                 if (*follower).mode != MODE_KNOWN {
                     let ahead = named.wrapping_sub(position);
                     if (*follower).mode == MODE_ASSUMED && (*follower).assumed == named {
@@ -244,7 +255,8 @@ pub extern "C" fn frames_track(index: u32) -> u32 {
 }
 
 /// The first bytes of a connection that was born here, which were just recorded: whether they are HTTP/2's, so that
-/// [`frames_track`] is to step through them. It does not call that itself: the stacks of all functions in a chain of
+/// [`frames_track`] is to step through them; or of a call of a connection whose records are to be followed: whether a record
+/// begins there. (In the middle of one, one call in a hundred million looks like that; then the next header does not.) It does not call that itself: the stacks of all functions in a chain of
 /// calls have 512 bytes together. `marks` as for [`frames_begin`].
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -252,7 +264,8 @@ pub extern "C" fn frames_meet(index: u32, total: u32, marks: u32) -> u32 {
     let (Some(scratch), Some(call)) = (maps::scratch(index), following(index)) else { return 0 };
     // SAFETY: both are map memory; `filled` bytes of this call are there.
     unsafe {
-        if (*scratch).progress.filled < HEADER {
+        let least = if marks & MARK_RECORDS == 0 { HEADER } else { records::HEADER };
+        if (*scratch).progress.filled < least {
             return 0;
         }
         let bytes = addr_of!((*scratch).bytes) as *const u8;
@@ -261,6 +274,15 @@ pub extern "C" fn frames_meet(index: u32, total: u32, marks: u32) -> u32 {
         let position = (*scratch).progress.position;
         let receives = marks & 1 != 0;
         let follower = addr_of_mut!((*call).follower);
+        if marks & MARK_RECORDS != 0 {
+            if !records::may_begin(word(0)) {
+                return 0;
+            }
+            (*follower).begin(MODE_KNOWN, position, 0);
+            (*follower).framing = FRAMING_TLS;
+            start(call, total);
+            return 1;
+        }
         let other = FOLLOWERS.get_ptr_mut(key(connection, !receives));
         if (*scratch).progress.filled >= PREFACE
             && word(0) == u64::from_ne_bytes(*b"PRI * HT")
@@ -290,6 +312,9 @@ pub extern "C" fn frames_meet(index: u32, total: u32, marks: u32) -> u32 {
     }
     1
 }
+
+/// Among the marks of [`frames_meet`]: records are looked for.
+pub const MARK_RECORDS: u32 = 4;
 
 /// So far ahead a position is ahead, and not behind (modulo 2³²).
 const AHEAD: u32 = 1 << 31;
@@ -383,12 +408,13 @@ pub extern "C" fn frames_window(index: u32) -> u32 {
     }
 }
 
-/// One step through the gathered window; not 0 once there is nothing more to step through.
+/// One step through the gathered window; not 0 once there is nothing more to step through, be it that nothing here can be a
+/// header, which leaves the window unfinished.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn frames_step(index: u32) -> u32 {
     let (Some(scratch), Some(call)) = (maps::scratch(index), following(index)) else { return 1 };
-    // SAFETY: both are map memory; the mask keeps the four bytes within the bytes.
+    // SAFETY: both are map memory; the mask keeps the eight bytes within the bytes.
     unsafe {
         let (place, filled) = ((*call).place, (*call).filled);
         if place >= filled {
@@ -396,12 +422,20 @@ pub extern "C" fn frames_step(index: u32) -> u32 {
         }
         let bytes = addr_of!((*scratch).bytes) as *const u8;
         let at = core::hint::black_box(place) & (2 * BLOCK - 1);
-        let word = read_unaligned(bytes.add(at as usize) as *const u32);
+        let word = read_unaligned(bytes.add(at as usize) as *const u64);
         let long = (*call).total > BLOCK;
-        let (next, found) = step(&mut (*call).follower, place, filled, word, long);
+        let follower = &mut (*call).follower;
+        let (next, found) = if follower.framing == FRAMING_TLS {
+            let here = (*scratch).progress.position.wrapping_add((*call).at).wrapping_add(place);
+            records::step(follower, place, filled, word, (*call).until.wrapping_sub(here), long)
+        } else {
+            step(follower, place, filled, word as u32, long)
+        };
         (*call).place = next;
         if found == Found::Cut {
             (*call).cut = 1;
+        }
+        if found != Found::More {
             return 1;
         }
     }

@@ -112,7 +112,8 @@ pub unsafe fn transferred<M: Memory>(transfer: &Transfer) {
         let word = maps::policy_word(connection, !receives);
         let marks = receives as u32 | ((moved == total as u64) as u32) << 1;
         let mut how = frames::PLAIN;
-        if total > 0 && ((*state).follows != 0 || matches!(Policy::decode(word), Policy::Frames(_))) {
+        let wanted = matches!(Policy::decode(word), Policy::Frames(_) | Policy::Records(_));
+        if total > 0 && ((*state).follows != 0 || wanted) {
             (*state).follows = 1;
             how = frames::frames_begin(index, total, word, marks);
             if how == frames::SILENT {
@@ -174,7 +175,9 @@ pub unsafe fn transferred<M: Memory>(transfer: &Transfer) {
         (*state).lost = record(index);
         let mut tracked = addr_of!((*progress).how).read_volatile() == frames::TRACKED;
         // The first call of each direction: a server may write its SETTINGS before it reads the preface, which then confirms them.
-        if !tracked && (*state).born != 0 && moved == total as u64 && word == 0 {
+        let records = matches!(Policy::decode(word), Policy::Records(_)) && (*progress).how == frames::PLAIN;
+        if !tracked && (records || (*state).born != 0 && moved == total as u64 && word == 0) {
+            let marks = if records { marks | frames::MARK_RECORDS } else { marks };
             tracked = frames::frames_meet(index, total, marks) != 0;
             if tracked {
                 (*state).follows = 1;

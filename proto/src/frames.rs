@@ -31,6 +31,11 @@ pub const DATA: u32 = 0;
 /// Bytes before the first frame: a preface, or what comes before a boundary that the agent knows.
 pub const BEFORE: u32 = 256;
 
+/// Frames of HTTP/2.
+pub const FRAMING_HTTP2: u32 = 0;
+/// Records of TLS ([`crate::records`]).
+pub const FRAMING_TLS: u32 = 1;
+
 /// Nothing is known.
 pub const MODE_LOST: u32 = 0;
 /// A frame header is assumed to begin at [`Follower::assumed`]; nothing is left out until that is confirmed.
@@ -60,8 +65,8 @@ pub struct Follower {
     pub length: u32,
     /// Where it was assumed that a header begins.
     pub assumed: u32,
-    /// Spelled-out padding.
-    pub reserved: u32,
+    /// A `FRAMING_` constant: what is framed.
+    pub framing: u32,
     /// Bytes that were left out since the last record.
     pub silent: u32,
 }
@@ -77,6 +82,7 @@ impl Follower {
         self.kind = BEFORE;
         self.have = 0;
         self.length = 0;
+        self.framing = FRAMING_HTTP2;
         self.silent = 0;
     }
 
@@ -110,6 +116,8 @@ pub enum Found {
     More,
     /// From the new place on the payload is not worth sending.
     Cut,
+    /// What stands there cannot be a header.
+    Broken,
 }
 
 /// Looks at what is at `at` of a window of `end` bytes, of which `word` are the first four from there on, in the machine's
@@ -117,23 +125,10 @@ pub enum Found {
 /// Returns the new place, at most `end`.
 #[inline(always)]
 pub const fn step(follower: &mut Follower, at: u32, end: u32, word: u32, long: bool) -> (u32, Found) {
-    let here = end.wrapping_sub(at);
     if follower.left > 0 {
-        let mut take = follower.left;
-        if follower.kind == DATA {
-            if follower.due > 0 {
-                take = follower.due;
-            } else if follower.left >= LEAST && (long || follower.left > here) {
-                return (at, Found::Cut);
-            }
-        }
-        if take > here {
-            take = here;
-        }
-        follower.left = follower.left.wrapping_sub(take);
-        follower.due = follower.due.saturating_sub(take);
-        return (at.wrapping_add(take), Found::More);
+        return payload(follower, at, end, long);
     }
+    let here = end.wrapping_sub(at);
     if follower.have == 0 && here >= HEADER {
         let bytes = word.to_le_bytes();
         let length = (bytes[0] as u32) << 16 | (bytes[1] as u32) << 8 | bytes[2] as u32;
@@ -154,6 +149,26 @@ pub const fn step(follower: &mut Follower, at: u32, end: u32, word: u32, long: b
         begin_payload(follower, length, kind);
     }
     (at.wrapping_add(1), Found::More)
+}
+
+/// Takes what a window holds of the current payload, or says that it is not worth sending.
+#[inline(always)]
+pub(crate) const fn payload(follower: &mut Follower, at: u32, end: u32, long: bool) -> (u32, Found) {
+    let here = end.wrapping_sub(at);
+    let mut take = follower.left;
+    if follower.kind == DATA {
+        if follower.due > 0 {
+            take = follower.due;
+        } else if follower.left >= LEAST && (long || follower.left > here) {
+            return (at, Found::Cut);
+        }
+    }
+    if take > here {
+        take = here;
+    }
+    follower.left = follower.left.wrapping_sub(take);
+    follower.due = follower.due.saturating_sub(take);
+    (at.wrapping_add(take), Found::More)
 }
 
 #[inline(always)]

@@ -16,6 +16,7 @@ pub mod layout;
 pub mod policy;
 pub mod position;
 pub mod record;
+pub mod records;
 pub mod tls;
 pub mod walk;
 

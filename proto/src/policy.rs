@@ -44,6 +44,9 @@ pub enum Policy {
     /// HTTP/2: frame headers, whole frames but DATA, and of DATA the first bytes ([`crate::frames`]). A frame header begins
     /// at this position; one that is behind tells nothing. Where frames are not followed, as [`Policy::Everything`].
     Frames(u32),
+    /// TLS: headers of records, and whole records but for long ones of application data that end before this position
+    /// ([`crate::records`]). Where records are not followed, as [`Policy::Everything`].
+    Records(u32),
 }
 
 impl Policy {
@@ -56,6 +59,7 @@ impl Policy {
             Self::From(position) => 3 | (position as u64) << 32,
             Self::Nothing => 4,
             Self::Frames(position) => 5 | (position as u64) << 32,
+            Self::Records(position) => 6 | (position as u64) << 32,
         }
     }
 
@@ -67,6 +71,7 @@ impl Policy {
             3 => Self::From((word >> 32) as u32),
             4 => Self::Nothing,
             5 => Self::Frames((word >> 32) as u32),
+            6 => Self::Records((word >> 32) as u32),
             _ => Self::Heads,
         }
     }
@@ -96,7 +101,7 @@ pub const fn decide(policy: Policy, position: u32, total: u32, limit: u32) -> De
         Policy::FirstBlock => {
             Decision::Record { skip: 0, take: least(least(total, BLOCK), limit), until_empty_line: false }
         }
-        Policy::Everything | Policy::Frames(_) => {
+        Policy::Everything | Policy::Frames(_) | Policy::Records(_) => {
             Decision::Record { skip: 0, take: least(total, limit), until_empty_line: false }
         }
         Policy::Heads => Decision::Record { skip: 0, take: least(total, limit), until_empty_line: true },
@@ -133,6 +138,8 @@ mod tests {
             Policy::Nothing,
             Policy::Frames(0),
             Policy::Frames(u32::MAX),
+            Policy::Records(0),
+            Policy::Records(u32::MAX),
         ] {
             assert_eq!(Policy::decode(policy.encode()), policy);
         }

@@ -75,6 +75,21 @@ async def serve(port, certificate, key, *versions):
     await server.serve_forever()
 
 
+async def app(scope, receive, send):
+    """For uvicorn."""
+    if scope["type"] != "http":
+        return
+    head = [(b"content-length", b"%d" % len(BODY))]
+    await send({"type": "http.response.start", "status": 200, "headers": head})
+    await send({"type": "http.response.body", "body": BODY})
+
+
+def application(environ, start_response):
+    """For gunicorn."""
+    start_response("200 OK", [("Content-Length", str(len(BODY)))])
+    return [BODY]
+
+
 def client(port, prefix, count, concurrency, per_connection, pause=0):
     numbers, lock, context = iter(range(int(count))), threading.Lock(), client_context()
 

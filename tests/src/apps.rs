@@ -328,7 +328,7 @@ pub fn puma(at: &Endpoint, wiring: &Wiring, scratch: &Scratch) -> Result<Service
 
 /// A virtual environment under `target/` with what the Python services need beyond the standard library. For another
 /// interpreter than the distribution's, another one, with the versions of the packages that it can still have.
-fn virtual_environment() -> Result<PathBuf> {
+pub fn virtual_environment() -> Result<PathBuf> {
     let python = python()?;
     let other = std::env::var_os("SPANDREL_TEST_PYTHON").is_some();
     let name = if other {

@@ -10,6 +10,7 @@
 //! judge    spans against the plan: complete, right, orphan, missing, wrong
 //! rows     the truth table: one program, one claim a row
 //! grpc     HTTP/2 and gRPC: five peers as client and server, their table
+//! tls      programs that speak TLS, their table
 //! load     what bench and soak share
 //! sdk      the same service under an SDK: what bench compares with
 //! checks   what several tests ask of spans            collector   a real OpenTelemetry Collector
@@ -32,3 +33,4 @@ pub mod plan;
 pub mod process;
 pub mod rows;
 pub mod sdk;
+pub mod tls;

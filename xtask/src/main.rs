@@ -26,6 +26,7 @@ mod setup;
 mod soak;
 mod test;
 mod tidy;
+mod tls;
 mod truth;
 mod vm;
 
@@ -46,6 +47,7 @@ enum Command {
     Tidy(tidy::Tidy),
     Truth(truth::Truth),
     Grpc(grpc::Grpc),
+    Tls(tls::Tls),
     Bench(bench::Bench),
     Soak(soak::Soak),
     Fuzz(fuzz::Fuzz),
@@ -72,6 +74,7 @@ fn run(command: Command) -> Result<()> {
         Command::Tidy(command) => command.run(),
         Command::Truth(command) => command.run(),
         Command::Grpc(command) => command.run(),
+        Command::Tls(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Soak(command) => command.run(),
         Command::Fuzz(command) => command.run(),

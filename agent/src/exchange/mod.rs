@@ -135,6 +135,12 @@ pub enum Policy {
         /// The offset.
         offset: u64,
     },
+    /// TLS: headers of records, and whole records but for long ones of application data that end before this stream offset.
+    /// Where the kernel side does not know where a record begins, as [`Policy::Everything`].
+    Records {
+        /// The offset.
+        offset: u64,
+    },
 }
 
 /// What a connection speaks.

@@ -424,8 +424,9 @@ impl Streams {
                 (offset, Word::From(base.wrapping_add(offset as u32)))
             }
             Policy::Frames { offset } => (0, Word::Frames(base.wrapping_add(offset as u32))),
+            Policy::Records { offset } => (0, Word::Records(base.wrapping_add(offset as u32))),
         };
-        way.followed |= matches!(policy, Policy::Frames { .. });
+        way.followed |= matches!(policy, Policy::Frames { .. } | Policy::Records { .. });
         way.silence(until);
         Some(word)
     }

@@ -152,6 +152,11 @@ impl Layer {
         self.session.as_ref().filter(|session| session.is_genuine()).map(|session| session.agreed())
     }
 
+    /// True if the headers of this direction's records are enough to pass a message by.
+    pub fn is_measured(&self, direction: Direction) -> bool {
+        self.session.as_ref().is_some_and(|session| session.is_measured(direction))
+    }
+
     /// How far it is.
     pub fn state(&self) -> State {
         match &self.session {

@@ -163,6 +163,15 @@ impl Session {
             || matches!((&self.send.epoch, &self.receive.epoch), (Epoch::Dead, Epoch::Dead))
     }
 
+    /// True if the headers of records tell how much plaintext this direction has.
+    pub fn is_measured(&self, direction: Direction) -> bool {
+        let way = match direction {
+            Direction::Send => &self.send,
+            Direction::Receive => &self.receive,
+        };
+        matches!(&way.epoch, Epoch::Open(opener) if opener.length_is_exact())
+    }
+
     /// What was agreed on.
     pub fn agreed(&self) -> Agreed {
         let server = self.server.as_ref();

@@ -1,6 +1,6 @@
 // HTTP/1.1 over TLS with Go's own crypto/tls, and its client.
 //
-//	tls_go serve PORT CERTIFICATE KEY
+//	tls_go serve PORT CERTIFICATE KEY [1.2]
 //	tls_go client PORT PREFIX COUNT CONCURRENCY PER_CONNECTION
 package main
 
@@ -23,6 +23,9 @@ func main() {
 		body := strings.Repeat("x", 200)
 		http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, body) })
 		server := &http.Server{Addr: "127.0.0.1:" + port, TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){}}
+		if len(rest) > 2 && rest[2] == "1.2" {
+			server.TLSConfig = &tls.Config{MaxVersion: tls.VersionTLS12}
+		}
 		log.Fatal(server.ListenAndServeTLS(rest[0], rest[1]))
 	}
 	count, _ := strconv.Atoi(rest[1])

@@ -109,6 +109,24 @@ fn a_long_record_of_which_the_beginning_is_here_gives_its_beginning() {
 }
 
 #[test]
+fn of_records_of_which_the_header_is_here_the_length_is_known_and_nothing_else() {
+    for suite in suites() {
+        let mut wire = Wire::new(suite);
+        wire.client(b"GET / HTTP/1.1\r\n\r\n");
+        wire.server(b"HTTP/1.1 200 OK\r\n\r\n");
+        for _ in 0..100 {
+            wire.server(&[b'x'; 16_000]);
+        }
+        wire.client(b"GET /next HTTP/1.1\r\n\r\n");
+        wire.server(b"HTTP/1.1 404 Not Found\r\n\r\n");
+        let (out, ledger) = wire.run(Cut::Headers);
+        assert_eq!(out.from_server, b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 404 Not Found\r\n\r\n", "{suite:?}");
+        assert_eq!(out.gaps, [(GapCause::Limit, 16_000); 100], "{suite:?} {ledger:?}");
+        assert_eq!(ledger.sealed(Sealed::Unproven), 0, "{suite:?} {ledger:?}");
+    }
+}
+
+#[test]
 fn after_a_gap_over_whole_records_the_next_is_found_by_its_tag() {
     for suite in suites() {
         let mut wire = Wire::new(suite);

@@ -30,6 +30,8 @@ pub enum Cut {
     Every(usize),
     /// Of each call only the beginning is kept, once the handshake is over.
     Keep(usize),
+    /// Of long calls only the header of the record, as the kernel side follows them.
+    Headers,
 }
 
 #[derive(Debug, Default, Eq, PartialEq)]
@@ -240,6 +242,7 @@ impl Wire {
             }
             let kept = match cut {
                 Cut::Keep(kept) if number >= self.handshake => kept.min(bytes.len()),
+                Cut::Headers if number >= self.handshake && bytes.len() > 512 => 5,
                 _ => bytes.len(),
             };
             let size = match cut {

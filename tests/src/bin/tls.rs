@@ -1,0 +1,170 @@
+//! `spandrel-tls`: the tables of TLS against the real agent. Exit status 1 if a row misses its claim, 2 for a bad argument.
+//! It prints and compares; what is right and what is wrong stands in `spandrel_tests::tls`.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+use spandrel_tests::tls::{self, Client, Server, Verdict};
+
+/// Runs the tables of TLS against the real agent (`SPANDREL_BIN`, or target/release/spandrel).
+#[derive(Parser, Debug)]
+struct Arguments {
+    /// Tables: programs, bulk (a file of 1 GiB). All if none is named.
+    table: Vec<String>,
+    /// 10,000 requests a row.
+    #[arg(long)]
+    full: bool,
+    /// Requests a row.
+    #[arg(long, default_value_t = 1_000)]
+    requests: usize,
+    /// How long the file of `bulk` is, in MiB.
+    #[arg(long, default_value_t = 1_024)]
+    mebibytes: u64,
+    /// Only rows whose name contains this; repeatable.
+    #[arg(long)]
+    row: Vec<String>,
+    /// Print the agent's counters that are not 0 after each row.
+    #[arg(long)]
+    counters: bool,
+    /// More arguments for the agent.
+    #[arg(last = true)]
+    agent: Vec<String>,
+}
+
+/// Server, client, version of TLS.
+const PROGRAMS: [(&str, Server, Client, &str); 13] = [
+    ("threads", Server::Threads, Client::Threads, "1.3"),
+    ("threads-1.2", Server::Threads, Client::Threads, "1.2"),
+    ("asyncio", Server::Asyncio, Client::Asyncio, "1.3"),
+    ("uvicorn-uvloop", Server::Uvicorn, Client::Asyncio, "1.3"),
+    ("gunicorn", Server::Gunicorn, Client::Threads, "1.3"),
+    ("gunicorn-threads", Server::GunicornThreads, Client::Threads, "1.3"),
+    ("node", Server::Node, Client::Node, "1.3"),
+    ("node-1.2", Server::Node, Client::Node, "1.2"),
+    ("nginx-curl", Server::Nginx, Client::Curl, "1.3"),
+    ("nginx-curl-1.2", Server::Nginx, Client::Curl, "1.2"),
+    ("apache", Server::Apache, Client::Threads, "1.3"),
+    ("go", Server::Go, Client::Go, "1.3"),
+    ("go-1.2", Server::Go, Client::Go, "1.2"),
+];
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<bool> {
+    let tables: Vec<&str> = match arguments.table.as_slice() {
+        [] => vec!["programs", "bulk"],
+        named => named.iter().map(String::as_str).collect(),
+    };
+    let mut good = true;
+    for table in tables {
+        good &= match table {
+            "programs" => programs(arguments),
+            "bulk" => bulk(arguments),
+            other => bail!("no table is called {other:?}: programs, bulk"),
+        };
+    }
+    Ok(good)
+}
+
+fn bulk(arguments: &Arguments) -> bool {
+    println!("a file of {} MiB from nginx:", arguments.mebibytes);
+    println!(
+        "{:<14}{:>8}{:>7}{:>11}{:>8}{:>10}{:>16}{:>12}",
+        "client", "joined", "wrong", "agent CPU", "wall", "records", "copied", "bytes lost"
+    );
+    let mut good = true;
+    let rows = [
+        ("curl", Client::Curl, "1.3"),
+        ("curl-1.2", Client::Curl, "1.2"),
+        ("go", Client::Go, "1.3"),
+        ("threads", Client::Threads, "1.3"),
+    ];
+    for (name, client, version) in rows {
+        if !arguments.row.is_empty() && !arguments.row.iter().any(|row| name.contains(row.as_str())) {
+            continue;
+        }
+        match tls::bulk(client, version, arguments.mebibytes << 20, &arguments.agent) {
+            Err(error) => {
+                println!("{name:<14} failed: {error:#}");
+                good = false;
+            }
+            Ok(tls::Bulk { verdict, cpu, elapsed, outcome }) => {
+                let sum = |names: &[&str]| outcome.counters.sum(names);
+                println!(
+                    "{name:<14}{:>8}{:>7}{:>10.2}s{:>7.1}s{:>10}{:>16}{:>12}",
+                    verdict.joined,
+                    verdict.wrong.len(),
+                    cpu.as_secs_f64(),
+                    elapsed.as_secs_f64(),
+                    sum(&["spandrel_kernel_records_total"]),
+                    sum(&["kernel_captured_bytes"]),
+                    sum(&["ring_full"]) + sum(&["frames_lost"]),
+                );
+                for text in verdict.wrong.iter().take(3) {
+                    println!("    {text}");
+                }
+                if arguments.counters {
+                    for (name, value) in outcome.counters.all().iter().filter(|(_, value)| **value > 0) {
+                        println!("    {name} {value}");
+                    }
+                }
+                good &= verdict.wrong.is_empty() && verdict.joined == 1;
+            }
+        }
+    }
+    good
+}
+
+fn programs(arguments: &Arguments) -> bool {
+    let count = if arguments.full { 10_000 } else { arguments.requests };
+    println!("{count} requests a row, 50 at once:");
+    println!(
+        "{:<18}{:>8}{:>8}{:>8}{:>9}{:>7}{:>10}{:>9}{:>10}",
+        "program", "client", "server", "joined", "%", "wrong", "sessions", "keyless", "hits/sess"
+    );
+    let mut good = true;
+    for (name, server, client, version) in PROGRAMS {
+        if !arguments.row.is_empty() && !arguments.row.iter().any(|row| name.contains(row.as_str())) {
+            continue;
+        }
+        let (verdict, outcome) = match tls::run((server, client), version, count, &arguments.agent) {
+            Ok(ran) => ran,
+            Err(error) => {
+                println!("{name:<18} failed: {error:#}");
+                good = false;
+                continue;
+            }
+        };
+        let Verdict { sent, clients, servers, joined, wrong } = &verdict;
+        let sum = |names: &[&str]| outcome.counters.sum(names);
+        let sessions = sum(&["spandrel_tls_sessions_total"]) / 2;
+        println!(
+            "{name:<18}{clients:>8}{servers:>8}{joined:>8}{:>9.2}{:>7}{sessions:>10}{:>9}{:>10.2}",
+            100.0 * *joined as f64 / *sent as f64,
+            wrong.len(),
+            sum(&["spandrel_tls_unused_sessions_total", "keyless"]),
+            sum(&["spandrel_kernel_tls_sessions_total"]) as f64 / sessions.max(1) as f64 / 2.0,
+        );
+        for text in wrong.iter().take(3) {
+            println!("    {text}");
+        }
+        if arguments.counters {
+            for (name, value) in outcome.counters.all().iter().filter(|(_, value)| **value > 0) {
+                println!("    {name} {value}");
+            }
+        }
+        good &= wrong.is_empty() && joined * 1_000 >= sent * 999;
+    }
+    good
+}

@@ -1,0 +1,332 @@
+//! Programs that speak HTTP/1.1 over TLS, each as a server or a client, and what the agent saw of so many requests.
+//!
+//! Each request has a path of its own, which only its two ends know: what is seen at both ends and joined is right, what is
+//! joined otherwise is wrong. It must never call a request seen by anything but its path.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::agent::{Agent, Options, Outcome};
+use crate::apps;
+use crate::grpc::rows::cpu;
+use crate::otlp::{Kind, SeenSpan};
+use crate::process::{Endpoint, Scratch, Service, needed, output};
+
+/// A self-signed certificate and its key.
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    /// The certificate, as PEM.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+impl Certificate {
+    /// Makes one for `localhost` and 127.0.0.1.
+    pub fn new(scratch: &Scratch) -> Result<Self> {
+        let (certificate, key) = (scratch.join("certificate.pem"), scratch.join("key.pem"));
+        let mut command = Command::new(needed("openssl")?);
+        command.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]);
+        command.args(["-days", "2", "-subj", "/CN=localhost", "-addext"]);
+        command.arg("subjectAltName=DNS:localhost,IP:127.0.0.1").arg("-keyout").arg(&key);
+        output(command.arg("-out").arg(&certificate))?;
+        Ok(Self { certificate, key })
+    }
+}
+
+/// What serves.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[allow(missing_docs)]
+pub enum Server {
+    Threads,
+    Asyncio,
+    Uvicorn,
+    Gunicorn,
+    GunicornThreads,
+    Node,
+    Nginx,
+    Apache,
+    Go,
+}
+
+/// What asks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[allow(missing_docs)]
+pub enum Client {
+    Threads,
+    Asyncio,
+    Node,
+    Curl,
+    Go,
+}
+
+/// Another Node than the one on `PATH`.
+const NODE: &str = "SPANDREL_TEST_NODE";
+
+fn node() -> Result<Command> {
+    let program = std::env::var_os(NODE).map(PathBuf::from);
+    Ok(Command::new(program.map_or_else(|| needed("node"), Ok)?))
+}
+
+/// The Python service and its clients.
+pub fn python(arguments: &[&str]) -> Result<Command> {
+    let mut command = Command::new(apps::python()?);
+    command.arg(apps::source("tls_service.py")).args(arguments).env("PYTHONDONTWRITEBYTECODE", "1");
+    Ok(command)
+}
+
+fn go() -> Result<Command> {
+    Ok(Command::new(apps::go_program("tls-go", "tls_go", &[])?))
+}
+
+impl Server {
+    /// Starts it; `version` is `1.2` or `1.3`.
+    pub fn start(self, version: &str, at: &Endpoint, scratch: &Scratch) -> Result<Service> {
+        let made = Certificate::new(scratch)?;
+        let (certificate, key, port) = (&made.certificate, &made.key, at.port()?.to_string());
+        let style = match self {
+            Self::Threads => "threads",
+            Self::Asyncio => "asyncio",
+            _ => "",
+        };
+        let mut command = match self {
+            Self::Threads | Self::Asyncio => {
+                let mut command = python(&[style, &port])?;
+                command.arg(certificate).arg(key).arg(version);
+                command
+            }
+            Self::Uvicorn => {
+                let mut command = Command::new(apps::virtual_environment()?.join("bin/uvicorn"));
+                command.arg("--app-dir").arg(apps::source("")).args(["--port", &port, "--no-access-log"]);
+                command.args(["--log-level", "error", "--backlog", "512"]);
+                command.arg("--ssl-certfile").arg(certificate).arg("--ssl-keyfile").arg(key);
+                command.arg("tls_service:app");
+                command
+            }
+            Self::Gunicorn | Self::GunicornThreads => {
+                let mut command = Command::new(apps::virtual_environment()?.join("bin/gunicorn"));
+                command.arg("--chdir").arg(apps::source("")).args(["--bind", &format!("127.0.0.1:{port}")]);
+                command.args(["--worker-tmp-dir", "/dev/shm", "--backlog", "512"]);
+                match self {
+                    Self::Gunicorn => command.args(["--workers", "4"]),
+                    _ => command.args(["--workers", "2", "-k", "gthread", "--threads", "32"]),
+                };
+                command.arg("--certfile").arg(certificate).arg("--keyfile").arg(key);
+                command.arg("tls_service:application");
+                command
+            }
+            Self::Node => {
+                let mut command = node()?;
+                command.arg(apps::source("tls_service.js")).args(["serve", &port]).arg(certificate).arg(key);
+                command.args((version == "1.2").then_some("TLSv1.2"));
+                command
+            }
+            Self::Go => {
+                let mut command = go()?;
+                command.args(["serve", &port]).arg(certificate).arg(key);
+                command.args((version == "1.2").then_some("1.2"));
+                command
+            }
+            Self::Nginx => nginx(&made, version, &port, scratch)?,
+            Self::Apache => apache(&made, version, &port, scratch)?,
+        };
+        command.env("PYTHONDONTWRITEBYTECODE", "1");
+        Service::listening(&format!("{self:?}"), &mut command, scratch, at)
+    }
+}
+
+impl Client {
+    /// What asks for `PREFIX-0`, `PREFIX-1`, …, so many, 50 at a time, 40 over a connection where it has a choice.
+    pub fn command(self, at: &Endpoint, prefix: &str, count: usize) -> Result<Command> {
+        let (port, count) = (at.port()?.to_string(), count.to_string());
+        let usual = [&*port, prefix, &*count, "50", "40"];
+        Ok(match self {
+            Self::Threads => python(&[&["client"], &usual[..]].concat())?,
+            Self::Asyncio => python(&[&["asyncio-client"], &usual[..]].concat())?,
+            Self::Node => {
+                let mut command = node()?;
+                command.arg(apps::source("tls_service.js")).arg("client").args(usual);
+                command
+            }
+            Self::Go => {
+                let mut command = go()?;
+                command.arg("client").args(usual);
+                command
+            }
+            Self::Curl => {
+                let last = count.parse::<usize>()?.saturating_sub(1);
+                let mut command = Command::new(needed("curl")?);
+                command.args(["-skf", "-Z", "--parallel-max", "50", "--http1.1", "-o", "/dev/null"]);
+                command.arg(format!("https://{}{prefix}-[0-{last}]", at.target()));
+                command
+            }
+        })
+    }
+}
+
+fn nginx(made: &Certificate, version: &str, port: &str, scratch: &Scratch) -> Result<Command> {
+    let configuration = scratch.join("nginx.conf");
+    let folder = scratch.path().display();
+    let text = format!(
+        "worker_processes 2; daemon off; pid {folder}/nginx.pid; error_log stderr;\n\
+         events {{ worker_connections 512; }}\n\
+         http {{ access_log off; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p;\n\
+         keepalive_requests 1000000; fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;\n\
+         server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {}; ssl_certificate_key {};\n\
+         ssl_protocols TLSv{version}; root {folder}/www; location / {{ return 200 \"{}\"; }}\n\
+         location /file/ {{ }} }} }}\n",
+        made.certificate.display(),
+        made.key.display(),
+        "x".repeat(200)
+    );
+    std::fs::write(&configuration, text).context("writing nginx.conf")?;
+    let mut command = Command::new(needed("nginx")?);
+    command.arg("-c").arg(&configuration).arg("-p").arg(scratch.path());
+    Ok(command)
+}
+
+fn apache(made: &Certificate, version: &str, port: &str, scratch: &Scratch) -> Result<Command> {
+    let modules = Path::new("/usr/lib/apache2/modules");
+    ensure!(modules.is_dir(), "{} is not there: install the package apache2", modules.display());
+    let home = scratch.path().display();
+    let names = ["mpm_event", "authz_core", "alias", "socache_shmcb", "ssl"];
+    let load: String = names
+        .map(|name| format!("LoadModule {name}_module {}/mod_{name}.so\n", modules.display()))
+        .concat();
+    let user = match nix::unistd::Uid::effective().is_root() {
+        true => "User www-data\nGroup www-data\n",
+        false => "",
+    };
+    std::fs::write(scratch.join("answer"), "x".repeat(200)).context("writing the answer")?;
+    let text = format!(
+        "{load}ServerName localhost\nListen 127.0.0.1:{port}\nPidFile {home}/pid\nErrorLog {home}/error.log\n\
+         Mutex file:{home}\n{user}KeepAlive On\nMaxKeepAliveRequests 0\nStartServers 2\nThreadsPerChild 32\nServerLimit 2\n\
+         MaxRequestWorkers 64\nSSLEngine on\nSSLProtocol -all +TLSv{version}\nSSLCertificateFile {}\n\
+         SSLCertificateKeyFile {}\nAliasMatch \"^/\" \"{home}/answer\"\n<Directory />\nRequire all granted\n</Directory>\n",
+        made.certificate.display(),
+        made.key.display(),
+    );
+    // The workers are another user's.
+    for path in [scratch.path(), &scratch.join("answer")] {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).context("for Apache's user")?;
+    }
+    let config = scratch.join("apache.conf");
+    std::fs::write(&config, text).context("writing apache.conf")?;
+    let mut command = Command::new(needed("apache2")?);
+    command.arg("-d").arg(scratch.path()).arg("-f").arg(&config).arg("-DFOREGROUND");
+    Ok(command)
+}
+
+/// What the agent saw of so many requests.
+#[derive(Clone, Debug, Default)]
+pub struct Verdict {
+    /// Requests that were made.
+    pub sent: usize,
+    /// Those with a client span.
+    pub clients: usize,
+    /// Those with a server span.
+    pub servers: usize,
+    /// Those with one of each, the one below the other by their connection, `https` and this version.
+    pub joined: usize,
+    /// Spans that are not of a request or not alone, have another parent than their client, or another version.
+    pub wrong: Vec<String>,
+}
+
+impl Verdict {
+    /// Judges spans of `PREFIX-0` to `PREFIX-(count - 1)`.
+    pub fn of(spans: &[SeenSpan], prefix: &str, count: usize, version: &str) -> Self {
+        let mut verdict = Self { sent: count, ..Self::default() };
+        let known: HashSet<String> = (0..count).map(|number| format!("{prefix}-{number}")).collect();
+        let by_id: HashMap<&str, &SeenSpan> = spans.iter().map(|span| (span.id.as_str(), span)).collect();
+        let mut met: HashMap<(&str, Kind), usize> = HashMap::new();
+        for span in spans.iter().filter(|span| span.attribute("tls.protocol.version") != "") {
+            if !known.contains(span.path()) {
+                verdict.wrong.push(format!("nobody asked for {:?}", span.path()));
+                continue;
+            }
+            *met.entry((span.path(), span.kind)).or_default() += 1;
+            let secure = span.attribute("url.scheme") == "https"
+                || span.attribute("url.full").starts_with("https://");
+            if !secure || span.attribute("tls.protocol.version") != version {
+                verdict.wrong.push(format!("{} is not of TLS {version}: {span:?}", span.path()));
+            }
+            match span.kind {
+                Kind::Client => verdict.clients += 1,
+                Kind::Server => verdict.servers += 1,
+            }
+            let parent = span.parent.as_ref().map(|parent| by_id.get(parent.as_str()));
+            match (span.kind, parent) {
+                (Kind::Server, Some(Some(parent)))
+                    if parent.path() == span.path()
+                        && parent.kind == Kind::Client
+                        && span.method() == "stream" =>
+                {
+                    verdict.joined += 1;
+                }
+                (_, None) => {}
+                (_, Some(parent)) => verdict.wrong.push(format!("{} is below {parent:?}", span.path())),
+            }
+        }
+        for ((path, kind), times) in met.into_iter().filter(|(_, times)| *times > 1) {
+            verdict.wrong.push(format!("{times} {kind:?} spans of {path}"));
+        }
+        verdict
+    }
+}
+
+/// What a long download cost.
+#[derive(Debug)]
+pub struct Bulk {
+    /// The one request.
+    pub verdict: Verdict,
+    /// CPU of the agent.
+    pub cpu: Duration,
+    /// From its start to its end.
+    pub elapsed: Duration,
+    /// The agent's end.
+    pub outcome: Outcome,
+}
+
+/// One file of so many bytes from nginx.
+pub fn bulk(client: Client, version: &str, bytes: u64, options: &[String]) -> Result<Bulk> {
+    let scratch = Scratch::new("tls-bulk")?;
+    let at = Endpoint::free()?;
+    let folder = scratch.join("www/file");
+    std::fs::create_dir_all(&folder).context("creating nginx's folder")?;
+    let file = std::fs::File::create(folder.join("long-0")).context("creating the file")?;
+    file.set_len(bytes).context("making the file long")?;
+    let _server = Server::Nginx.start(version, &at, &scratch)?;
+    let agent = Agent::start(&Options::new(&scratch).arguments(options.to_vec()))?;
+    let (before, began) = (cpu(agent.pid())?, Instant::now());
+    output(&mut client.command(&at, "/file/long", 1)?)?;
+    let elapsed = began.elapsed();
+    agent.settle_for(2, "/file/long")?;
+    let cpu = cpu(agent.pid())?.saturating_sub(before);
+    let outcome = agent.stop()?;
+    let verdict = Verdict::of(&outcome.spans, "/file/long", 1, version);
+    Ok(Bulk { verdict, cpu, elapsed, outcome })
+}
+
+/// Runs a client against a server that is there already, the agent started between the two.
+pub fn run(
+    (server, client): (Server, Client),
+    version: &str,
+    count: usize,
+    options: &[String],
+) -> Result<(Verdict, Outcome)> {
+    let scratch = Scratch::new("tls")?;
+    let at = Endpoint::free()?;
+    let _server = server.start(version, &at, &scratch)?;
+    let prefix = format!("/{server:?}").to_lowercase();
+    let mut client = client.command(&at, &prefix, count)?;
+    let agent = Agent::start(&Options::new(&scratch).arguments(options.to_vec()))?;
+    output(&mut client)?;
+    agent.settle_for(2 * count, &prefix)?;
+    let outcome = agent.stop()?;
+    Ok((Verdict::of(&outcome.spans, &prefix, count, version), outcome))
+}
