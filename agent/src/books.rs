@@ -24,7 +24,7 @@ pub use balance::imbalances;
 pub use documented::{DOCUMENTED, markdown};
 
 use crate::discover::runtimes::readers;
-use crate::discover::{table as discover, tables};
+use crate::discover::{searching, table as discover, tables};
 use crate::export::metrics::{Counter, Report};
 use crate::export::{self, terminal};
 use crate::protocol::http1::{self, Malformed};
@@ -58,6 +58,8 @@ pub struct Books {
     pub failed_connects: Vec<(&'static str, u64)>,
     /// Processes.
     pub discover: discover::Ledger,
+    /// Searches for secrets of TLS sessions.
+    pub secrets: searching::Ledger,
     /// Searches for HPACK tables.
     pub tables: tables::Ledger,
     /// Runtimes that are read from inside.
@@ -115,6 +117,7 @@ impl Report for Books {
             stitch,
             failed_connects,
             discover,
+            secrets,
             tables,
             runtimes,
             terminal,
@@ -135,6 +138,7 @@ impl Report for Books {
         stitch.counters(out);
         push_by(out, "spandrel_stitch_unowned_connects_total", failed_connects.iter().copied());
         discover.counters(out);
+        secrets.counters(out);
         tables.counters(out);
         runtimes.counters(out);
         if let Some(terminal) = terminal {
@@ -183,6 +187,17 @@ impl Report for pipeline::Ledger {
         let Self { not_selected_records, not_selected_bytes } = *self;
         out.push(Counter::new("spandrel_pipeline_not_selected_records_total", not_selected_records));
         out.push(Counter::new("spandrel_pipeline_not_selected_bytes_total", not_selected_bytes));
+    }
+}
+
+impl Report for searching::Ledger {
+    fn counters(&self, out: &mut Vec<Counter>) {
+        let Self { asked, unasked, searches, searched_bytes, guesses, opened } = *self;
+        let causes = [("asked", asked.saturating_sub(unasked)), ("no_room", unasked), ("opened", opened)];
+        push_by(out, "spandrel_tls_searched_sessions_total", causes);
+        out.push(Counter::new("spandrel_tls_searches_total", searches));
+        out.push(Counter::new("spandrel_tls_searched_bytes_total", searched_bytes));
+        out.push(Counter::new("spandrel_tls_guesses_total", guesses));
     }
 }
 

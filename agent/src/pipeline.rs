@@ -22,7 +22,7 @@ use crate::discover::runtimes::{Hit, Seen};
 use crate::discover::select::{Selection, Verdict};
 use crate::discover::table::{ExecFacts, ProcessTable, candidate};
 use crate::discover::tables::{self, Answer, Ask, Searcher};
-use crate::discover::{self};
+use crate::discover::{self, searching};
 use crate::exchange::{self, Connection, Want};
 use crate::export::Exporter;
 use crate::gaps::GapReport;
@@ -67,6 +67,12 @@ const MAX_EARLY: usize = 4_096;
 /// How long such secrets are kept, nanoseconds.
 const EARLY_AGE: u64 = 10_000_000_000;
 
+/// When the secrets of a session are searched for, nanoseconds after they were first missing, and after the search before: what is
+/// found at the session's calls is here within some milliseconds, and a handshake may take long.
+const SEARCHES: [u64; 4] = [30_000_000, 150_000_000, 1_000_000_000, 5_000_000_000];
+/// Connections whose secrets are searched for at once. Beyond, they wait as without a search.
+const MAX_KEYLESS: usize = 1_024;
+
 /// Processes whose verdict is remembered; as many as the process table knows. Beyond, all are asked again.
 const MAX_VERDICTS: usize = 65_536;
 
@@ -102,6 +108,8 @@ pub struct Pipeline {
     sessions: Option<Sessions>,
     /// Processes that have just begun, and when to look for such libraries: once they are loaded.
     loading: std::collections::VecDeque<(Monotonic, ProcessKey)>,
+    /// Searches for secrets of sessions; none if that is not allowed.
+    secrets: Option<searching::Searcher>,
     /// Searches for what a late join hides; none if that is not allowed.
     searcher: Option<Searcher>,
     streams: Streams,
@@ -146,6 +154,8 @@ struct Behind {
     early: HashMap<ConnectionId, Early>,
     /// TLS is looked for.
     tls: tls::May,
+    /// Connections whose secrets are waited for, and when they are to be searched for; without end if that is not allowed.
+    keyless: Vec<Keyless>,
     /// Processes that begin TLS sessions, and may not be known for it.
     encrypting: Vec<ProcessKey>,
     /// The books of connections that are gone.
@@ -161,6 +171,16 @@ struct Early {
     if_older: bool,
 }
 
+/// A connection whose secrets are waited for.
+#[derive(Clone, Copy)]
+struct Keyless {
+    connection: ConnectionId,
+    /// When to search for them.
+    due: Monotonic,
+    /// How often that was done.
+    searched: usize,
+}
+
 struct End {
     exchanges: Connection,
     ends: Endpoints,
@@ -173,6 +193,8 @@ struct End {
     asked: [Option<exchange::Policy>; 2],
     /// Secrets that were found before a hello was read.
     early: Option<tls::Secrets>,
+    /// It is among those whose secrets are waited for.
+    keyless: bool,
     /// The other end, if it is here.
     peer: Option<ConnectionId>,
 }
@@ -213,6 +235,7 @@ impl Pipeline {
             words: Vec::new(),
             sessions: None,
             loading: Default::default(),
+            secrets: None,
             searcher: None,
             streams,
             stitcher,
@@ -235,6 +258,7 @@ impl Pipeline {
                 keys: tls::keys::Keys::default(),
                 early: HashMap::new(),
                 tls: tls::May::NotBegin,
+                keyless: Vec::new(),
                 encrypting: Vec::new(),
                 closed: Default::default(),
                 ledger: Ledger::default(),
@@ -258,6 +282,24 @@ impl Pipeline {
             }
         }
         self.sessions = Some(sessions);
+    }
+
+    /// From now on, secrets of sessions that are not found otherwise are searched for in the memory of processes.
+    pub fn search_secrets(&mut self) -> std::io::Result<()> {
+        self.secrets = Some(searching::Searcher::start()?);
+        Ok(())
+    }
+
+    /// Searches for secrets, and tries what was found.
+    fn search(&mut self, now: Monotonic) {
+        let Some(searcher) = &mut self.secrets else {
+            self.behind.keyless.clear();
+            return;
+        };
+        self.behind.search(searcher, now);
+        while let Some(answer) = searcher.answer() {
+            self.behind.try_guesses(&answer, searcher, now);
+        }
     }
 
     /// From now on, names that a late join hides are searched for in the memory of processes.
@@ -510,6 +552,7 @@ impl Pipeline {
         self.behind.table.expire(now);
         self.behind.keys.expire(now);
         self.behind.let_go(now);
+        self.search(now);
         self.behind.early.retain(|_, early| now.since(early.since) < EARLY_AGE);
         self.carry_out();
         for input in self.behind.inputs.drain(..) {
@@ -631,6 +674,7 @@ impl Pipeline {
             stitch: self.stitcher.ledger(),
             failed_connects: self.stitcher.failed_connects().collect(),
             discover: self.behind.table.ledger(),
+            secrets: self.secrets.as_ref().map(searching::Searcher::ledger).unwrap_or_default(),
             tables: self.searcher.as_ref().map(Searcher::ledger).unwrap_or_default(),
             runtimes: readers::Ledger {
                 walks_refused: self.kernel.refused_walks(),
@@ -798,6 +842,7 @@ impl Behind {
                         hello: None,
                         asked: [None; 2],
                         early: None,
+                        keyless: false,
                         peer: None,
                     });
                 if let Some(Early { secrets, if_older, .. }) = self.early.remove(&opened.connection)
@@ -935,7 +980,72 @@ impl Behind {
                 self.found(random, &secrets, moment.time);
             }
         }
+        if let Some(end) = self.connections.get_mut(&connection)
+            && !end.keyless
+            && end.layer.state() == tls::State::Waiting
+            && self.keyless.len() < MAX_KEYLESS
+        {
+            end.keyless = true;
+            let due = Monotonic(moment.time.0.saturating_add(SEARCHES[0]));
+            self.keyless.push(Keyless { connection, due, searched: 0 });
+        }
         self.ask(connection);
+    }
+
+    /// Asks for searches for the secrets of connections that have waited for long enough.
+    fn search(&mut self, searcher: &mut searching::Searcher, now: Monotonic) {
+        for mut keyless in std::mem::take(&mut self.keyless) {
+            let Some(end) = self.connections.get_mut(&keyless.connection) else { continue };
+            let (state, process, random) = (end.layer.state(), end.process, end.hello);
+            let waits = state == tls::State::Waiting;
+            if !waits || keyless.searched >= SEARCHES.len() {
+                end.keyless = waits;
+                continue;
+            }
+            if keyless.due <= now
+                && let (Some(process), Some(random)) = (process, random)
+                && self.may_look_into(process)
+            {
+                let connection = keyless.connection;
+                searcher.ask(searching::Ask { connection, process, random });
+                keyless.searched += 1;
+                let delay = SEARCHES.get(keyless.searched).copied().unwrap_or_default();
+                keyless.due = Monotonic(now.0.saturating_add(delay));
+            }
+            self.keyless.push(keyless);
+        }
+    }
+
+    /// Tries what a search has found on the connections that it was made for.
+    fn try_guesses(
+        &mut self,
+        answer: &searching::Answer,
+        searcher: &mut searching::Searcher,
+        now: Monotonic,
+    ) {
+        let guesses: Vec<(Option<usize>, tls::Secrets)> = answer
+            .guesses
+            .iter()
+            .map(|guess| {
+                let traffic = guess.traffic.iter().map(|secret| tls::Secret::new(secret.as_slice()));
+                (guess.session, tls::Secrets { traffic: traffic.collect(), master: Vec::new() })
+            })
+            .collect();
+        for (number, ask) in answer.asks.iter().enumerate() {
+            let Some(end) = self.connections.get(&ask.connection) else { continue };
+            if end.layer.state() != tls::State::Waiting || end.hello != Some(ask.random) {
+                continue;
+            }
+            let own: Vec<&tls::Secrets> = guesses
+                .iter()
+                .filter(|(session, _)| session.is_none_or(|session| session == number))
+                .map(|(_, secrets)| secrets)
+                .collect();
+            if let Some(secrets) = end.layer.fits(&own) {
+                searcher.opened();
+                self.found(ask.random, &secrets, now);
+            }
+        }
     }
 
     /// Secrets were found beside these random bytes.
@@ -1037,7 +1147,9 @@ impl Behind {
             *wanted = match want.policy {
                 Policy::Nothing => Policy::Nothing,
                 // Of a body the records' headers. It is longer on the wire than inside, never shorter.
-                Policy::From { offset } if end.layer.is_measured(want.direction) => Policy::Records { offset },
+                Policy::From { offset } if end.layer.is_measured(want.direction) => {
+                    Policy::Records { offset }
+                }
                 Policy::From { .. } => Policy::FirstBlock,
                 _ => Policy::Everything,
             };

@@ -131,6 +131,9 @@ pub fn trace(settings: &Settings) -> anyhow::Result<ExitCode> {
     if settings.tls == config::Tls::Keys {
         keep_to_ourselves();
         pipeline.read_tls();
+        if settings.tls_search == config::TlsSearch::On {
+            pipeline.search_secrets().context("starting the thread that searches for keys")?;
+        }
     }
     eprintln!(
         "ready: {processes} processes, backend {backend}, {:.2} s after the start",

@@ -20,8 +20,8 @@ use spandrel_proto::frames::{
     MODE_LOST, PEEK, STEPS, WINDOWS, step,
 };
 use spandrel_proto::policy::{BLOCK, Policy};
-use spandrel_proto::records;
 use spandrel_proto::record::{FLAG_FIRST, FLAG_LAST, FLAG_SEND, REST_FRAMES, REST_NOTHING, REST_SILENT};
+use spandrel_proto::records;
 
 use crate::gather::gather;
 use crate::maps::{self, count};

@@ -69,6 +69,8 @@ pub fn begun(pid: u32, session: u64) {
 #[inline(never)]
 pub extern "C" fn tls_seek(index: u32, pid: u32, stack: u64, connection: u64, descriptor: u32) -> u32 {
     let Some(plan) = TLS_PLANS.get_ptr(pid) else { return PLANLESS };
+    // A session that the stack has led to, and whose secrets are taken.
+    let mut taken = 0u64;
     // SAFETY: the entries are in the maps.
     unsafe {
         for place in 0..SLOTS {
@@ -90,7 +92,8 @@ pub extern "C" fn tls_seek(index: u32, pid: u32, stack: u64, connection: u64, de
                 && word < (*plan).guarded[1]
                 && tls_take(index, pid, session, connection) == ALL
             {
-                return CALLS;
+                taken = session;
+                break;
             }
         }
         if (*plan).kind == KIND_SLICES {
@@ -104,10 +107,18 @@ pub extern "C" fn tls_seek(index: u32, pid: u32, stack: u64, connection: u64, de
         if read_volatile(addr_of!((*pending).begun)) == 0 {
             return 1;
         }
+        let mut added = 1;
         for place in 0..PENDING {
             let at = (addr_of_mut!((*pending).sessions) as *mut u64).add(place);
             let session = at.read_volatile();
             if session == 0 {
+                continue;
+            }
+            if session == taken {
+                // It has begun, so it is this socket's. What is on the stack and has not may be an earlier call's, and tells
+                // nothing of this one.
+                at.write_volatile(0);
+                added = CALLS;
                 continue;
             }
             let outcome = tls_take(index, pid, session, 0);
@@ -118,8 +129,8 @@ pub extern "C" fn tls_seek(index: u32, pid: u32, stack: u64, connection: u64, de
                 at.write_volatile(0);
             }
         }
+        added
     }
-    1
 }
 
 /// Whether a socket's next call may look for secrets, by what its calls before have added: [`CALLS`] that did, and

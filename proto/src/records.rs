@@ -106,7 +106,12 @@ mod tests {
     }
 
     /// Follows a stream in calls of these lengths as the kernel side does; what is kept, as (offset, bytes).
-    fn follow(stream: &[u8], calls: &[usize], until: u32, window: usize) -> (Follower, Vec<(usize, Vec<u8>)>) {
+    fn follow(
+        stream: &[u8],
+        calls: &[usize],
+        until: u32,
+        window: usize,
+    ) -> (Follower, Vec<(usize, Vec<u8>)>) {
         let mut follower = Follower::default();
         follower.begin(MODE_KNOWN, 0, 0);
         follower.framing = FRAMING_TLS;

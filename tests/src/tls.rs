@@ -38,6 +38,13 @@ impl Certificate {
     }
 }
 
+impl Certificate {
+    /// What the peers of gRPC are told.
+    pub fn arguments(&self) -> [String; 2] {
+        [format!("certificate={}", self.certificate.display()), format!("key={}", self.key.display())]
+    }
+}
+
 /// What serves.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[allow(missing_docs)]
@@ -51,6 +58,7 @@ pub enum Server {
     Nginx,
     Apache,
     Go,
+    Rustls,
 }
 
 /// What asks.
@@ -61,7 +69,9 @@ pub enum Client {
     Asyncio,
     Node,
     Curl,
+    Wget,
     Go,
+    Rustls,
 }
 
 /// Another Node than the one on `PATH`.
@@ -77,6 +87,27 @@ pub fn python(arguments: &[&str]) -> Result<Command> {
     let mut command = Command::new(apps::python()?);
     command.arg(apps::source("tls_service.py")).args(arguments).env("PYTHONDONTWRITEBYTECODE", "1");
     Ok(command)
+}
+
+/// tokio-rustls, without a symbol.
+fn rust() -> Result<Command> {
+    let program = apps::built("tls-rust", &apps::source("tls_rust/src/main.rs"), |target| {
+        let folder = apps::workspace().join("target/tests-tls-rust");
+        let mut cargo = Command::new(needed("cargo")?);
+        // Not what the build of the tests themselves was told.
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy().into_owned();
+            if name.starts_with("CARGO_") && name != "CARGO_HOME" || name == "RUSTFLAGS" {
+                cargo.env_remove(name);
+            }
+        }
+        cargo.current_dir(apps::source("tls_rust")).env("CARGO_TARGET_DIR", &folder);
+        output(cargo.args(["build", "--quiet", "--release", "--locked"]))?;
+        std::fs::copy(folder.join("release/spandrel-test-rustls"), target)
+            .context("copying the program")
+            .map(drop)
+    })?;
+    Ok(Command::new(program))
 }
 
 fn go() -> Result<Command> {
@@ -131,6 +162,11 @@ impl Server {
                 command.args((version == "1.2").then_some("1.2"));
                 command
             }
+            Self::Rustls => {
+                let mut command = rust()?;
+                command.args(["serve", &port]).arg(certificate).arg(key);
+                command
+            }
             Self::Nginx => nginx(&made, version, &port, scratch)?,
             Self::Apache => apache(&made, version, &port, scratch)?,
         };
@@ -155,6 +191,19 @@ impl Client {
             Self::Go => {
                 let mut command = go()?;
                 command.arg("client").args(usual);
+                command
+            }
+            Self::Rustls => {
+                let mut command = rust()?;
+                command.arg("client").args(usual);
+                command
+            }
+            Self::Wget => {
+                let mut command = Command::new(needed("wget")?);
+                command.args(["-q", "--no-check-certificate", "-O", "/dev/null"]);
+                let urls = (0..count.parse::<usize>()?)
+                    .map(|number| format!("https://{}{prefix}-{number}", at.target()));
+                command.args(urls);
                 command
             }
             Self::Curl => {
@@ -194,9 +243,8 @@ fn apache(made: &Certificate, version: &str, port: &str, scratch: &Scratch) -> R
     ensure!(modules.is_dir(), "{} is not there: install the package apache2", modules.display());
     let home = scratch.path().display();
     let names = ["mpm_event", "authz_core", "alias", "socache_shmcb", "ssl"];
-    let load: String = names
-        .map(|name| format!("LoadModule {name}_module {}/mod_{name}.so\n", modules.display()))
-        .concat();
+    let load: String =
+        names.map(|name| format!("LoadModule {name}_module {}/mod_{name}.so\n", modules.display())).concat();
     let user = match nix::unistd::Uid::effective().is_root() {
         true => "User www-data\nGroup www-data\n",
         false => "",
@@ -213,7 +261,8 @@ fn apache(made: &Certificate, version: &str, port: &str, scratch: &Scratch) -> R
     // The workers are another user's.
     for path in [scratch.path(), &scratch.join("answer")] {
         use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).context("for Apache's user")?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
+            .context("for Apache's user")?;
     }
     let config = scratch.join("apache.conf");
     std::fs::write(&config, text).context("writing apache.conf")?;
@@ -250,8 +299,8 @@ impl Verdict {
                 continue;
             }
             *met.entry((span.path(), span.kind)).or_default() += 1;
-            let secure = span.attribute("url.scheme") == "https"
-                || span.attribute("url.full").starts_with("https://");
+            let secure =
+                span.attribute("url.scheme") == "https" || span.attribute("url.full").starts_with("https://");
             if !secure || span.attribute("tls.protocol.version") != version {
                 verdict.wrong.push(format!("{} is not of TLS {version}: {span:?}", span.path()));
             }

@@ -36,6 +36,7 @@ pub fn imbalances(books: &Books) -> Vec<String> {
         stitch,
         failed_connects,
         discover,
+        secrets: _,
         tables: _,
         runtimes: _,
         terminal,

@@ -102,6 +102,16 @@ pub const DOCUMENTED: &[(&str, &str)] = &[
     ("spandrel_tls_mistaken_sessions_total", "Beginnings that looked like TLS and were not"),
     ("spandrel_tls_hellos_total", "ClientHellos read; each is read at both ends"),
     ("spandrel_tls_found_secrets_total", "Sessions whose secrets were found"),
+    (
+        "spandrel_tls_searched_sessions_total",
+        "Ends of sessions whose secrets were searched for in their program's memory; refused for want of room; opened by what was found",
+    ),
+    ("spandrel_tls_searches_total", "Searches of a process's memory for secrets of TLS sessions"),
+    ("spandrel_tls_searched_bytes_total", "Bytes of memory that they read"),
+    (
+        "spandrel_tls_guesses_total",
+        "What they found that may have been secrets; only tags of records make them some",
+    ),
     ("spandrel_tls_unused_sessions_total", "Sessions whose secrets and whose connection did not meet"),
     ("spandrel_protocol_read_bytes_total", "Bytes that came to a parser of HTTP/1"),
     ("spandrel_protocol_parsed_bytes_total", "Of these, those that were understood, by what they were"),

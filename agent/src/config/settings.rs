@@ -39,6 +39,8 @@ pub struct Settings {
     pub no_runtime: HashSet<&'static str>,
     /// How TLS is read.
     pub tls: Tls,
+    /// Whether the keys of TLS are searched for.
+    pub tls_search: TlsSearch,
     /// Where names that a late join hides come from.
     pub late_names: LateNames,
     /// How long a span may wait for its parent.
@@ -119,6 +121,15 @@ pub enum Tls {
     Off,
 }
 
+/// Whether keys are searched for in a program's memory.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum TlsSearch {
+    /// If they are not found otherwise.
+    On,
+    /// Never.
+    Off,
+}
+
 /// Where names and statuses come from that HTTP/2 hides from who joins a connection late.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum LateNames {
@@ -183,6 +194,7 @@ impl Settings {
             weakest_link: LinkMethod::Thread,
             no_runtime: HashSet::new(),
             tls: Tls::Keys,
+            tls_search: TlsSearch::On,
             late_names: LateNames::Wire,
             pending_age: Duration::ZERO,
             backend: Backend::Auto,
@@ -212,7 +224,7 @@ const KERNEL: &str = "The kernel side";
 const AGENT: &str = "The agent itself";
 
 /// Every setting, in the order in which the help shows them.
-pub const SETTINGS: [Setting; 23] = [
+pub const SETTINGS: [Setting; 24] = [
     Setting {
         key: "pid",
         value: "N",
@@ -284,6 +296,18 @@ pub const SETTINGS: [Setting; 23] = [
         text: "How to read TLS; keys: take the keys of each session out of the traced program's memory, keep them in the agent's memory alone until the session ends, and decrypt what the socket moves; off: do not",
         set: |settings, text| {
             settings.tls = value::choice(text, &[("keys", Tls::Keys), ("off", Tls::Off)])?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "tls_search",
+        value: "on|off",
+        times: Times::Once,
+        default: Some("on"),
+        heading: SELECTION,
+        text: "Whether the keys of a TLS session that are not found where they should be (BoringSSL, GnuTLS, rustls, Java) may be searched for in all memory that its program has allocated, a tenth of the time at the most",
+        set: |settings, text| {
+            settings.tls_search = value::choice(text, &[("on", TlsSearch::On), ("off", TlsSearch::Off)])?;
             Ok(())
         },
     },

@@ -30,6 +30,8 @@ pub mod proc;
 pub mod resource;
 pub mod runtime;
 pub mod runtimes;
+pub mod searching;
+pub mod secrets;
 pub mod select;
 pub mod serving;
 pub mod table;

@@ -135,6 +135,12 @@ impl Layer {
         }
     }
 
+    /// What of these guesses opens records that wait: what is found together opens together. Nothing is consumed, and none if it
+    /// is not enough to go on with.
+    pub fn fits(&self, guesses: &[&Secrets]) -> Option<Secrets> {
+        self.session.as_ref().and_then(|session| session.fits(guesses))
+    }
+
     /// The end of the connection.
     pub fn close(&mut self) {
         if let Some(session) = &mut self.session {

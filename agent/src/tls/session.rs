@@ -11,7 +11,7 @@ use super::cipher::{Opener, Party};
 use super::handshake::{Hello, ServerHello};
 use super::ledger::{Ledger, Sealed};
 use super::record::{APPLICATION_DATA, CHANGE_CIPHER_SPEC, Framed, Framer, HANDSHAKE, HEADER, Record};
-use super::secret::{Random, Secrets};
+use super::secret::{Random, Secret, Secrets};
 use super::suite::{SUITES, Suite, Version, suite};
 use super::way::{Epoch, Numbers, Tried, Way};
 use crate::identity::{Direction, Moment};
@@ -23,6 +23,10 @@ pub const MAX_WAITING_BYTES: usize = 64 * 1024;
 
 /// How many records of a session that is older than we are may be refused before it is given up.
 const MAX_GUESSES: u32 = 8;
+
+/// Records of a direction on which guesses are tried, and how long they may be: a handshake's come first.
+const GUESSED_RECORDS: usize = 8;
+const MAX_GUESSED: usize = 4096;
 
 /// How many records may wait. More: no key is waited for any longer.
 pub const MAX_WAITING_RECORDS: usize = 512;
@@ -227,6 +231,39 @@ impl Session {
         }
     }
 
+    /// What of these guesses opens the first record of a direction that waits: its number is 0. One that is alone must have the
+    /// other direction's beside it: without it, that direction's records would be taken for the handshake's.
+    pub fn fits(&self, guesses: &[&Secrets]) -> Option<Secrets> {
+        let suite = self.suite().filter(|suite| suite.version == Version::Tls13)?;
+        let mut fitting = Secrets::default();
+        let mut directions = 0;
+        for direction in [Direction::Send, Direction::Receive] {
+            let records: Vec<&Record> = self
+                .waiting
+                .iter()
+                .filter(|(of, _)| *of == direction)
+                .filter_map(|(_, waiting)| match waiting {
+                    Waiting::Record(record) => Some(record),
+                    Waiting::Lost { .. } => None,
+                })
+                .filter(|record| record.kind() == APPLICATION_DATA && record.missing.is_none())
+                .filter(|record| record.body.len() <= MAX_GUESSED)
+                .take(GUESSED_RECORDS)
+                .collect();
+            let opens = |secret: &Secret| {
+                let opener = secret.prefix(suite.hash.length());
+                let opener = opener.and_then(|secret| Opener::of_traffic_secret(suite, secret));
+                opener.is_some_and(|opener| {
+                    records.iter().any(|record| opener.open(0, &record.header, &record.body).is_some())
+                })
+            };
+            let Some(found) = guesses.iter().find(|guess| guess.traffic.iter().any(opens)) else { continue };
+            fitting.add(found);
+            directions += found.traffic.len().min(2);
+        }
+        (directions >= 2).then_some(fitting)
+    }
+
     /// The end: what is kept will not be opened.
     pub fn close(&mut self, ledger: &mut Ledger) {
         for way in [&mut self.send, &mut self.receive] {
@@ -295,7 +332,10 @@ impl Session {
         out: &mut Sink<'_>,
     ) -> bool {
         let moved = record.moved();
-        if self.way(direction).waiting > 0 {
+        // What came later in the other direction waits too, or an answer would come out before what it answers; what is in
+        // clear may be what others wait for.
+        let in_clear = record.kind() != APPLICATION_DATA && matches!(self.way(direction).epoch, Epoch::Clear);
+        if self.way(direction).waiting > 0 || self.waits() && !in_clear {
             self.wait(direction, record, ledger);
             return true;
         }
@@ -336,18 +376,11 @@ impl Session {
         }
     }
 
-    /// Takes what waits, as far as it need not wait any longer.
+    /// Takes what waits, in order, as far as it need not wait any longer.
     fn pump(&mut self, ledger: &mut Ledger, out: &mut Sink<'_>) {
-        let mut stuck = [false; 2];
-        for _ in 0..self.waiting.len() {
-            let Some((direction, waiting)) = self.waiting.pop_front() else { break };
+        while let Some((direction, waiting)) = self.waiting.pop_front() {
             let moved = waiting.moved();
-            let is_stuck = stuck.get(usize::from(direction == Direction::Send)).is_none_or(|stuck| *stuck);
             let record = match waiting {
-                waiting if is_stuck => {
-                    self.waiting.push_back((direction, waiting));
-                    continue;
-                }
                 Waiting::Record(record) => record,
                 Waiting::Lost { offset, length, moment } => {
                     self.lose(direction, offset, length, &moment, ledger, out);
@@ -357,11 +390,8 @@ impl Session {
             let body = record.body.len();
             match self.step(direction, record, ledger, out) {
                 Fate::Waits(record) => {
-                    if let Some(stuck) = stuck.get_mut(usize::from(direction == Direction::Send)) {
-                        *stuck = true;
-                    }
-                    self.waiting.push_back((direction, Waiting::Record(record)));
-                    continue;
+                    self.waiting.push_front((direction, Waiting::Record(record)));
+                    break;
                 }
                 Fate::Handshake => ledger.handshake += moved,
                 Fate::Opened => ledger.opened += moved,
@@ -404,7 +434,11 @@ impl Session {
             return Fate::Handshake;
         }
         if matches!(self.way(direction).epoch, Epoch::Sealed) {
-            if self.secrets.traffic.is_empty() && self.secrets.master.is_empty() {
+            let secrets = match suite.version {
+                Version::Tls13 => &self.secrets.traffic,
+                Version::Tls12 => &self.secrets.master,
+            };
+            if secrets.is_empty() {
                 return if self.given_up { Fate::Sealed(Sealed::NoKey) } else { Fate::Waits(record) };
             }
             let numbers = match suite.version {
@@ -416,6 +450,13 @@ impl Session {
             let tried = self.way(direction).seek(&record, candidates, numbers);
             if self.is_open() && !std::mem::replace(&mut self.opened_both, true) {
                 ledger.sessions_opened += 1;
+            }
+            if matches!(tried, Tried::Later) {
+                if !self.given_up {
+                    return Fate::Waits(record);
+                }
+                let way = self.way(direction);
+                way.number = way.number.saturating_add(1);
             }
             return self.tried(direction, &record, tried, suite, ledger, out);
         }
@@ -544,7 +585,7 @@ impl Session {
         let (kind, plaintext, missing, trusted) = match tried {
             Tried::Opened { kind, plaintext, missing, trusted } => (kind, plaintext, missing, trusted),
             Tried::Handshake => return Fate::Handshake,
-            Tried::Refused | Tried::Unproven => {
+            Tried::Refused | Tried::Later | Tried::Unproven => {
                 if self.way(direction).proven && !record.found {
                     tear(direction, record.offset, record.moved(), &record.moment, ledger, out);
                 }

@@ -76,6 +76,9 @@ pub(super) enum Tried {
     Refused,
     /// Not enough of it is here.
     Unproven,
+    /// None of these keys is its own: what was found beside the session's random bytes may have been another session's, which
+    /// it resumes. It is to be tried again with the next.
+    Later,
 }
 
 /// How [`Way::seek`] numbers records.
@@ -142,8 +145,12 @@ impl Way {
                 }
             }
         }
+        if numbers == Numbers::Exact && self.torn == 0 {
+            self.number = passed;
+            return Tried::Later;
+        }
         self.refused += 1;
-        if self.refused > MAX_REFUSED || (numbers == Numbers::Exact && self.torn == 0) {
+        if self.refused > MAX_REFUSED {
             self.epoch = Epoch::Dead;
             return Tried::Refused;
         }

@@ -91,12 +91,22 @@ class Handlers(grpc.GenericRpcHandler):
 def serve(arguments):
     pool = futures.ThreadPoolExecutor(max_workers=128)
     server = grpc.server(pool, handlers=[Handlers()], options=OPTIONS)
-    server.add_insecure_port("127.0.0.1:" + arguments["port"])
+    at = "127.0.0.1:" + arguments["port"]
+    if "certificate" in arguments:
+        pair = (content(arguments["key"]), content(arguments["certificate"]))
+        server.add_secure_port(at, grpc.ssl_server_credentials([pair]))
+    else:
+        server.add_insecure_port(at)
     server.start()
     if "stop" in arguments:
         appears(arguments["stop"])
         server.stop(30).wait()
     server.wait_for_termination()
+
+
+def content(file):
+    with open(file, "rb") as opened:
+        return opened.read()
 
 
 def appears(file):
@@ -160,7 +170,11 @@ def drive(arguments):
     idle = threading.Barrier(int(arguments.get("connections", 1)))
 
     def connection(number):
-        channel = grpc.insecure_channel(arguments["to"], options=OPTIONS)
+        if "certificate" in arguments:
+            credentials = grpc.ssl_channel_credentials(content(arguments["certificate"]))
+            channel = grpc.secure_channel(arguments["to"], credentials, options=OPTIONS)
+        else:
+            channel = grpc.insecure_channel(arguments["to"], options=OPTIONS)
         grpc.channel_ready_future(channel).result(timeout=20)
         work = queue.Queue()
 

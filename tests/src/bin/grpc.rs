@@ -52,6 +52,9 @@ struct Arguments {
     /// The agent's backend.
     #[arg(long, default_value = "auto")]
     backend: String,
+    /// `kinds`, `load`, `bulk`, `long`: over TLS (all but java).
+    #[arg(long)]
+    tls: bool,
     /// Start no agent.
     #[arg(long)]
     dry: bool,
@@ -80,6 +83,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         backend: arguments.backend.clone(),
         arguments: arguments.agent.clone(),
         dry: arguments.dry,
+        tls: arguments.tls,
         ..How::default()
     };
     let tables: Vec<&str> = match arguments.table.as_slice() {

@@ -33,7 +33,7 @@ struct Arguments {
 }
 
 /// Server, client, version of TLS.
-const PROGRAMS: [(&str, Server, Client, &str); 13] = [
+const PROGRAMS: [(&str, Server, Client, &str); 16] = [
     ("threads", Server::Threads, Client::Threads, "1.3"),
     ("threads-1.2", Server::Threads, Client::Threads, "1.2"),
     ("asyncio", Server::Asyncio, Client::Asyncio, "1.3"),
@@ -44,6 +44,9 @@ const PROGRAMS: [(&str, Server, Client, &str); 13] = [
     ("node-1.2", Server::Node, Client::Node, "1.2"),
     ("nginx-curl", Server::Nginx, Client::Curl, "1.3"),
     ("nginx-curl-1.2", Server::Nginx, Client::Curl, "1.2"),
+    ("nginx-wget", Server::Nginx, Client::Wget, "1.3"),
+    ("rustls", Server::Rustls, Client::Rustls, "1.3"),
+    ("nginx-rustls", Server::Nginx, Client::Rustls, "1.3"),
     ("apache", Server::Apache, Client::Threads, "1.3"),
     ("go", Server::Go, Client::Go, "1.3"),
     ("go-1.2", Server::Go, Client::Go, "1.2"),

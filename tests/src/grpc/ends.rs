@@ -235,7 +235,7 @@ impl Table {
         calls::write(&all, Some((1, &gate)), &file)?;
         let at = Endpoint::free()?;
         let mut serving = server.server_until(Some(&stop), &at, &file, &scratch)?;
-        let load = Load { calls: &file, log: &log, concurrency: 4, connections: 1 };
+        let load = Load { calls: &file, log: &log, concurrency: 4, connections: 1, made: None };
         let mut calling = client.client(&at, &load, &scratch)?;
         let reached = scratch.join("gate.reached");
         until("the client has made its first call", CLIENT, || {
@@ -435,7 +435,7 @@ impl Line {
 
 /// Runs a client to its end.
 fn drive(client: Peer, to: &Endpoint, file: &Path, log: &Path, scratch: &Scratch) -> Result<Vec<Seen>> {
-    let load = Load { calls: file, log, concurrency: 6, connections: 1 };
+    let load = Load { calls: file, log, concurrency: 6, connections: 1, made: None };
     let mut client = client.client(to, &load, scratch)?;
     let status = client.wait(CLIENT)?;
     ensure!(status.success(), "the client ended with {status}: {}", client.output());

@@ -69,7 +69,8 @@ pub fn run(late: &Late, how: &How) -> Result<Report> {
     let mut clients = Vec::new();
     for client in 0..late.clients {
         let (calls, log) = (path("calls", client), path("log", client));
-        let load = Load { calls: &calls, log: &log, concurrency: 1, connections: late.connections };
+        let load =
+            Load { calls: &calls, log: &log, concurrency: 1, connections: late.connections, made: None };
         clients.push(late.client.client(&at, &load, &scratch)?);
     }
     for (number, client) in clients.iter_mut().enumerate() {

@@ -239,7 +239,7 @@ pub fn nginx(how: &How) -> Result<Line> {
         &front,
     )?;
     let agent = start(how, &scratch)?;
-    let load = Load { calls: &file, log: &log, concurrency: 4, connections: 1 };
+    let load = Load { calls: &file, log: &log, concurrency: 4, connections: 1, made: None };
     let mut client = Peer::Go.client(&front, &load, &scratch)?;
     let status = client.wait(Duration::from_secs(60))?;
     ensure!(status.success(), "the client ended with {status}: {}", client.output());

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::apps::{built, python, source, workspace};
 use crate::process::{Endpoint, Scratch, Service, needed, output};
+use crate::tls::Certificate;
 
 /// A gRPC implementation.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -73,6 +74,20 @@ impl Peer {
         self.server_until(None, at, calls, scratch)
     }
 
+    /// A server that speaks TLS.
+    pub fn secure_server(
+        self,
+        made: &Certificate,
+        at: &Endpoint,
+        calls: &Path,
+        scratch: &Scratch,
+    ) -> Result<Service> {
+        let mut command = self.command()?;
+        command.arg("server").arg(format!("port={}", at.port()?)).arg(format!("calls={}", calls.display()));
+        command.args(made.arguments());
+        Service::listening(&format!("grpc-{}-server", self.name()), &mut command, scratch, at)
+    }
+
     /// A server that ends gracefully when this file is there.
     pub fn server_until(
         self,
@@ -94,6 +109,7 @@ impl Peer {
         command.arg(format!("calls={}", load.calls.display())).arg(format!("log={}", load.log.display()));
         command.arg(format!("concurrency={}", load.concurrency));
         command.arg(format!("connections={}", load.connections));
+        command.args(load.made.into_iter().flat_map(Certificate::arguments));
         Service::start(&format!("grpc-{}-client", self.name()), &mut command, scratch)
     }
 }
@@ -109,6 +125,8 @@ pub struct Load<'a> {
     pub concurrency: usize,
     /// Connections, each of which makes all calls.
     pub connections: usize,
+    /// Speak TLS to who has this certificate.
+    pub made: Option<&'a Certificate>,
 }
 
 fn go() -> Result<PathBuf> {

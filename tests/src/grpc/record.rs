@@ -71,7 +71,7 @@ pub fn record(peer: Peer) -> Result<usize> {
         pass(1, server, client, &kept);
         way.join().ok().context("a direction of the relay died")
     });
-    let load = Load { calls: &file, log: &log, concurrency: 2, connections: 1 };
+    let load = Load { calls: &file, log: &log, concurrency: 2, connections: 1, made: None };
     let mut client = peer.client(&front, &load, &scratch)?;
     let status = client.wait(Duration::from_secs(60))?;
     ensure!(status.success(), "the client ended with {status}: {}", client.output());

@@ -12,6 +12,7 @@ use crate::grpc::calls::{self, Call, Ends, Kind};
 use crate::grpc::judge::{self, Verdict};
 use crate::grpc::peers::{Load, Peer};
 use crate::process::{Endpoint, Scratch};
+use crate::tls::Certificate;
 
 /// How a row is run.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub struct How {
     pub environment: Vec<(String, String)>,
     /// Start no agent: only whether the programs work.
     pub dry: bool,
+    /// The rows of [`run`] speak TLS.
+    pub tls: bool,
 }
 
 impl How {
@@ -42,7 +45,13 @@ impl How {
 
 impl Default for How {
     fn default() -> Self {
-        Self { backend: "auto".into(), arguments: Vec::new(), environment: Vec::new(), dry: false }
+        Self {
+            backend: "auto".into(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            dry: false,
+            tls: false,
+        }
     }
 }
 
@@ -133,8 +142,18 @@ pub fn run(row: &Row, how: &How) -> Result<Report> {
     let (file, log) = (scratch.join("calls.tsv"), scratch.join("log.tsv"));
     calls::write(&row.calls, None, &file)?;
     let at = Endpoint::free()?;
-    let _server = row.server.server(&at, &file, &scratch)?;
-    let load = Load { calls: &file, log: &log, concurrency: row.concurrency, connections: row.connections };
+    let made = if how.tls { Some(Certificate::new(&scratch)?) } else { None };
+    let _server = match &made {
+        Some(made) => row.server.secure_server(made, &at, &file, &scratch)?,
+        None => row.server.server(&at, &file, &scratch)?,
+    };
+    let load = Load {
+        calls: &file,
+        log: &log,
+        concurrency: row.concurrency,
+        connections: row.connections,
+        made: made.as_ref(),
+    };
     let agent = how.agent(&scratch)?;
     let mut client = row.client.client(&at, &load, &scratch)?;
     let ready = agent.as_ref().map(|agent| cpu(agent.pid())).transpose()?.unwrap_or_default();

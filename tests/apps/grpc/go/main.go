@@ -16,6 +16,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -126,7 +127,15 @@ func serve(given wish) {
 	if err != nil {
 		panic(err)
 	}
-	server := grpc.NewServer(grpc.ForceServerCodec(plain{}), grpc.UnknownServiceHandler(handle), grpc.MaxRecvMsgSize(1<<30))
+	options := []grpc.ServerOption{grpc.ForceServerCodec(plain{}), grpc.UnknownServiceHandler(handle), grpc.MaxRecvMsgSize(1 << 30)}
+	if file, ok := given["certificate"]; ok {
+		secure, err := credentials.NewServerTLSFromFile(file, given["key"])
+		if err != nil {
+			panic(err)
+		}
+		options = append(options, grpc.Creds(secure))
+	}
+	server := grpc.NewServer(options...)
 	stopped := make(chan struct{})
 	if file, ok := given["stop"]; ok {
 		go func() {
@@ -239,7 +248,13 @@ func drive(given wish) {
 		all.Add(1)
 		go func() {
 			defer all.Done()
-			connection, err := grpc.NewClient(given["to"], grpc.WithTransportCredentials(insecure.NewCredentials()),
+			transport := insecure.NewCredentials()
+			if file, ok := given["certificate"]; ok {
+				if transport, err = credentials.NewClientTLSFromFile(file, ""); err != nil {
+					panic(err)
+				}
+			}
+			connection, err := grpc.NewClient(given["to"], grpc.WithTransportCredentials(transport),
 				grpc.WithDefaultCallOptions(grpc.ForceCodec(plain{}), grpc.MaxCallRecvMsgSize(1<<30)))
 			if err != nil {
 				panic(err)

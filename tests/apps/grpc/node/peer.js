@@ -56,6 +56,17 @@ function bothStream(call) {
   call.on('end', () => answer(wish || {}, call).then(() => call.end(), (error) => call.emit('error', error)));
 }
 
+function serverCredentials(given) {
+  if (!given.certificate) return grpc.ServerCredentials.createInsecure();
+  const pair = { cert_chain: fs.readFileSync(given.certificate), private_key: fs.readFileSync(given.key) };
+  return grpc.ServerCredentials.createSsl(null, [pair]);
+}
+
+function clientCredentials(given) {
+  if (!given.certificate) return grpc.credentials.createInsecure();
+  return grpc.credentials.createSsl(fs.readFileSync(given.certificate));
+}
+
 function serve(given) {
   const server = new grpc.Server(OPTIONS);
   const paths = new Set(fs.readFileSync(given.calls, 'utf8').split('\n').map((l) => l.split('\t')).filter((p) => p.length === 4).map((p) => p[0]));
@@ -66,7 +77,7 @@ function serve(given) {
       : last.startsWith('Both') ? [bothStream, 'bidi'] : [unary, 'unary'];
     server.register(path, handler, same, same, type);
   }
-  server.bindAsync(`127.0.0.1:${given.port}`, grpc.ServerCredentials.createInsecure(), (error) => { if (error) throw error; });
+  server.bindAsync(`127.0.0.1:${given.port}`, serverCredentials(given), (error) => { if (error) throw error; });
   if (given.stop) appears(given.stop).then(() => server.tryShutdown(() => process.exit(0)));
 }
 
@@ -119,7 +130,7 @@ async function drive(given) {
   let reached = 0;
   const now = () => BigInt(Math.round((performance.timeOrigin + performance.now()) * 1000)) * 1000n;
   async function connection(id) {
-    const client = new grpc.Client(given.to, grpc.credentials.createInsecure(), OPTIONS);
+    const client = new grpc.Client(given.to, clientCredentials(given), OPTIONS);
     await new Promise((done, fail) => client.waitForReady(Date.now() + 20000, (e) => (e ? fail(e) : done())));
     const waiting = new Set();
     for (let index = 0; index < lines.length; index++) {

@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio_stream::{Stream, StreamExt};
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::metadata::{AsciiMetadataKey, BinaryMetadataValue, MetadataMap};
-use tonic::transport::{Channel, Endpoint, Server};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
 
 type Wish = HashMap<String, String>;
@@ -245,7 +245,12 @@ async fn serve(given: Wish) {
             None => std::future::pending().await,
         }
     };
-    Server::builder()
+    let mut server = Server::builder();
+    if let Some(file) = given.get("certificate") {
+        let identity = Identity::from_pem(std::fs::read(file).unwrap(), std::fs::read(&given["key"]).unwrap());
+        server = server.tls_config(ServerTlsConfig::new().identity(identity)).unwrap();
+    }
+    server
         .http2_max_header_list_size(1 << 20)
         .add_service(Echo)
         .serve_with_shutdown(format!("127.0.0.1:{}", given["port"]).parse().unwrap(), stop)
@@ -353,8 +358,14 @@ async fn drive(given: Wish) {
     for id in 0..connections {
         let (lines, log, given, reached) = (Arc::clone(&lines), Arc::clone(&log), given.clone(), Arc::clone(&reached));
         tasks.push(tokio::spawn(async move {
-            let channel = Endpoint::from_shared(format!("http://{}", given["to"]))
-                .unwrap()
+            let scheme = if given.contains_key("certificate") { "https" } else { "http" };
+            let mut endpoint = Endpoint::from_shared(format!("{scheme}://{}", given["to"])).unwrap();
+            if let Some(file) = given.get("certificate") {
+                let root = Certificate::from_pem(std::fs::read(file).unwrap());
+                let tls = ClientTlsConfig::new().ca_certificate(root).domain_name("localhost");
+                endpoint = endpoint.tls_config(tls).unwrap();
+            }
+            let channel = endpoint
                 .http2_max_header_list_size(1 << 20)
                 .connect()
                 .await

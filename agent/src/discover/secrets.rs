@@ -1,0 +1,341 @@
+//! Secrets of TLS sessions whose place nobody has told: memory of a process in, bytes that may be secrets out.
+//!
+//! ```text
+//!   the 32 random bytes of a ClientHello, anywhere ─▶ what lies at the distances of the libraries that keep them
+//!   two blocks of 64 bytes, each with its length ───▶ both (rustls, which keeps no random bytes)
+//!   arrays of 32 or 48 bytes ───────────────────────▶ each (Java)
+//! ```
+//! For programs that have their library linked in without a symbol. Nothing that is found is believed: a record's tag tells, and
+//! what opens none is dropped and overwritten. It must never keep what it reads, or read without a bound.
+
+use std::ops::Range;
+
+use zeroize::{Zeroize as _, Zeroizing};
+
+use super::maps::{Mapping, Maps};
+use super::memory::{MAX_READ, ReadMemory};
+
+/// Bytes read of one process in one search.
+pub const MAX_SEARCHED: u64 = 1 << 30;
+/// Guesses that one search gives.
+pub const MAX_GUESSES: usize = 1024;
+/// Places of one needle that are looked at.
+const MAX_PLACES: usize = 4;
+
+/// A secret, with zeroes behind it.
+pub type Bytes = Zeroizing<[u8; 64]>;
+
+/// Secrets that belong together, if they are any.
+#[derive(Clone)]
+pub struct Guess {
+    /// Of the session with this number among those looked for; of any if none.
+    pub session: Option<usize>,
+    /// The secrets of both directions, of TLS 1.3.
+    pub traffic: Vec<Bytes>,
+}
+
+/// Where the secrets lie, relative to the random bytes, and how long the room for each is.
+/// `ssl/internal.h` of BoringSSL, `ssl/ssl_local.h` of OpenSSL, `lib/gnutls_int.h` of GnuTLS; measured with builds of each.
+const DISTANCES: [(i64, i64, usize); 6] = [
+    // BoringSSL: `SSL3_STATE::write_traffic_secret` and `read_traffic_secret`, 48 bytes and a length.
+    (0xf0, 0x121, 48),
+    // OpenSSL 3.5, 3.0, 3.2 and 3.3: `client_app_traffic_secret`, `server_app_traffic_secret`.
+    (0x5f4, 0x634, 64),
+    (0x5e4, 0x624, 64),
+    (0x5bc, 0x5fc, 64),
+    // GnuTLS 3.7: `key.proto.tls13.ap_ckey` and `ap_skey`.
+    (0x17c4, 0x1804, 64),
+    // BoringSSL before 2021: 64 bytes each.
+    (0xf0, 0x130, 64),
+];
+
+/// What rustls keeps a traffic secret in: `tls13::key_schedule::OkmBlock`, 64 bytes of which so many are used.
+const BLOCK: usize = 72;
+
+/// A shape that lies across two pieces is seen from the second.
+const OVERLAP: usize = 2 * BLOCK + 8;
+
+/// What a search has brought.
+#[derive(Default)]
+pub struct Found {
+    /// The guesses.
+    pub guesses: Vec<Guess>,
+    /// Bytes read.
+    pub searched: u64,
+}
+
+/// Which shapes are looked for besides random bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Shapes {
+    /// The blocks of rustls.
+    Blocks,
+    /// The arrays of Java.
+    Arrays,
+    /// Neither: the library is one that keeps random bytes.
+    None,
+}
+
+/// Searches what a process may have allocated.
+pub fn find(memory: &dyn ReadMemory, maps: &Maps, randoms: &[[u8; 32]], shapes: Shapes) -> Found {
+    let mut found = Found::default();
+    let mut piece = Zeroizing::new(vec![0u8; MAX_READ]);
+    let mut places = vec![0usize; randoms.len()];
+    for mapping in maps.iter().filter(|mapping| may_hold(mapping)) {
+        let all = mapping.start..mapping.end;
+        let ranges = memory.touched(all.clone()).unwrap_or_else(|| Vec::from([all]));
+        for range in ranges {
+            pieces(memory, range, &mut piece, &mut found, &mut |at, bytes, found| {
+                needles(memory, at, bytes, randoms, &mut places, found);
+                match shapes {
+                    Shapes::Blocks => blocks(bytes, found),
+                    Shapes::Arrays => arrays(bytes, found),
+                    Shapes::None => {}
+                }
+            });
+        }
+    }
+    found
+}
+
+/// Memory of the program's own: no file's, no kernel's.
+fn may_hold(mapping: &Mapping) -> bool {
+    let special = mapping.path.first() == Some(&b'[')
+        && mapping.path != b"[heap]"
+        && !mapping.path.starts_with(b"[anon");
+    mapping.read && mapping.write && mapping.inode == 0 && !special
+}
+
+fn pieces(
+    memory: &dyn ReadMemory,
+    range: Range<u64>,
+    piece: &mut Zeroizing<Vec<u8>>,
+    found: &mut Found,
+    look: &mut dyn FnMut(u64, &[u8], &mut Found),
+) {
+    let mut at = range.start;
+    while at < range.end && found.searched < MAX_SEARCHED && found.guesses.len() < MAX_GUESSES {
+        let length = usize::try_from(range.end - at).unwrap_or(MAX_READ).min(MAX_READ);
+        let Some(bytes) = piece.get_mut(..length) else { return };
+        found.searched += length as u64;
+        // A program gives pages back all the time; what is lost with them comes again, or was none.
+        if memory.read(at, bytes) {
+            look(at, bytes, found);
+        }
+        if length <= OVERLAP {
+            return;
+        }
+        at += (length - OVERLAP) as u64;
+    }
+}
+
+/// Looks for the random bytes of hellos.
+fn needles(
+    memory: &dyn ReadMemory,
+    at: u64,
+    bytes: &[u8],
+    randoms: &[[u8; 32]],
+    places: &mut [usize],
+    found: &mut Found,
+) {
+    for (session, random) in randoms.iter().enumerate() {
+        for place in memchr::memmem::find_iter(bytes, random) {
+            let Some(count) = places.get_mut(session).filter(|count| **count < MAX_PLACES) else { break };
+            *count += 1;
+            for (one, other, room) in DISTANCES {
+                let address = |distance: i64| (at + place as u64).checked_add_signed(distance);
+                let read = |distance: i64| {
+                    let mut secret: Bytes = Zeroizing::new([0; 64]);
+                    let there = memory.read(address(distance)?, secret.get_mut(..room)?);
+                    (there && is_random(secret.get(..32)?)).then_some(secret)
+                };
+                if let Some(traffic) = read(one).zip(read(other)) {
+                    found.add(Guess { session: Some(session), traffic: vec![traffic.0, traffic.1] });
+                }
+            }
+        }
+    }
+}
+
+/// Looks for two blocks side by side that are as much used.
+fn blocks(bytes: &[u8], found: &mut Found) {
+    let word = |at: usize| {
+        let bytes = bytes.get(at..at.checked_add(8)?)?;
+        Some(u64::from_le_bytes(bytes.try_into().ok()?))
+    };
+    let secret = |at: usize, length: usize| {
+        let block = bytes.get(at..at.checked_add(64)?)?;
+        let (used, unused) = block.split_at_checked(length)?;
+        let is_one = is_random(used) && unused.iter().all(|&byte| byte == 0);
+        let mut secret: Bytes = Zeroizing::new([0; 64]);
+        secret.get_mut(..length)?.copy_from_slice(used);
+        is_one.then_some(secret)
+    };
+    for at in (0..bytes.len().saturating_sub(BLOCK)).step_by(8) {
+        let Some(used @ (32 | 48)) = word(at) else { continue };
+        if word(at + BLOCK) != Some(used) {
+            continue;
+        }
+        // The length may stand behind the bytes or before them.
+        for begin in [at.checked_sub(64), Some(at + 8)].into_iter().flatten() {
+            if let Some(traffic) = secret(begin, used as usize).zip(secret(begin + BLOCK, used as usize)) {
+                found.add(Guess { session: None, traffic: vec![traffic.0, traffic.1] });
+            }
+        }
+    }
+}
+
+/// Looks for arrays of bytes of HotSpot, whose head is a mark (unlocked: 1), a class in 4 bytes and a length in 4.
+fn arrays(bytes: &[u8], found: &mut Found) {
+    for at in (0..bytes.len().saturating_sub(16)).step_by(8) {
+        let Some(head) = bytes.get(at..at + 16) else { return };
+        let length = match head {
+            [1 | 9 | 17 | 25, _, _, _, _, _, _, _, _, _, _, _, length @ (32 | 48), 0, 0, 0] => {
+                usize::from(*length)
+            }
+            _ => continue,
+        };
+        let Some(data) = bytes.get(at + 16..at + 16 + length).filter(|data| is_random(data)) else {
+            continue;
+        };
+        let mut secret: Bytes = Zeroizing::new([0; 64]);
+        for (to, from) in secret.iter_mut().zip(data) {
+            *to = *from;
+        }
+        found.add(Guess { session: None, traffic: vec![secret] });
+    }
+}
+
+/// Whether bytes may be a hash's: of 32 random bytes 30 differ on average, and fewer than 20 once in 10¹⁰ times.
+fn is_random(bytes: &[u8]) -> bool {
+    let mut seen = [false; 256];
+    for &byte in bytes.iter().take(32) {
+        if let Some(seen) = seen.get_mut(usize::from(byte)) {
+            *seen = true;
+        }
+    }
+    seen.iter().filter(|seen| **seen).count() >= 20
+}
+
+impl Found {
+    fn add(&mut self, guess: Guess) {
+        let same = |known: &Guess| known.session == guess.session && known.traffic == guess.traffic;
+        if self.guesses.len() < MAX_GUESSES && !self.guesses.iter().any(same) {
+            self.guesses.push(guess);
+        }
+    }
+}
+
+impl Drop for Guess {
+    fn drop(&mut self) {
+        self.traffic.iter_mut().for_each(|secret| secret.zeroize());
+    }
+}
+
+/// Any bytes are memory.
+pub fn fuzz_secrets(data: &[u8]) {
+    let mut random = [0; 32];
+    for (to, from) in random.iter_mut().zip(data) {
+        *to = *from;
+    }
+    let mut image = super::memory::Image::default();
+    image.put(0x1000, data.to_vec());
+    let maps = Maps::parse(format!("1000-{:x} rw-p 0 00:00 0\n", 0x1000 + data.len()).as_bytes());
+    for shapes in [Shapes::Blocks, Shapes::Arrays, Shapes::None] {
+        let found = find(&image, &maps, &[random], shapes);
+        assert!(found.guesses.len() <= MAX_GUESSES);
+        assert!(found.searched <= 2 * data.len() as u64 + 1);
+        for guess in &found.guesses {
+            assert!(guess.traffic.iter().all(|secret| is_random(secret.as_slice())));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::memory::Image;
+    use super::*;
+
+    fn hash(seed: u8, length: usize) -> Vec<u8> {
+        (0..length).map(|at| seed.wrapping_add((at as u8).wrapping_mul(37))).collect()
+    }
+
+    fn guesses(
+        at: u64,
+        bytes: &[u8],
+        randoms: &[[u8; 32]],
+        shapes: Shapes,
+    ) -> Vec<(Option<usize>, Vec<u8>, usize)> {
+        let mut image = Image::default();
+        image.put(at, bytes);
+        let maps =
+            Maps::parse(format!("{at:x}-{:x} rw-p 0 00:00 0 [heap]\n", at + bytes.len() as u64).as_bytes());
+        let found = find(&image, &maps, randoms, shapes);
+        let short = |guess: &Guess| (guess.session, guess.traffic[0][..4].to_vec(), guess.traffic.len());
+        found.guesses.iter().map(short).collect()
+    }
+
+    #[test]
+    fn secrets_lie_at_a_library_s_distance_from_the_random_bytes() {
+        let random: [u8; 32] = hash(9, 32).try_into().unwrap();
+        for (one, other, room) in [(0xf0, 0x121, 48), (0x5f4, 0x634, 48)] {
+            let mut memory = vec![0; 0x4000];
+            memory[0x100..0x120].copy_from_slice(&random);
+            memory[0x100 + one..][..room].copy_from_slice(&hash(1, room));
+            memory[0x100 + other..][..room].copy_from_slice(&hash(2, room));
+            let got = guesses(0x7000, &memory, &[[0xee; 32], random], Shapes::None);
+            assert!(got.contains(&(Some(1), hash(1, 4), 2)), "{one:x}: {got:?}");
+        }
+    }
+
+    #[test]
+    fn two_blocks_side_by_side_are_a_session_of_rustls() {
+        for behind in [true, false] {
+            let mut memory = vec![0; 0x1000];
+            for (n, seed) in [1u8, 2].into_iter().enumerate() {
+                let at = 0x208 + 72 * n;
+                let (bytes, used) = if behind { (at, at + 64) } else { (at + 8, at) };
+                memory[bytes..bytes + 48].copy_from_slice(&hash(seed, 48));
+                memory[used] = 48;
+            }
+            let got = guesses(0x7000, &memory, &[], Shapes::Blocks);
+            assert_eq!(got, [(None, hash(1, 4), 2)], "{behind}");
+        }
+    }
+
+    #[test]
+    fn shapes_are_seen_wherever_pieces_end() {
+        for at in (MAX_READ - 200..MAX_READ + 8).step_by(8) {
+            let mut memory = vec![0; MAX_READ * 2];
+            for (n, seed) in [1u8, 2].into_iter().enumerate() {
+                memory[at + 72 * n..][..32].copy_from_slice(&hash(seed, 32));
+                memory[at + 72 * n + 64] = 32;
+            }
+            assert_eq!(guesses(0x7000, &memory, &[], Shapes::Blocks).len(), 1, "{at}");
+        }
+    }
+
+    #[test]
+    fn arrays_of_a_jvm_are_guesses_of_their_own() {
+        let mut memory = vec![0; 0x1000];
+        memory[0x40] = 1;
+        memory[0x48..0x4c].copy_from_slice(&[0x10, 0x20, 0, 0]);
+        memory[0x4c] = 48;
+        memory[0x50..0x80].copy_from_slice(&hash(3, 48));
+        assert_eq!(guesses(0x7000, &memory, &[], Shapes::Arrays), [(None, hash(3, 4), 1)]);
+    }
+
+    #[test]
+    fn what_is_not_random_is_no_secret() {
+        assert!(!is_random(&[0; 48]));
+        assert!(!is_random(b"GET / HTTP/1.1\r\nHost: localhost\r"[..].as_ref()));
+        assert!(is_random(&hash(0, 32)));
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic() {
+        for length in [0, 1, 31, 72, 200, 5000] {
+            fuzz_secrets(&vec![48; length]);
+            fuzz_secrets(&hash(7, length));
+        }
+    }
+}
