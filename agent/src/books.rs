@@ -58,6 +58,8 @@ pub struct Books {
     pub failed_connects: Vec<(&'static str, u64)>,
     /// Processes.
     pub discover: discover::Ledger,
+    /// Processes whose TLS sessions are looked into.
+    pub sessions: sessions::Ledger,
     /// Searches for secrets of TLS sessions.
     pub secrets: searching::Ledger,
     /// Searches for HPACK tables.
@@ -117,6 +119,7 @@ impl Report for Books {
             stitch,
             failed_connects,
             discover,
+            sessions,
             secrets,
             tables,
             runtimes,
@@ -138,6 +141,7 @@ impl Report for Books {
         stitch.counters(out);
         push_by(out, "spandrel_stitch_unowned_connects_total", failed_connects.iter().copied());
         discover.counters(out);
+        sessions.counters(out);
         secrets.counters(out);
         tables.counters(out);
         runtimes.counters(out);
@@ -187,6 +191,17 @@ impl Report for pipeline::Ledger {
         let Self { not_selected_records, not_selected_bytes } = *self;
         out.push(Counter::new("spandrel_pipeline_not_selected_records_total", not_selected_records));
         out.push(Counter::new("spandrel_pipeline_not_selected_bytes_total", not_selected_bytes));
+    }
+}
+
+impl Report for sessions::Ledger {
+    fn counters(&self, out: &mut Vec<Counter>) {
+        let Self { looked, planned, without, probed, failed } = *self;
+        let unread = looked.saturating_sub(planned).saturating_sub(without);
+        let causes = [("planned", planned), ("without", without), ("unread", unread)];
+        push_by(out, "spandrel_tls_looks_total", causes);
+        out.push(Counter::new("spandrel_tls_probed_files", probed));
+        out.push(Counter::new("spandrel_tls_failed_libraries_total", failed));
     }
 }
 

@@ -67,9 +67,12 @@ const MAX_EARLY: usize = 4_096;
 /// How long such secrets are kept, nanoseconds.
 const EARLY_AGE: u64 = 10_000_000_000;
 
-/// When the secrets of a session are searched for, nanoseconds after they were first missing, and after the search before: what is
-/// found at the session's calls is here within some milliseconds, and a handshake may take long.
-const SEARCHES: [u64; 4] = [30_000_000, 150_000_000, 1_000_000_000, 5_000_000_000];
+/// When the secrets of a session are searched for, nanoseconds after they were first missing, and after the search before.
+const SEARCHES: [u64; 4] = [3_000_000, 100_000_000, 1_000_000_000, 5_000_000_000];
+/// When they are in a program whose sessions are looked into at their calls: a handshake among many may take long.
+const PLANNED: u64 = 150_000_000;
+/// How long a connection that is over is kept for a search that is under way, nanoseconds.
+const AFTERLIFE: u64 = 300_000_000;
 /// Connections whose secrets are searched for at once. Beyond, they wait as without a search.
 const MAX_KEYLESS: usize = 1_024;
 
@@ -154,7 +157,9 @@ struct Behind {
     early: HashMap<ConnectionId, Early>,
     /// TLS is looked for.
     tls: tls::May,
-    /// Connections whose secrets are waited for, and when they are to be searched for; without end if that is not allowed.
+    /// Secrets may be searched for.
+    searches: bool,
+    /// Connections whose secrets are waited for.
     keyless: Vec<Keyless>,
     /// Processes that begin TLS sessions, and may not be known for it.
     encrypting: Vec<ProcessKey>,
@@ -172,13 +177,14 @@ struct Early {
 }
 
 /// A connection whose secrets are waited for.
-#[derive(Clone, Copy)]
 struct Keyless {
     connection: ConnectionId,
-    /// When to search for them.
-    due: Monotonic,
+    /// When they were first missing, or last searched for.
+    since: Monotonic,
     /// How often that was done.
     searched: usize,
+    /// It is over.
+    closed: Option<stream::Closed>,
 }
 
 struct End {
@@ -258,6 +264,7 @@ impl Pipeline {
                 keys: tls::keys::Keys::default(),
                 early: HashMap::new(),
                 tls: tls::May::NotBegin,
+                searches: false,
                 keyless: Vec::new(),
                 encrypting: Vec::new(),
                 closed: Default::default(),
@@ -287,16 +294,14 @@ impl Pipeline {
     /// From now on, secrets of sessions that are not found otherwise are searched for in the memory of processes.
     pub fn search_secrets(&mut self) -> std::io::Result<()> {
         self.secrets = Some(searching::Searcher::start()?);
+        self.behind.searches = true;
         Ok(())
     }
 
     /// Searches for secrets, and tries what was found.
     fn search(&mut self, now: Monotonic) {
-        let Some(searcher) = &mut self.secrets else {
-            self.behind.keyless.clear();
-            return;
-        };
-        self.behind.search(searcher, now);
+        let Some(searcher) = &mut self.secrets else { return };
+        self.behind.search(searcher, self.sessions.as_ref(), now);
         while let Some(answer) = searcher.answer() {
             self.behind.try_guesses(&answer, searcher, now);
         }
@@ -356,12 +361,15 @@ impl Pipeline {
                 sessions.look(process.pid, &mut self.kernel);
             }
         }
-        if !sessions.has_plans() {
-            return;
+        let has_plans = sessions.has_plans();
+        if has_plans {
+            let behind = &mut self.behind;
+            self.kernel.take_secrets(&mut |found| behind.secrets(found, now));
         }
-        let behind = &mut self.behind;
-        self.kernel.take_secrets(&mut |found| behind.secrets(found, now));
-        self.carry_out();
+        self.search(now);
+        if has_plans {
+            self.carry_out();
+        }
     }
 
     /// The descriptor to wait for: readable while there is a record.
@@ -552,7 +560,6 @@ impl Pipeline {
         self.behind.table.expire(now);
         self.behind.keys.expire(now);
         self.behind.let_go(now);
-        self.search(now);
         self.behind.early.retain(|_, early| now.since(early.since) < EARLY_AGE);
         self.carry_out();
         for input in self.behind.inputs.drain(..) {
@@ -674,6 +681,7 @@ impl Pipeline {
             stitch: self.stitcher.ledger(),
             failed_connects: self.stitcher.failed_connects().collect(),
             discover: self.behind.table.ledger(),
+            sessions: self.sessions.as_ref().map(Sessions::ledger).unwrap_or_default(),
             secrets: self.secrets.as_ref().map(searching::Searcher::ledger).unwrap_or_default(),
             tables: self.searcher.as_ref().map(Searcher::ledger).unwrap_or_default(),
             runtimes: readers::Ledger {
@@ -701,6 +709,11 @@ impl Pipeline {
         while self.turn() > 0 {}
         let now = clock::monotonic();
         self.poll(now);
+        for keyless in std::mem::take(&mut self.behind.keyless) {
+            if let Some(closed) = keyless.closed {
+                self.behind.close(keyless.connection, &closed);
+            }
+        }
         for end in self.behind.connections.values_mut() {
             end.layer.close();
             end.exchanges.abandoned(&mut self.behind.scratch);
@@ -903,16 +916,16 @@ impl Behind {
             // A half-closed connection can still be written to: its exchange goes on until it is closed.
             Event::Finished { .. } => {}
             Event::Closed { connection, closed } => {
-                if let Some(mut end) = self.connections.remove(&connection) {
-                    self.end_layer(connection, &mut end);
-                    end.exchanges.closed(closed, &mut self.scratch);
-                    let ends = end.ends_of();
-                    self.closed.0.add(&end.exchanges.ledger());
-                    self.closed.1.add(&end.exchanges.parser_ledger());
-                    self.closed.2.add(&end.layer.ledger());
-                    self.pass_on_of(connection, &ends);
+                let waits = |end: &End| end.keyless && end.layer.state() == tls::State::Waiting;
+                if self.connections.get(&connection).is_some_and(waits)
+                    && let Some(keyless) =
+                        self.keyless.iter_mut().find(|other| other.connection == connection)
+                {
+                    // What it said may be read yet.
+                    keyless.closed = Some(closed.clone());
+                    return;
                 }
-                self.inputs.push(Input::ConnectionClosed { connection, time: closed.time });
+                self.close(connection, closed);
             }
             Event::Abandoned { connection, time } => {
                 if let Some(mut end) = self.connections.remove(&connection) {
@@ -928,6 +941,20 @@ impl Behind {
             }
             Event::Gap(gap) => self.gaps.push(gap.clone()),
         }
+    }
+
+    /// A connection is over.
+    fn close(&mut self, connection: ConnectionId, closed: &stream::Closed) {
+        if let Some(mut end) = self.connections.remove(&connection) {
+            self.end_layer(connection, &mut end);
+            end.exchanges.closed(closed, &mut self.scratch);
+            let ends = end.ends_of();
+            self.closed.0.add(&end.exchanges.ledger());
+            self.closed.1.add(&end.exchanges.parser_ledger());
+            self.closed.2.add(&end.layer.ledger());
+            self.pass_on_of(connection, &ends);
+        }
+        self.inputs.push(Input::ConnectionClosed { connection, time: closed.time });
     }
 
     /// The processes at this end and at the other, as far as they are known.
@@ -981,36 +1008,46 @@ impl Behind {
             }
         }
         if let Some(end) = self.connections.get_mut(&connection)
+            && self.searches
             && !end.keyless
             && end.layer.state() == tls::State::Waiting
             && self.keyless.len() < MAX_KEYLESS
         {
             end.keyless = true;
-            let due = Monotonic(moment.time.0.saturating_add(SEARCHES[0]));
-            self.keyless.push(Keyless { connection, due, searched: 0 });
+            self.keyless.push(Keyless { connection, since: moment.time, searched: 0, closed: None });
         }
         self.ask(connection);
     }
 
-    /// Asks for searches for the secrets of connections that have waited for long enough.
-    fn search(&mut self, searcher: &mut searching::Searcher, now: Monotonic) {
+    /// Asks for searches for the secrets of connections that have waited for long enough, and lets go of those that are over and
+    /// have waited for long enough for that.
+    fn search(&mut self, searcher: &mut searching::Searcher, sessions: Option<&Sessions>, now: Monotonic) {
         for mut keyless in std::mem::take(&mut self.keyless) {
             let Some(end) = self.connections.get_mut(&keyless.connection) else { continue };
             let (state, process, random) = (end.layer.state(), end.process, end.hello);
             let waits = state == tls::State::Waiting;
-            if !waits || keyless.searched >= SEARCHES.len() {
+            if let Some(closed) = &keyless.closed
+                && (!waits || now.since(closed.time) > AFTERLIFE)
+            {
+                self.close(keyless.connection, closed);
+                continue;
+            }
+            if !waits || keyless.searched >= SEARCHES.len() && keyless.closed.is_none() {
                 end.keyless = waits;
                 continue;
             }
-            if keyless.due <= now
+            let planned =
+                process.is_some_and(|process| sessions.is_some_and(|all| all.has_plan(process.pid)));
+            let delay = SEARCHES.get(keyless.searched).copied().unwrap_or(u64::MAX);
+            let delay = if planned { delay.max(PLANNED) } else { delay };
+            if now.since(keyless.since) >= delay
                 && let (Some(process), Some(random)) = (process, random)
                 && self.may_look_into(process)
             {
                 let connection = keyless.connection;
                 searcher.ask(searching::Ask { connection, process, random });
                 keyless.searched += 1;
-                let delay = SEARCHES.get(keyless.searched).copied().unwrap_or_default();
-                keyless.due = Monotonic(now.0.saturating_add(delay));
+                keyless.since = now;
             }
             self.keyless.push(keyless);
         }
@@ -1023,25 +1060,17 @@ impl Behind {
         searcher: &mut searching::Searcher,
         now: Monotonic,
     ) {
-        let guesses: Vec<(Option<usize>, tls::Secrets)> = answer
-            .guesses
-            .iter()
-            .map(|guess| {
-                let traffic = guess.traffic.iter().map(|secret| tls::Secret::new(secret.as_slice()));
-                (guess.session, tls::Secrets { traffic: traffic.collect(), master: Vec::new() })
-            })
-            .collect();
+        let mut trial = tls::Trial::default();
+        for guess in &answer.guesses {
+            let traffic = guess.traffic.iter().map(|secret| tls::Secret::new(secret.as_slice())).collect();
+            trial.add(guess.session, tls::Secrets { traffic, master: Vec::new() });
+        }
         for (number, ask) in answer.asks.iter().enumerate() {
             let Some(end) = self.connections.get(&ask.connection) else { continue };
-            if end.layer.state() != tls::State::Waiting || end.hello != Some(ask.random) {
-                continue;
-            }
-            let own: Vec<&tls::Secrets> = guesses
-                .iter()
-                .filter(|(session, _)| session.is_none_or(|session| session == number))
-                .map(|(_, secrets)| secrets)
-                .collect();
-            if let Some(secrets) = end.layer.fits(&own) {
+            if end.layer.state() == tls::State::Waiting
+                && end.hello == Some(ask.random)
+                && let Some(secrets) = end.layer.fits(&mut trial, number)
+            {
                 searcher.opened();
                 self.found(ask.random, &secrets, now);
             }

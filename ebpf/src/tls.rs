@@ -168,11 +168,17 @@ pub extern "C" fn tls_take(index: u32, pid: u32, session: u64, connection: u64) 
         {
             return 0;
         }
-        let mut both = true;
+        let (mut both, mut one) = (true, false);
         for party in 0..2 {
             let offset = read_volatile((addr_of!((*plan).traffic) as *const u32).add(party));
             let to = (addr_of_mut!((*found).traffic) as *mut [u8; 64]).add(party);
-            both &= copy(to as *mut c_void, 64, session, offset);
+            let there = copy(to as *mut c_void, 64, session, offset);
+            both &= there;
+            one |= there;
+        }
+        // The other is derived some calls later: with one alone its direction's first records would be taken for the handshake's.
+        if one && !both {
+            return 0;
         }
         let to = addr_of_mut!((*found).master) as *mut c_void;
         let master = match (*plan).master_base {

@@ -9,6 +9,7 @@
 import asyncio
 import http.client
 import http.server
+import os
 import socketserver
 import ssl
 import sys
@@ -92,6 +93,8 @@ def application(environ, start_response):
 
 def client(port, prefix, count, concurrency, per_connection, pause=0):
     numbers, lock, context = iter(range(int(count))), threading.Lock(), client_context()
+    # Where to log when each request was made.
+    times = open(os.environ["TIMES"], "w", buffering=1) if "TIMES" in os.environ else None
 
     def run():
         connection, used = None, 0
@@ -104,6 +107,8 @@ def client(port, prefix, count, concurrency, per_connection, pause=0):
                 if connection:
                     connection.close()
                 connection, used = http.client.HTTPSConnection("127.0.0.1", int(port), context=context), 0
+            if times:
+                times.write(f"{number} {time.monotonic_ns()}\n")
             connection.request("GET", f"{prefix}-{number}")
             response = connection.getresponse()
             response.read()

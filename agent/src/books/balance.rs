@@ -36,6 +36,7 @@ pub fn imbalances(books: &Books) -> Vec<String> {
         stitch,
         failed_connects,
         discover,
+        sessions: _,
         secrets: _,
         tables: _,
         runtimes: _,

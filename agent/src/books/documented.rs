@@ -103,6 +103,12 @@ pub const DOCUMENTED: &[(&str, &str)] = &[
     ("spandrel_tls_hellos_total", "ClientHellos read; each is read at both ends"),
     ("spandrel_tls_found_secrets_total", "Sessions whose secrets were found"),
     (
+        "spandrel_tls_looks_total",
+        "Looks at processes for libraries that make TLS sessions: found, not found, not readable",
+    ),
+    ("spandrel_tls_probed_files", "Files with a probe where TLS sessions begin"),
+    ("spandrel_tls_failed_libraries_total", "Libraries that could not be probed or planned for"),
+    (
         "spandrel_tls_searched_sessions_total",
         "Ends of sessions whose secrets were searched for in their program's memory; refused for want of room; opened by what was found",
     ),

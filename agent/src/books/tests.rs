@@ -87,6 +87,7 @@ fn balanced() -> Books {
             undecodable_bytes: 240,
         },
         pipeline: pipeline::Ledger { not_selected_records: 1, not_selected_bytes: 30 },
+        sessions: Default::default(),
         secrets: Default::default(),
         tables: Default::default(),
         runtimes: Default::default(),

@@ -153,6 +153,11 @@ impl Sessions {
         }
     }
 
+    /// Whether a process's sessions are looked into at their calls.
+    pub fn has_plan(&self, pid: u32) -> bool {
+        self.processes.contains_key(&pid)
+    }
+
     /// Whether there is a process whose sessions are looked into: without one, no secret is found.
     pub fn has_plans(&self) -> bool {
         !self.processes.is_empty()

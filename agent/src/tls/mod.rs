@@ -30,12 +30,14 @@ mod suite;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod trial;
 mod way;
 
 pub use ledger::{Ledger, Sealed};
 pub use secret::{MAX_SECRET, Random, Secret, Secrets};
 pub use session::{Agreed, MAX_WAITING_BYTES, MAX_WAITING_RECORDS};
 pub use suite::Version;
+pub use trial::Trial;
 
 use crate::identity::Direction;
 use crate::stream::{Content, GapCause, Piece};
@@ -135,10 +137,10 @@ impl Layer {
         }
     }
 
-    /// What of these guesses opens records that wait: what is found together opens together. Nothing is consumed, and none if it
-    /// is not enough to go on with.
-    pub fn fits(&self, guesses: &[&Secrets]) -> Option<Secrets> {
-        self.session.as_ref().and_then(|session| session.fits(guesses))
+    /// What of the guesses at the session with this number opens records that wait: what was found together opens together. Nothing
+    /// is consumed, and none if it is not enough to go on with.
+    pub fn fits(&self, trial: &mut Trial, number: usize) -> Option<Secrets> {
+        self.session.as_ref().and_then(|session| session.fits(trial, number))
     }
 
     /// The end of the connection.

@@ -11,8 +11,9 @@ use super::cipher::{Opener, Party};
 use super::handshake::{Hello, ServerHello};
 use super::ledger::{Ledger, Sealed};
 use super::record::{APPLICATION_DATA, CHANGE_CIPHER_SPEC, Framed, Framer, HANDSHAKE, HEADER, Record};
-use super::secret::{Random, Secret, Secrets};
+use super::secret::{Random, Secrets};
 use super::suite::{SUITES, Suite, Version, suite};
+use super::trial::Trial;
 use super::way::{Epoch, Numbers, Tried, Way};
 use crate::identity::{Direction, Moment};
 use crate::stream::{Content, GapCause, Piece};
@@ -233,35 +234,23 @@ impl Session {
 
     /// What of these guesses opens the first record of a direction that waits: its number is 0. One that is alone must have the
     /// other direction's beside it: without it, that direction's records would be taken for the handshake's.
-    pub fn fits(&self, guesses: &[&Secrets]) -> Option<Secrets> {
+    pub fn fits(&self, trial: &mut Trial, number: usize) -> Option<Secrets> {
         let suite = self.suite().filter(|suite| suite.version == Version::Tls13)?;
         let mut fitting = Secrets::default();
-        let mut directions = 0;
         for direction in [Direction::Send, Direction::Receive] {
-            let records: Vec<&Record> = self
-                .waiting
-                .iter()
-                .filter(|(of, _)| *of == direction)
-                .filter_map(|(_, waiting)| match waiting {
-                    Waiting::Record(record) => Some(record),
-                    Waiting::Lost { .. } => None,
-                })
-                .filter(|record| record.kind() == APPLICATION_DATA && record.missing.is_none())
-                .filter(|record| record.body.len() <= MAX_GUESSED)
-                .take(GUESSED_RECORDS)
-                .collect();
-            let opens = |secret: &Secret| {
-                let opener = secret.prefix(suite.hash.length());
-                let opener = opener.and_then(|secret| Opener::of_traffic_secret(suite, secret));
-                opener.is_some_and(|opener| {
-                    records.iter().any(|record| opener.open(0, &record.header, &record.body).is_some())
-                })
-            };
-            let Some(found) = guesses.iter().find(|guess| guess.traffic.iter().any(opens)) else { continue };
-            fitting.add(found);
-            directions += found.traffic.len().min(2);
+            let records = self.waiting.iter().filter(|(of, _)| *of == direction);
+            let records = records.filter_map(|(_, waiting)| match waiting {
+                Waiting::Record(record) => Some(record),
+                Waiting::Lost { .. } => None,
+            });
+            let whole = |record: &&Record| record.kind() == APPLICATION_DATA && record.missing.is_none();
+            let short = |record: &&Record| record.body.len() <= MAX_GUESSED;
+            let records: Vec<&Record> = records.filter(whole).filter(short).take(GUESSED_RECORDS).collect();
+            if let Some(found) = trial.opening(suite, &records, number) {
+                fitting.add(found);
+            }
         }
-        (directions >= 2).then_some(fitting)
+        (fitting.traffic.len() >= 2).then_some(fitting)
     }
 
     /// The end: what is kept will not be opened.
@@ -434,11 +423,12 @@ impl Session {
             return Fate::Handshake;
         }
         if matches!(self.way(direction).epoch, Epoch::Sealed) {
-            let secrets = match suite.version {
-                Version::Tls13 => &self.secrets.traffic,
-                Version::Tls12 => &self.secrets.master,
+            // One direction's secret alone opens nothing of the other, whose records would be taken for the handshake's.
+            let enough = match suite.version {
+                Version::Tls13 => self.secrets.traffic.len() >= 2,
+                Version::Tls12 => !self.secrets.master.is_empty(),
             };
-            if secrets.is_empty() {
+            if !enough {
                 return if self.given_up { Fate::Sealed(Sealed::NoKey) } else { Fate::Waits(record) };
             }
             let numbers = match suite.version {

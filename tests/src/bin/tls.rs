@@ -5,12 +5,15 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Parser;
+use spandrel_tests::tls::tables::{self, Bulk, Cost, First, Late, Many};
 use spandrel_tests::tls::{self, Client, Server, Verdict};
 
 /// Runs the tables of TLS against the real agent (`SPANDREL_BIN`, or target/release/spandrel).
 #[derive(Parser, Debug)]
 struct Arguments {
-    /// Tables: programs, bulk (a file of 1 GiB). All if none is named.
+    /// Tables: programs, first (the first session of a new program, 200 times), late (sessions that are older than the agent), cost (a
+    /// busy nginx, without an agent, with one that reads no TLS, with one that does), many (200 programs with one library), bulk (a
+    /// file of 1 GiB). All if none is named.
     table: Vec<String>,
     /// 10,000 requests a row.
     #[arg(long)]
@@ -21,6 +24,12 @@ struct Arguments {
     /// How long the file of `bulk` is, in MiB.
     #[arg(long, default_value_t = 1_024)]
     mebibytes: u64,
+    /// How often `first` starts each program.
+    #[arg(long, default_value_t = 200)]
+    times: usize,
+    /// Rounds of `cost`.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
     /// Only rows whose name contains this; repeatable.
     #[arg(long)]
     row: Vec<String>,
@@ -66,7 +75,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<bool> {
     let tables: Vec<&str> = match arguments.table.as_slice() {
-        [] => vec!["programs", "bulk"],
+        [] => vec!["programs", "first", "late", "cost", "many", "bulk"],
         named => named.iter().map(String::as_str).collect(),
     };
     let mut good = true;
@@ -74,7 +83,11 @@ fn run(arguments: &Arguments) -> Result<bool> {
         good &= match table {
             "programs" => programs(arguments),
             "bulk" => bulk(arguments),
-            other => bail!("no table is called {other:?}: programs, bulk"),
+            "first" => first(arguments),
+            "late" => late(arguments),
+            "cost" => cost(arguments)?,
+            "many" => many(arguments)?,
+            other => bail!("no table is called {other:?}: programs, first, late, cost, many, bulk"),
         };
     }
     Ok(good)
@@ -94,15 +107,15 @@ fn bulk(arguments: &Arguments) -> bool {
         ("threads", Client::Threads, "1.3"),
     ];
     for (name, client, version) in rows {
-        if !arguments.row.is_empty() && !arguments.row.iter().any(|row| name.contains(row.as_str())) {
+        if !arguments.wants(name) {
             continue;
         }
-        match tls::bulk(client, version, arguments.mebibytes << 20, &arguments.agent) {
+        match tables::bulk(client, version, arguments.mebibytes << 20, &arguments.agent) {
             Err(error) => {
                 println!("{name:<14} failed: {error:#}");
                 good = false;
             }
-            Ok(tls::Bulk { verdict, cpu, elapsed, outcome }) => {
+            Ok(Bulk { verdict, cpu, elapsed, outcome }) => {
                 let sum = |names: &[&str]| outcome.counters.sum(names);
                 println!(
                     "{name:<14}{:>8}{:>7}{:>10.2}s{:>7.1}s{:>10}{:>16}{:>12}",
@@ -129,6 +142,114 @@ fn bulk(arguments: &Arguments) -> bool {
     good
 }
 
+impl Arguments {
+    fn wants(&self, name: &str) -> bool {
+        self.row.is_empty() || self.row.iter().any(|row| name.contains(row.as_str()))
+    }
+}
+
+fn first(arguments: &Arguments) -> bool {
+    println!("one request of a new process, {} times, its server not traced:", arguments.times);
+    println!("{:<12}{:>8}{:>8}{:>9}", "program", "sent", "seen", "keyless");
+    let mut good = true;
+    let rows = [
+        ("threads", Client::Threads),
+        ("asyncio", Client::Asyncio),
+        ("node", Client::Node),
+        ("curl", Client::Curl),
+        ("wget", Client::Wget),
+        ("go", Client::Go),
+        ("rustls", Client::Rustls),
+    ];
+    for (name, client) in rows.into_iter().filter(|(name, _)| arguments.wants(name)) {
+        match tables::first(client, arguments.times, &arguments.agent) {
+            Ok(First { sent, seen, keyless }) => {
+                println!("{name:<12}{sent:>8}{seen:>8}{keyless:>9}");
+                good &= seen as u64 + keyless >= sent as u64;
+            }
+            Err(error) => {
+                println!("{name:<12} failed: {error:#}");
+                good = false;
+            }
+        }
+    }
+    good
+}
+
+fn late(arguments: &Arguments) -> bool {
+    println!(
+        "ten sessions of 0 to 50 requests, then the agent, which traces the server alone; requests after it was ready:"
+    );
+    println!("{:<12}{:>8}{:>8}{:>8}", "server", "sent", "seen", "wrong");
+    let mut good = true;
+    let rows = [
+        ("threads", Server::Threads),
+        ("asyncio", Server::Asyncio),
+        ("nginx", Server::Nginx),
+        ("apache", Server::Apache),
+        ("node", Server::Node),
+        ("go", Server::Go),
+        ("rustls", Server::Rustls),
+    ];
+    for (name, server) in rows.into_iter().filter(|(name, _)| arguments.wants(name)) {
+        match tables::late(server, &arguments.agent) {
+            Ok(Late { sent, seen, wrong }) => {
+                println!("{name:<12}{sent:>8}{seen:>8}{wrong:>8}");
+                good &= wrong == 0;
+            }
+            Err(error) => {
+                println!("{name:<12} failed: {error:#}");
+                good = false;
+            }
+        }
+    }
+    good
+}
+
+fn cost(arguments: &Arguments) -> Result<bool> {
+    println!(
+        "nginx, TLS 1.3, 50 connections that stay, 4 s a measurement; processor time a request, microseconds:"
+    );
+    println!("{:<7}{:>10}{:>12}{:>10}{:>10}", "round", "mode", "requests", "nginx", "agent");
+    let off = ["--tls".to_owned(), "off".to_owned()];
+    let modes: [(&str, Option<&[String]>); 3] =
+        [("none", None), ("off", Some(&off)), ("keys", Some(&arguments.agent))];
+    let mut ratios = [Vec::new(), Vec::new()];
+    for round in 0..arguments.rounds {
+        let mut servers = [0.0; 3];
+        for step in 0..modes.len() {
+            let mode = (round + step) % modes.len();
+            let (Some((name, options)), Some(server)) = (modes.get(mode), servers.get_mut(mode)) else {
+                continue;
+            };
+            let cost: Cost = tables::cost(*options, 4)?;
+            *server = cost.server;
+            println!("{round:<7}{name:>10}{:>12}{:>10.2}{:>10.2}", cost.requests, cost.server, cost.agent);
+        }
+        let [none, off, keys] = servers;
+        for (ratios, base) in ratios.iter_mut().zip([none, off]) {
+            ratios.push(keys / base);
+        }
+    }
+    for (ratios, name) in ratios.iter_mut().zip(["no agent", "--tls off"]) {
+        ratios.sort_by(f64::total_cmp);
+        let median = ratios.get(ratios.len() / 2).copied().unwrap_or_default();
+        println!("keys over {name}: {median:.2} (median of {})", ratios.len());
+    }
+    Ok(true)
+}
+
+fn many(arguments: &Arguments) -> Result<bool> {
+    const PROGRAMS: usize = 200;
+    let Many { start_up, descriptors, probes, left, alive } = tables::many(PROGRAMS, &arguments.agent)?;
+    println!(
+        "{PROGRAMS} Pythons with one libssl: ready after {:.2} s, {descriptors} descriptors, {probes} files with probes; the agent stopped: \
+         {left} links left, {alive} programs run",
+        start_up.as_secs_f64()
+    );
+    Ok(left == 0 && alive == PROGRAMS)
+}
+
 fn programs(arguments: &Arguments) -> bool {
     let count = if arguments.full { 10_000 } else { arguments.requests };
     println!("{count} requests a row, 50 at once:");
@@ -138,7 +259,7 @@ fn programs(arguments: &Arguments) -> bool {
     );
     let mut good = true;
     for (name, server, client, version) in PROGRAMS {
-        if !arguments.row.is_empty() && !arguments.row.iter().any(|row| name.contains(row.as_str())) {
+        if !arguments.wants(name) {
             continue;
         }
         let (verdict, outcome) = match tls::run((server, client), version, count, &arguments.agent) {

@@ -3,16 +3,16 @@
 //! Each request has a path of its own, which only its two ends know: what is seen at both ends and joined is right, what is
 //! joined otherwise is wrong. It must never call a request seen by anything but its path.
 
+pub mod tables;
+
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::agent::{Agent, Options, Outcome};
 use crate::apps;
-use crate::grpc::rows::cpu;
 use crate::otlp::{Kind, SeenSpan};
 use crate::process::{Endpoint, Scratch, Service, needed, output};
 
@@ -326,39 +326,6 @@ impl Verdict {
         }
         verdict
     }
-}
-
-/// What a long download cost.
-#[derive(Debug)]
-pub struct Bulk {
-    /// The one request.
-    pub verdict: Verdict,
-    /// CPU of the agent.
-    pub cpu: Duration,
-    /// From its start to its end.
-    pub elapsed: Duration,
-    /// The agent's end.
-    pub outcome: Outcome,
-}
-
-/// One file of so many bytes from nginx.
-pub fn bulk(client: Client, version: &str, bytes: u64, options: &[String]) -> Result<Bulk> {
-    let scratch = Scratch::new("tls-bulk")?;
-    let at = Endpoint::free()?;
-    let folder = scratch.join("www/file");
-    std::fs::create_dir_all(&folder).context("creating nginx's folder")?;
-    let file = std::fs::File::create(folder.join("long-0")).context("creating the file")?;
-    file.set_len(bytes).context("making the file long")?;
-    let _server = Server::Nginx.start(version, &at, &scratch)?;
-    let agent = Agent::start(&Options::new(&scratch).arguments(options.to_vec()))?;
-    let (before, began) = (cpu(agent.pid())?, Instant::now());
-    output(&mut client.command(&at, "/file/long", 1)?)?;
-    let elapsed = began.elapsed();
-    agent.settle_for(2, "/file/long")?;
-    let cpu = cpu(agent.pid())?.saturating_sub(before);
-    let outcome = agent.stop()?;
-    let verdict = Verdict::of(&outcome.spans, "/file/long", 1, version);
-    Ok(Bulk { verdict, cpu, elapsed, outcome })
 }
 
 /// Runs a client against a server that is there already, the agent started between the two.
