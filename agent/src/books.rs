@@ -27,6 +27,7 @@ use crate::discover::runtimes::readers;
 use crate::discover::{searching, table as discover, tables};
 use crate::export::metrics::{Counter, Report};
 use crate::export::{self, terminal};
+use crate::probe::sessions;
 use crate::protocol::http1::{self, Malformed};
 use crate::protocol::http2;
 use crate::stitch::ledger as stitch;
@@ -200,7 +201,7 @@ impl Report for sessions::Ledger {
         let unread = looked.saturating_sub(planned).saturating_sub(without);
         let causes = [("planned", planned), ("without", without), ("unread", unread)];
         push_by(out, "spandrel_tls_looks_total", causes);
-        out.push(Counter::new("spandrel_tls_probed_files", probed));
+        out.push(Counter::new("spandrel_tls_held_probes", probed));
         out.push(Counter::new("spandrel_tls_failed_libraries_total", failed));
     }
 }

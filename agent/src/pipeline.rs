@@ -59,7 +59,7 @@ const FRESH: usize = 64;
 
 /// When to look for the libraries of a program that has begun, nanoseconds after it did: its linker takes
 /// milliseconds, an interpreter's imports longer.
-const LOADED: [u64; 2] = [20_000_000, 300_000_000];
+const LOADED: [u64; 4] = [20_000_000, 60_000_000, 120_000_000, 300_000_000];
 
 /// Connections whose secrets may come before the first record of them, which is milliseconds late at most. More are found
 /// again at their next calls, or counted as sessions without a key.
@@ -559,6 +559,9 @@ impl Pipeline {
         }
         self.behind.table.expire(now);
         self.behind.keys.expire(now);
+        if let Some(sessions) = &mut self.sessions {
+            sessions.sweep();
+        }
         self.behind.let_go(now);
         self.behind.early.retain(|_, early| now.since(early.since) < EARLY_AGE);
         self.carry_out();

@@ -310,7 +310,14 @@ pub extern "C" fn emit(index: u32, at: u32, skip: u32, length: u32, marks: u32) 
         if words != 0 {
             crate::walk::copy_words(index, record.add(FIXED) as *mut u64, words);
         }
-        if ring::write(record, (fixed + length) as u64) {
+        let begins =
+            run!(tls) != 0 && begins_session(addr_of!((*scratch).bytes) as *const u8, at) && skip == 0;
+        // Its keys may be gone some milliseconds later.
+        let written = match begins {
+            true => ring::write_and_wake(record, (fixed + length) as u64),
+            false => ring::write(record, (fixed + length) as u64),
+        };
+        if written {
             count(Counter::BytesCaptured, length as u64);
             addr_of_mut!((*data).header.lost).write(0);
             return 1;
@@ -324,6 +331,14 @@ pub extern "C" fn emit(index: u32, at: u32, skip: u32, length: u32, marks: u32) 
         note_loss(index, (*scratch).progress.family | ((flags & FLAG_SEND) as u32) << 31, from, lost);
     }
     0
+}
+
+/// Whether the first gathered bytes are those of a record with a ClientHello: a handshake's, of version 3.1 as all write there
+/// (RFC 8446, section 5.1).
+#[inline(always)]
+unsafe fn begins_session(bytes: *const u8, at: u32) -> bool {
+    // SAFETY: the bytes are map memory.
+    at == 0 && unsafe { read_unaligned(bytes as *const u32) } & 0x00ff_ffff == 0x0001_0316
 }
 
 /// Notes beside the ring what of which connection did not fit into it. The top bit of `family` says that

@@ -106,7 +106,7 @@ pub const DOCUMENTED: &[(&str, &str)] = &[
         "spandrel_tls_looks_total",
         "Looks at processes for libraries that make TLS sessions: found, not found, not readable",
     ),
-    ("spandrel_tls_probed_files", "Files with a probe where TLS sessions begin"),
+    ("spandrel_tls_held_probes", "Files with a probe where TLS sessions begin"),
     ("spandrel_tls_failed_libraries_total", "Libraries that could not be probed or planned for"),
     (
         "spandrel_tls_searched_sessions_total",

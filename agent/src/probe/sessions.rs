@@ -5,10 +5,11 @@
 //!                                                          └▶ a probe where sessions begin (once a file)
 //! ```
 //! A library is read once, whoever maps it, and probed once: a probe covers the file, in all processes. It is taken off
-//! when the last process that was seen with it has ended. Nothing here reads a secret.
+//! half a minute after the last process that was seen with it has ended. Nothing here reads a secret.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::time::{Duration, Instant};
 
 use aya::programs::uprobe::UProbeLink;
 use spandrel_proto::tls::{KIND_PLACES, KIND_SLICES, NOWHERE, Plan, SLOTS};
@@ -22,6 +23,9 @@ use crate::log;
 
 /// Files that are remembered. Beyond, no further library is looked into, which is counted.
 const MAX_FILES: usize = 4096;
+
+/// How long a file's probe stays when the last process that was seen with it has ended.
+const KEPT: Duration = Duration::from_secs(30);
 
 /// The books.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -74,6 +78,8 @@ impl Maker {
 struct File {
     library: Option<Maker>,
     users: usize,
+    /// When the last of them ended.
+    left: Option<Instant>,
     probes: Vec<UProbeLink>,
 }
 
@@ -117,6 +123,7 @@ impl Sessions {
             return false;
         }
         file.users += 1;
+        file.left = None;
         self.processes.insert(pid, key);
         self.ledger.planned += 1;
         if file.probes.is_empty() {
@@ -144,7 +151,18 @@ impl Sessions {
         let Some(key) = self.processes.remove(&pid) else { return };
         let Some(file) = self.files.get_mut(&key) else { return };
         file.users = file.users.saturating_sub(1);
-        if file.users == 0 && !file.probes.is_empty() {
+        if file.users == 0 {
+            file.left = Some(Instant::now());
+        }
+    }
+
+    /// Takes probes off that nobody has used for some time: of programs that come and go, each would be too late for its first
+    /// session.
+    pub fn sweep(&mut self) {
+        for file in self.files.values_mut() {
+            if file.probes.is_empty() || file.left.is_none_or(|left| left.elapsed() < KEPT) {
+                continue;
+            }
             let probes = std::mem::take(&mut file.probes);
             self.ledger.probed = self.ledger.probed.saturating_sub(1);
             // The kernel takes a tenth of a second for each; without a thread, it is done here.
@@ -186,10 +204,16 @@ pub fn describe(pid: u32) -> &'static str {
         maps.iter().any(|mapping| mapping.path.windows(part.len()).any(|window| window == part.as_bytes()))
     };
     match () {
-        () if has("libgnutls") => "of GnuTLS: not read",
+        () if has("libgnutls") => {
+            "of GnuTLS: 1.3 only, by a search for the keys of each session (--tls-search)"
+        }
         () if has("libnss3") => "of NSS: not read",
-        () if has("libjvm") => "of Java, if it has any: not read",
-        () => "none that can be read; what is linked in without symbols (Rust's, BoringSSL) is not seen",
+        () if has("libjvm") => {
+            "of Java, if it has any: 1.3 only, by a search for the keys of each session (--tls-search)"
+        }
+        () => {
+            "none that is known; what is linked in without symbols (rustls, BoringSSL): 1.3 only, by a search for the keys of each session (--tls-search)"
+        }
     }
 }
 

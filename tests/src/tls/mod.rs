@@ -32,7 +32,11 @@ impl Certificate {
         let mut command = Command::new(needed("openssl")?);
         command.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]);
         command.args(["-days", "2", "-subj", "/CN=localhost", "-addext"]);
-        command.arg("subjectAltName=DNS:localhost,IP:127.0.0.1").arg("-keyout").arg(&key);
+        command
+            .arg("subjectAltName=DNS:localhost,IP:127.0.0.1")
+            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+            .arg("-keyout")
+            .arg(&key);
         output(command.arg("-out").arg(&certificate))?;
         Ok(Self { certificate, key })
     }
@@ -293,7 +297,7 @@ impl Verdict {
         let known: HashSet<String> = (0..count).map(|number| format!("{prefix}-{number}")).collect();
         let by_id: HashMap<&str, &SeenSpan> = spans.iter().map(|span| (span.id.as_str(), span)).collect();
         let mut met: HashMap<(&str, Kind), usize> = HashMap::new();
-        for span in spans.iter().filter(|span| span.attribute("tls.protocol.version") != "") {
+        for span in spans.iter().filter(|span| !span.attribute("tls.protocol.version").is_empty()) {
             if !known.contains(span.path()) {
                 verdict.wrong.push(format!("nobody asked for {:?}", span.path()));
                 continue;

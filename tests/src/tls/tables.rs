@@ -228,6 +228,6 @@ pub fn many(programs: usize, options: &[String]) -> Result<Many> {
         left = links(())?.saturating_sub(before);
         Ok(left == 0)
     });
-    let probes = outcome.counters.sum(&["spandrel_tls_probed_files"]);
+    let probes = outcome.counters.sum(&["spandrel_tls_held_probes"]);
     Ok(Many { start_up, descriptors, probes, left, alive })
 }

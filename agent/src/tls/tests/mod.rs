@@ -77,6 +77,42 @@ fn the_secrets_of_another_session_open_nothing() {
 }
 
 #[test]
+fn of_guesses_those_come_out_that_open_a_session_in_both_directions() {
+    for suite in suites() {
+        let mut wire = Wire::new(suite);
+        wire.client(b"GET / HTTP/1.1\r\n\r\n");
+        wire.server(b"HTTP/1.1 200 OK\r\n\r\n");
+        let other = Wire::new(suite).secrets;
+        let (mut layer, secrets) = wire.waiting();
+        if secrets.traffic.is_empty() {
+            // TLS 1.2: nothing is searched for.
+            continue;
+        }
+        let mut trial = Trial::default();
+        trial.add(None, other);
+        assert!(layer.fits(&mut trial, 0).is_none(), "{suite:?}");
+        trial.add(Some(7), secrets.clone());
+        assert!(layer.fits(&mut trial, 0).is_none(), "{suite:?}: of another session");
+        for secret in &secrets.traffic {
+            trial.add(None, Secrets { traffic: vec![secret.clone()], master: Vec::new() });
+        }
+        let found = layer.fits(&mut trial, 0).expect("both directions' secrets are there");
+        let mut plaintext = Vec::new();
+        layer.secrets(&found, &mut |_, piece| {
+            if let crate::stream::Content::Bytes(bytes) = piece.content {
+                plaintext.extend_from_slice(bytes);
+            }
+        });
+        assert_eq!(plaintext, b"GET / HTTP/1.1\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", "{suite:?}");
+        let mut one = Trial::default();
+        one.add(None, Secrets { traffic: secrets.traffic[..1].to_vec(), master: Vec::new() });
+        let mut wire = Wire::new(suite);
+        wire.client(b"GET / HTTP/1.1\r\n\r\n");
+        assert!(wire.waiting().0.fits(&mut one, 0).is_none(), "{suite:?}: one direction");
+    }
+}
+
+#[test]
 fn without_secrets_what_waits_is_bounded_and_counted() {
     let mut wire = Wire::new(suites()[0]);
     for _ in 0..20 {

@@ -213,6 +213,14 @@ impl Wire {
         layer.agreed().expect("TLS")
     }
 
+    /// The layer of an end that has seen all of it, and knows no secret.
+    pub fn waiting(&mut self) -> (Layer, Secrets) {
+        let secrets = std::mem::take(&mut self.secrets);
+        let mut layer = Layer::default();
+        self.feed(&mut layer, Cut::Nowhere, &mut |_, _| {});
+        (layer, secrets)
+    }
+
     fn feed(&self, layer: &mut Layer, cut: Cut, out: &mut dyn FnMut(Direction, Piece<'_>)) {
         let mut offsets = [0u64; 2];
         if self.seen_from > 0 {
