@@ -182,8 +182,22 @@ impl Server {
 impl Client {
     /// What asks for `PREFIX-0`, `PREFIX-1`, …, so many, 50 at a time, 40 over a connection where it has a choice.
     pub fn command(self, at: &Endpoint, prefix: &str, count: usize) -> Result<Command> {
-        let (port, count) = (at.port()?.to_string(), count.to_string());
-        let usual = [&*port, prefix, &*count, "50", "40"];
+        self.over(at, prefix, count, 50, 40)
+    }
+
+    /// The same, so many at a time, so many over a connection; neither counts for curl and wget.
+    pub fn over(
+        self,
+        at: &Endpoint,
+        prefix: &str,
+        count: usize,
+        concurrency: usize,
+        per_connection: usize,
+    ) -> Result<Command> {
+        let [count, concurrency, per_connection] =
+            [count, concurrency, per_connection].map(|n| n.to_string());
+        let port = at.port()?.to_string();
+        let usual = [&*port, prefix, &*count, &*concurrency, &*per_connection];
         Ok(match self {
             Self::Threads => python(&[&["client"], &usual[..]].concat())?,
             Self::Asyncio => python(&[&["asyncio-client"], &usual[..]].concat())?,
