@@ -157,6 +157,8 @@ struct Behind {
     early: HashMap<ConnectionId, Early>,
     /// TLS is looked for.
     tls: tls::May,
+    /// Of which of the selected processes.
+    tls_selection: Selection,
     /// Secrets may be searched for.
     searches: bool,
     /// Connections whose secrets are waited for.
@@ -264,6 +266,7 @@ impl Pipeline {
                 keys: tls::keys::Keys::default(),
                 early: HashMap::new(),
                 tls: tls::May::NotBegin,
+                tls_selection: Selection::default(),
                 searches: false,
                 keyless: Vec::new(),
                 encrypting: Vec::new(),
@@ -277,14 +280,19 @@ impl Pipeline {
         }
     }
 
-    /// From now on TLS is read, by the keys of its sessions. Looks at all processes that are there.
-    pub fn read_tls(&mut self) {
+    /// From now on TLS is read, by the keys of its sessions, of these among the selected processes. Looks at all processes that are
+    /// there.
+    pub fn read_tls(&mut self, of: Selection) {
         self.behind.tls = tls::May::Begin;
-        let Behind { table, selection, .. } = &self.behind;
+        self.behind.tls_selection = of;
+        let Behind { table, selection, tls_selection, .. } = &self.behind;
         let mut sessions = Sessions::default();
         for (pid, description) in table.scanned() {
-            let wanted = || selection.verdict(&candidate(pid, description)) == Verdict::Selected;
-            if pid != std::process::id() && (selection.is_everything() || wanted()) {
+            let wanted = |selection: &Selection| {
+                selection.is_everything()
+                    || selection.verdict(&candidate(pid, description)) == Verdict::Selected
+            };
+            if pid != std::process::id() && wanted(selection) && wanted(tls_selection) {
                 sessions.look(pid, &mut self.kernel);
             }
         }
@@ -357,6 +365,7 @@ impl Pipeline {
         while self.loading.front().is_some_and(|(due, _)| *due <= now) {
             if let Some((_, process)) = self.loading.pop_front()
                 && self.behind.may_look_into(process)
+                && self.behind.reads_tls(process)
             {
                 sessions.look(process.pid, &mut self.kernel);
             }
@@ -869,6 +878,7 @@ impl Behind {
             }
             Event::Piece { connection, direction, piece } => {
                 let recall = self.recall;
+                let reads_tls = self.reads_tls(piece.moment.process);
                 let Some(end) = self.connections.get_mut(&connection) else { return };
                 end.process = Some(piece.moment.process);
                 if log::is_on(log::Level::Trace) {
@@ -884,7 +894,7 @@ impl Behind {
                 let End { exchanges, layer, .. } = end;
                 let scratch = &mut self.scratch;
                 let may = match exchanges.protocol() {
-                    exchange::Classified::Unknown | exchange::Classified::Other(_) => self.tls,
+                    exchange::Classified::Unknown | exchange::Classified::Other(_) if reads_tls => self.tls,
                     _ => tls::May::NotBegin,
                 };
                 if layer.begins(&piece, may) && matches!(exchanges.protocol(), exchange::Classified::Other(_))
@@ -985,6 +995,12 @@ impl Behind {
     /// Whether a process's sessions may be looked into: never before it is known to be selected.
     fn may_look_into(&mut self, process: ProcessKey) -> bool {
         self.selection.is_everything() || self.table.verdict(process, &self.selection) == Verdict::Selected
+    }
+
+    /// Whether a selected process's TLS may be read.
+    fn reads_tls(&mut self, process: ProcessKey) -> bool {
+        self.tls_selection.is_everything()
+            || self.table.verdict(process, &self.tls_selection) == Verdict::Selected
     }
 
     /// A piece of TLS came: says what is needed to read it.

@@ -130,7 +130,7 @@ pub fn trace(settings: &Settings) -> anyhow::Result<ExitCode> {
     }
     if settings.tls == config::Tls::Keys {
         keep_to_ourselves();
-        pipeline.read_tls();
+        pipeline.read_tls(settings.tls_selection.clone());
         if settings.tls_search == config::TlsSearch::On {
             pipeline.search_secrets().context("starting the thread that searches for keys")?;
         }

@@ -158,6 +158,21 @@ fn libraries_that_are_none_and_records_that_are_absurd_cost_a_counter() -> Resul
     Ok(())
 }
 
+#[test]
+fn of_a_program_that_is_left_out_nothing_is_read_with_the_other_end_s_keys() -> Result<()> {
+    let _machine = machine();
+    let scratch = Scratch::new("tls-one")?;
+    let at = Endpoint::free()?;
+    let _server = Server::Nginx.start("1.3", &at, &scratch)?;
+    let agent = Agent::start(&Options::new(&scratch).arguments(["--tls-exclude-exe", "nginx"]))?;
+    output(&mut Client::Threads.over(&at, "/one", 50, 5, 10)?)?;
+    agent.settle_for(50, "/one")?;
+    let outcome = agent.stop()?;
+    let verdict = Verdict::of(&outcome.spans, "/one", 50, "1.3");
+    ensure!(verdict.servers == 0 && verdict.clients == 50 && verdict.wrong.is_empty(), "{verdict:?}");
+    Ok(())
+}
+
 /// The secrets of a run, as the programs' own key log tells them.
 fn key_log(path: &Path) -> Result<Vec<Vec<u8>>> {
     let text = std::fs::read_to_string(path)?;

@@ -39,6 +39,8 @@ pub struct Settings {
     pub no_runtime: HashSet<&'static str>,
     /// How TLS is read.
     pub tls: Tls,
+    /// Of which of the selected programs TLS is read.
+    pub tls_selection: Selection,
     /// Whether the keys of TLS are searched for.
     pub tls_search: TlsSearch,
     /// Where names that a late join hides come from.
@@ -194,6 +196,7 @@ impl Settings {
             weakest_link: LinkMethod::Thread,
             no_runtime: HashSet::new(),
             tls: Tls::Keys,
+            tls_selection: Selection::default(),
             tls_search: TlsSearch::On,
             late_names: LateNames::Wire,
             pending_age: Duration::ZERO,
@@ -224,7 +227,7 @@ const KERNEL: &str = "The kernel side";
 const AGENT: &str = "The agent itself";
 
 /// Every setting, in the order in which the help shows them.
-pub const SETTINGS: [Setting; 24] = [
+pub const SETTINGS: [Setting; 25] = [
     Setting {
         key: "pid",
         value: "N",
@@ -296,6 +299,18 @@ pub const SETTINGS: [Setting; 24] = [
         text: "How to read TLS; keys: take the keys of each session out of the traced program's memory, keep them in the agent's memory alone until the session ends, and decrypt what the socket moves; off: do not",
         set: |settings, text| {
             settings.tls = value::choice(text, &[("keys", Tls::Keys), ("off", Tls::Off)])?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "tls_exclude_exe",
+        value: "GLOB",
+        times: Times::Repeated,
+        default: None,
+        heading: SELECTION,
+        text: "Never read the TLS of programs whose executable matches: neither their keys, nor with the keys of who is at the other end",
+        set: |settings, text| {
+            settings.tls_selection.excluded.push(glob(text)?);
             Ok(())
         },
     },
