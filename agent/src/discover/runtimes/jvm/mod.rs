@@ -135,8 +135,8 @@ fn refills(layout: &Layout, elf: &Elf, symbols: &Symbols, mapping: &Mapping, bia
 pub const SLOTS: usize = 5;
 
 /// The walks. Kept are: the JavaThread; the id of the Java thread that it runs; whether that is a virtual one, see
-/// [`mounted`]; the address of its object; start, top and end of the allocation buffer; collections; the stack pointer; the
-/// call's descriptor; and, of calls that send, for each depth the object there and its class, and the descriptor that a
+/// [`mounted`]; the address of its object; start, top and end of the allocation buffer; collections; whether
+/// one is under way; the stack pointer; the call's descriptor; and, of calls that send, for each depth the object there and its class, and the descriptor that a
 /// worker of Tomcat serves, if it is one.
 pub fn walks(layout: &Layout, code: (u64, u64), depths: &[u64], tomcat: Option<&tomcat::Path>) -> Walks {
     let mut steps = vec![Step::thread_pointer(4), Step::read8(5, 4, 8)];
@@ -184,15 +184,15 @@ pub fn walks(layout: &Layout, code: (u64, u64), depths: &[u64], tomcat: Option<&
     for member in [start, top, end] {
         steps.extend([Step::field8(12, member), Step::keep(12)]);
     }
-    steps.extend([
-        Step::set(13, layout.collections),
-        Step::read4(13, 13, 0),
-        Step::keep(13),
-        Step::register(13, saved::SP),
-        Step::keep(13),
-        Step::descriptor(13),
-        Step::keep(13),
-    ]);
+    steps.extend([Step::set(13, layout.collections), Step::read4(13, 13, 0), Step::keep(13)]);
+    // Read last: a collection counts itself some time before it takes the buffers away.
+    match layout.collecting {
+        Some(collecting) => {
+            steps.extend([Step::set(13, collecting), Step::read1(13, 13, 0), Step::keep(13)]);
+        }
+        None => steps.push(Step::keep_value(0)),
+    }
+    steps.extend([Step::register(13, saved::SP), Step::keep(13), Step::descriptor(13), Step::keep(13)]);
     let mut sending = steps.clone();
     if !depths.is_empty() {
         sending.push(Step::read8(14, 7, layout.stack_base));
@@ -300,7 +300,7 @@ mod tests {
             mounted: Some(1128),
             id: Id::OfThread(1312),
             collections: 0x1000,
-            collecting: None,
+            collecting: Some(0x1008),
             heap: (0x10_0000, 0x20_0000),
             classes: None,
             narrow: None,

@@ -102,10 +102,12 @@ struct Words {
 
 impl Words {
     fn of(words: &[u64]) -> Option<Self> {
-        let [thread, java, mounted, object, start, top, end, epoch, stack, descriptor, slots @ ..] = words
-        else {
+        let [thread, java, mounted, object, rest @ ..] = words else { return None };
+        let [start, top, end, epoch, collecting, stack, descriptor, slots @ ..] = rest else {
             return None;
         };
+        // While a collection is under way, what seems to be a buffer is from before it.
+        let [start, top, end] = if *collecting == 0 { [start, top, end] } else { [&0; 3] };
         // Without a buffer its object may have been on its way to another place when its id was read.
         let known = *mounted == mounted::VIRTUAL || *mounted == mounted::VIRTUAL_BY_OBJECT && *start != 0;
         Some(Self {
@@ -351,6 +353,8 @@ impl Reader for JvmReader {
             _ if asks && words.buffer.start == 0 => Act::Asks(None),
             _ if asks && words.is_virtual => Act::Asks(Some(words.object)),
             _ if asks => Act::Asks(task),
+            // Perhaps another request, of which the beginning was not seen.
+            (Direction::Receive, None) => Act::ReadsAnswer,
             _ => Act::Other,
         };
         let epoch = words.buffer.epoch;
@@ -453,9 +457,19 @@ const MAX_STACK: u64 = 8192;
 mod tests {
     use super::*;
 
-    fn is_virtual(mounted: u64, start: u64) -> bool {
-        let words = [0x77, 9, mounted, 0x1000, start, start, start, 1, 0x5000, 7];
+    fn is_virtual_while(collecting: u64, mounted: u64, start: u64) -> bool {
+        let words = [0x77, 9, mounted, 0x1000, start, start, start, 1, collecting, 0x5000, 7];
         Words::of(&words).is_some_and(|words| words.is_virtual)
+    }
+
+    fn is_virtual(mounted: u64, start: u64) -> bool {
+        is_virtual_while(0, mounted, start)
+    }
+
+    #[test]
+    fn what_is_read_during_a_collection_is_no_buffer() {
+        assert!(!is_virtual_while(1, mounted::VIRTUAL_BY_OBJECT, 0x9000));
+        assert!(is_virtual_while(1, mounted::VIRTUAL, 0x9000));
     }
 
     #[test]
