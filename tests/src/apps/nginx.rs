@@ -47,5 +47,7 @@ pub fn start(mode: &str, at: &Endpoint, proxy: &Proxy, aside: &Path, scratch: &S
     Service::listening("nginx", command.arg("-p").arg(&folder).arg("-c").arg(&config), scratch, at)
 }
 
+/// Its own `proxy_set_header` hides those of the server, so `Connection` is said again: else the service closes a connection that
+/// nginx keeps, and nginx calls twice.
 const ASIDE: &str = "    location = /aside {\n      internal;\n      proxy_pass http://next$aside;\n      proxy_pass_request_body off;\n      \
-                     proxy_set_header Content-Length \"\";\n    }\n";
+                     proxy_set_header Content-Length \"\"; proxy_set_header Connection \"\";\n    }\n";
