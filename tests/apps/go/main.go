@@ -129,6 +129,7 @@ func drain() {
 type pending struct{ all sync.WaitGroup }
 
 var (
+	flushing sync.Mutex
 	inFlight = &pending{}
 	requests atomic.Int64
 	tokens   = make(chan struct{}, 4)
@@ -190,8 +191,10 @@ func serve(w http.ResponseWriter, r *http.Request) {
 				results <- path
 			}()
 		case "flush":
+			flushing.Lock()
 			inFlight.all.Add(1)
 			go detach(inFlight, path, r.Header.Clone())
+			flushing.Unlock()
 		case "tokens":
 			tokenWorkers.Do(startTokens)
 			<-tokens
@@ -222,7 +225,12 @@ func serve(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if settings["style"] == "flush" && requests.Add(1)%3 == 0 {
-		inFlight.all.Wait()
+		// Nothing may be added to a WaitGroup that is waited for: what comes now goes into the next.
+		flushing.Lock()
+		all := inFlight
+		inFlight = &pending{}
+		flushing.Unlock()
+		all.all.Wait()
 	}
 	w.Header().Set("Content-Length", strconv.Itoa(todo.size))
 	w.Write(filler[:todo.size])
