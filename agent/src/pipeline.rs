@@ -8,6 +8,7 @@
 //! One thread does all of this; exporting has its own. Nothing here may wait for anything but the next
 //! record: a slow backend or terminal must never hold up the ring.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -125,10 +126,9 @@ pub struct Pipeline {
     /// Records were lost before that.
     losing: bool,
     exits: std::collections::VecDeque<(Monotonic, ProcessKey)>,
-    /// A test's hook: one data record in so many is dropped without being counted, so that a test can show
+    /// A test's hook: one data record in so many, at random, is dropped without being counted, so that a test can show
     /// that the books would tell.
-    drop_one_in: Option<u64>,
-    records: u64,
+    drop_one_in: Option<NonZeroU32>,
 }
 
 /// What stands behind the streams: they hand their pieces to it while they are at work themselves.
@@ -231,7 +231,7 @@ impl Pipeline {
         streams: Streams,
         stitcher: Stitcher,
         sinks: Sinks,
-        drop_one_in: Option<u64>,
+        drop_one_in: Option<NonZeroU32>,
     ) -> Self {
         let Processes { table, readers, selection, probe_hits } = processes;
         Self {
@@ -276,7 +276,6 @@ impl Pipeline {
             outputs: Vec::new(),
             exits: Default::default(),
             drop_one_in,
-            records: 0,
         }
     }
 
@@ -388,12 +387,10 @@ impl Pipeline {
 
     /// Takes at most so many records; how many there were.
     fn drain(&mut self, most: usize) -> usize {
-        let Self { kernel, readers, words, stitcher, streams, behind, exits, drop_one_in, records, .. } =
-            self;
+        let Self { kernel, readers, words, stitcher, streams, behind, exits, drop_one_in, .. } = self;
         kernel.drain(most, &mut |record| match record {
             Record::Data { data, words: found, bytes } => {
-                *records += 1;
-                let dropped = drop_one_in.is_some_and(|every| records.is_multiple_of(every));
+                let dropped = drop_one_in.is_some_and(|every| rand::random_ratio(1, every.get()));
                 match behind.admits(&data) {
                     _ if dropped => {}
                     Verdict::Selected => {
@@ -802,6 +799,10 @@ impl Behind {
             let local = self.connections.get(&connection).and_then(|end| end.ends.local.as_ref());
             if matches!(local, Some(Address::Ip(ip)) if self.selection.serves(ip.port())) {
                 self.verdicts.insert(process, Verdict::Selected);
+                // It was not looked into when the agent started, and may have sessions that are older.
+                if self.encrypting.len() < FRESH && self.reads_tls(process) {
+                    self.encrypting.push(process);
+                }
                 return Verdict::Selected;
             }
         }

@@ -1,9 +1,9 @@
 //! When the thread that reads the ring looks at it next, and what ends its wait early.
 //!
 //! To be waited for costs a traced program microseconds a record, so the kernel side wakes this thread only when a program
-//! begins (its environment must be read before it is gone), when a TLS session begins (its keys may be gone soon) and when the ring
-//! is half full; everything else is found by looking. Each look costs tens of microseconds of switching, however little there is, so they are as rare as truth allows.
-//! Must never wait for the ring to be *readable*: it is that after each record.
+//! begins (its environment must be read before it is gone), when a TLS session begins (its keys may be gone soon) and when
+//! the ring is half full; everything else is found by looking. Each look costs tens of microseconds of switching, however
+//! little there is, so they are as rare as truth allows. Must never wait for the ring to be *readable*: it is that after each record.
 
 use std::os::fd::AsFd;
 use std::time::Duration;

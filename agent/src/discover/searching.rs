@@ -82,7 +82,7 @@ impl Searcher {
                     let (mut here, elsewhere): (Vec<_>, Vec<_>) =
                         asks.into_iter().partition(|ask| ask.process == process);
                     asks = elsewhere;
-                    here.truncate(MAX_NEEDLES);
+                    asks.extend(here.split_off(here.len().min(MAX_NEEDLES)));
                     let began = Instant::now();
                     if let Some(answered) = search(process, here)
                         && answer.send(answered).is_err()
