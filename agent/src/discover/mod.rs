@@ -12,6 +12,7 @@
 //! that made the traffic or from nothing (a reused pid is told by its start time); of a target's environment
 //! two variables are kept; nothing leaves here that could move a terminal. Ledger: [`table::Ledger`].
 
+pub mod answering;
 pub mod cgroup;
 pub mod code;
 pub mod command;

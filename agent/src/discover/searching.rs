@@ -3,9 +3,9 @@
 //! Sessions that begin at about the same time are looked for together: a process is searched once for all of them. It must
 //! never hold up the pipeline, read a process that is not the one meant, or search for more than a tenth of the time.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
+use super::answering::Answering;
 use super::maps::Maps;
 use super::memory::ProcessMemory;
 use super::proc::is_meant;
@@ -63,48 +63,46 @@ pub struct Ledger {
 /// The thread, as the pipeline holds it; it ends with this.
 #[derive(Debug)]
 pub struct Searcher {
-    asks: SyncSender<Ask>,
-    answers: Receiver<(Answer, u64)>,
+    thread: Answering<Ask, (Answer, u64)>,
     ledger: Ledger,
 }
 
 impl Searcher {
     /// Starts the thread.
     pub fn start() -> std::io::Result<Self> {
-        let (asks, asked) = sync_channel::<Ask>(MAX_ASKS);
-        let (answer, answers) = sync_channel(MAX_ASKS);
-        std::thread::Builder::new().name("spandrel-secrets".to_owned()).spawn(move || {
-            while let Ok(ask) = asked.recv() {
-                std::thread::sleep(GATHER);
-                let mut asks = vec![ask];
-                asks.extend(asked.try_iter().take(MAX_ASKS));
-                while let Some(process) = asks.first().map(|ask| ask.process) {
-                    let (mut here, elsewhere): (Vec<_>, Vec<_>) =
-                        asks.into_iter().partition(|ask| ask.process == process);
-                    asks = elsewhere;
-                    asks.extend(here.split_off(here.len().min(MAX_NEEDLES)));
-                    let began = Instant::now();
-                    if let Some(answered) = search(process, here)
-                        && answer.send(answered).is_err()
-                    {
-                        return;
+        let thread =
+            Answering::<Ask, (Answer, u64)>::start("spandrel-secrets", MAX_ASKS, |asked, answer| {
+                while let Ok(ask) = asked.recv() {
+                    std::thread::sleep(GATHER);
+                    let mut asks = vec![ask];
+                    asks.extend(asked.try_iter().take(MAX_ASKS));
+                    while let Some(process) = asks.first().map(|ask| ask.process) {
+                        let (mut here, elsewhere): (Vec<_>, Vec<_>) =
+                            asks.into_iter().partition(|ask| ask.process == process);
+                        asks = elsewhere;
+                        asks.extend(here.split_off(here.len().min(MAX_NEEDLES)));
+                        let began = Instant::now();
+                        if let Some(answered) = search(process, here)
+                            && answer.send(answered).is_err()
+                        {
+                            return;
+                        }
+                        std::thread::sleep((began.elapsed() * REST).min(LONGEST_REST));
                     }
-                    std::thread::sleep((began.elapsed() * REST).min(LONGEST_REST));
                 }
-            }
-        })?;
-        Ok(Self { asks, answers, ledger: Ledger::default() })
+            })?;
+        Ok(Self { thread, ledger: Ledger::default() })
     }
 
     /// Asks; the answer comes by [`Searcher::answer`].
     pub fn ask(&mut self, ask: Ask) {
         self.ledger.asked += 1;
-        self.ledger.unasked += u64::from(self.asks.try_send(ask).is_err());
+        self.ledger.unasked += u64::from(!self.thread.ask(ask));
     }
 
     /// The next answer that is there.
     pub fn answer(&mut self) -> Option<Answer> {
-        let (answer, searched) = self.answers.try_recv().ok()?;
+        let (answer, searched) = self.thread.answer()?;
         self.ledger.searches += 1;
         self.ledger.searched_bytes += searched;
         self.ledger.guesses += answer.guesses.len() as u64;

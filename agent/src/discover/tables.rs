@@ -8,9 +8,9 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
+use super::answering::Answering;
 use super::hpack::{self, Entry, Found, Library, Table};
 use super::maps::Maps;
 use super::memory::ProcessMemory;
@@ -81,40 +81,38 @@ pub struct Ledger {
 /// The thread, as the pipeline holds it; it ends with this.
 #[derive(Debug)]
 pub struct Searcher {
-    asks: SyncSender<Ask>,
-    answers: Receiver<(Answer, Ledger)>,
+    thread: Answering<Ask, (Answer, Ledger)>,
     ledger: Ledger,
 }
 
 impl Searcher {
     /// Starts the thread.
     pub fn start() -> std::io::Result<Self> {
-        let (asks, asked) = sync_channel::<Ask>(MAX_ASKS);
-        let (answer, answers) = sync_channel(MAX_ASKS);
-        std::thread::Builder::new().name("spandrel-tables".to_owned()).spawn(move || {
-            while let Ok(ask) = asked.recv() {
-                let mut asks = vec![ask];
-                // Connections that were met together ask within a moment.
-                wait(&asks);
-                asks.extend(asked.try_iter());
-                wait(&asks);
-                if answer.send(answer_to(asks)).is_err() {
-                    return;
+        let thread =
+            Answering::<Ask, (Answer, Ledger)>::start("spandrel-tables", MAX_ASKS, |asked, answer| {
+                while let Ok(ask) = asked.recv() {
+                    let mut asks = vec![ask];
+                    // Connections that were met together ask within a moment.
+                    wait(&asks);
+                    asks.extend(asked.try_iter());
+                    wait(&asks);
+                    if answer.send(answer_to(asks)).is_err() {
+                        return;
+                    }
                 }
-            }
-        })?;
-        Ok(Self { asks, answers, ledger: Ledger::default() })
+            })?;
+        Ok(Self { thread, ledger: Ledger::default() })
     }
 
     /// Asks; the answer comes by [`Searcher::answers`].
     pub fn ask(&mut self, ask: Ask) {
         self.ledger.asked += 1;
-        self.ledger.unasked += u64::from(self.asks.try_send(ask).is_err());
+        self.ledger.unasked += u64::from(!self.thread.ask(ask));
     }
 
     /// The next answer that is there.
     pub fn answer(&mut self) -> Option<Answer> {
-        let (answer, books) = self.answers.try_recv().ok()?;
+        let (answer, books) = self.thread.answer()?;
         let Ledger { asked: _, unasked: _, searches, incomplete, searched_bytes, tables } = books;
         self.ledger.searches += searches;
         self.ledger.incomplete += incomplete;
