@@ -82,10 +82,7 @@ impl Peer {
         calls: &Path,
         scratch: &Scratch,
     ) -> Result<Service> {
-        let mut command = self.command()?;
-        command.arg("server").arg(format!("port={}", at.port()?)).arg(format!("calls={}", calls.display()));
-        command.args(made.arguments());
-        Service::listening(&format!("grpc-{}-server", self.name()), &mut command, scratch, at)
+        self.serve(made.arguments(), at, calls, scratch)
     }
 
     /// A server that ends gracefully when this file is there.
@@ -96,10 +93,19 @@ impl Peer {
         calls: &Path,
         scratch: &Scratch,
     ) -> Result<Service> {
+        self.serve(stop.map(|file| format!("stop={}", file.display())), at, calls, scratch)
+    }
+
+    fn serve(
+        self,
+        more: impl IntoIterator<Item = String>,
+        at: &Endpoint,
+        calls: &Path,
+        scratch: &Scratch,
+    ) -> Result<Service> {
         let mut command = self.command()?;
         command.arg("server").arg(format!("port={}", at.port()?)).arg(format!("calls={}", calls.display()));
-        command.args(stop.map(|file| format!("stop={}", file.display())));
-        Service::listening(&format!("grpc-{}-server", self.name()), &mut command, scratch, at)
+        Service::listening(&format!("grpc-{}-server", self.name()), command.args(more), scratch, at)
     }
 
     /// A client that makes these calls and ends.
