@@ -104,7 +104,7 @@ impl Searcher {
         Ok(Self { thread, ledger: Ledger::default() })
     }
 
-    /// Asks; the answer comes by [`Searcher::answers`].
+    /// Asks; the answer comes by [`Searcher::answer`].
     pub fn ask(&mut self, ask: Ask) {
         self.ledger.asked += 1;
         self.ledger.unasked += u64::from(!self.thread.ask(ask));
