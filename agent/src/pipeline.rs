@@ -799,6 +799,10 @@ impl Behind {
             let local = self.connections.get(&connection).and_then(|end| end.ends.local.as_ref());
             if matches!(local, Some(Address::Ip(ip)) if self.selection.serves(ip.port())) {
                 self.verdicts.insert(process, Verdict::Selected);
+                // It was not looked into when the agent started, and may have sessions that are older.
+                if self.encrypting.len() < FRESH && self.reads_tls(process) {
+                    self.encrypting.push(process);
+                }
                 return Verdict::Selected;
             }
         }

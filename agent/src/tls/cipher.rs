@@ -5,7 +5,7 @@
 //!   Opener::prefix  the beginning of one, its number ─▶ the beginning of its plaintext, on trust
 //! ```
 //! A prefix may be asked for only if key and number are proven by a record that [`Opener::open`] has opened.
-//! Nothing here looks for numbers or keys.
+//! Nothing here tries one number or key after the other.
 
 use aes::{Aes128, Aes256};
 use aes_gcm::aead::AeadInOut;
@@ -19,6 +19,7 @@ use chacha20::cipher::{
 use chacha20poly1305::ChaCha20Poly1305;
 use zeroize::Zeroizing;
 
+use super::nonce;
 use super::record::{APPLICATION_DATA, HEADER};
 use super::schedule::{expand_label, hmac, key_block, next_secret};
 use super::secret::Random;
@@ -185,6 +186,22 @@ impl Opener {
             explicit.copy_from_slice(body.get(..8)?);
         }
         Some(nonce)
+    }
+
+    /// True if [`Opener::number`] can tell. In TLS 1.2 the number is part of what the tag is made of, and ChaCha20 and CCM keep
+    /// the nonce to themselves.
+    pub fn tells_numbers(&self) -> bool {
+        self.version == Version::Tls13 && matches!(self.bulk, Bulk::Aes128Gcm | Bulk::Aes256Gcm)
+    }
+
+    /// The number that a whole record has if it was sealed under this key: the one that [`Opener::open`] is worth trying with.
+    pub fn number(&self, header: &[u8; HEADER], body: &[u8]) -> Option<u64> {
+        let (sealed, tag) = body.split_at_checked(body.len().checked_sub(self.tag_length())?)?;
+        let nonce = nonce::of_gcm(&self.key, header, sealed, tag)?;
+        // RFC 8446 §5.3: the number, 64 bits behind 32 zeros, XOR the IV.
+        let mut bytes = nonce.into_iter().zip(self.iv.iter()).map(|(one, other)| one ^ other);
+        let above = bytes.by_ref().take(4).any(|byte| byte != 0);
+        (!above).then(|| bytes.fold(0, |number, byte| number << 8 | u64::from(byte)))
     }
 
     /// Opens a whole record; none if it is not the one of this number under this key.

@@ -22,6 +22,7 @@ pub mod fuzz;
 mod handshake;
 pub mod keys;
 mod ledger;
+mod nonce;
 mod record;
 mod schedule;
 mod secret;

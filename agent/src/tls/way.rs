@@ -8,7 +8,7 @@
 //! ```
 //! It must never yield plaintext under a key and a number that no tag has proven.
 
-use super::cipher::{ON_TRUST, Opener};
+use super::cipher::{ON_TRUST, Opened, Opener};
 use super::handshake::Reader;
 use super::record::{Framer, Record};
 use super::suite::Suite;
@@ -20,14 +20,18 @@ const MAX_REFUSED: u32 = 64;
 /// How many records before application data may be sealed under handshake keys without having been tried.
 const HANDSHAKE_RECORDS: u64 = 8;
 
-/// How many records a session that is older than we are may have sent.
+/// How many records a session that is older than we are may have sent, where numbers must be tried.
 const MAX_AGE: u64 = 4096;
 
 /// How many numbers are tried after a gap, at the most.
 const MAX_NUMBERS: u64 = 1024;
 
-/// How many bytes one search may go through: what a tag costs grows with the record.
+/// How many bytes one search may go through, and all those for the number of a session of unknown age together: what a tag
+/// costs grows with the record.
 const MAX_SEARCHED: u64 = 4 << 20;
+
+/// What trying a number costs beside the record's own bytes, in bytes: the keys of a tag.
+const COST: u64 = 64;
 
 /// The shortest record of application data, header included: what a gap may consist of.
 const SHORTEST: u64 = 22;
@@ -47,6 +51,8 @@ pub(super) struct Way {
     /// Bytes that are in no record since the last one that was proven; the number is not certain.
     torn: u64,
     refused: u32,
+    /// Bytes that were gone through in vain for a number of which nothing is known.
+    searched: u64,
     /// It was open before.
     pub proven: bool,
     /// Application data came out.
@@ -135,14 +141,19 @@ impl Way {
                 (0..=passed.min(HANDSHAKE_RECORDS)).chain(near.filter(|n| *n > HANDSHAKE_RECORDS)).collect()
             }
         };
-        let most = (MAX_SEARCHED / (record.moved() + 64)).max(1) as usize;
+        let cost = record.moved() + COST;
         for opener in candidates {
-            for &number in tries.iter().take(most) {
-                if let Some(opened) = opener.open(number, &record.header, &record.body) {
-                    (self.number, self.torn, self.refused, self.proven) = (number + 1, 0, 0, true);
-                    self.epoch = Epoch::Open(Box::new(opener));
-                    return Tried::opened(opened.kind, opened.plaintext);
-                }
+            let left = MAX_SEARCHED.saturating_sub(self.searched);
+            let most = (left / cost).max(1).min(tries.len() as u64);
+            if let Some((number, opened)) =
+                numbered(&opener, record, tries.iter().copied().take(most as usize))
+            {
+                (self.number, self.torn, self.refused, self.proven) = (number.saturating_add(1), 0, 0, true);
+                (self.searched, self.epoch) = (0, Epoch::Open(Box::new(opener)));
+                return Tried::opened(opened.kind, opened.plaintext);
+            }
+            if numbers == Numbers::Any && !opener.tells_numbers() {
+                self.searched = self.searched.saturating_add(most * cost);
             }
         }
         if numbers == Numbers::Exact && self.torn == 0 {
@@ -185,25 +196,24 @@ impl Way {
             (self.number, self.torn, self.refused) = (number + 1, 0, 0);
             return (Tried::opened(opened.kind, opened.plaintext), found);
         }
-        let mut most = (MAX_SEARCHED / (record.moved() + 64)).clamp(1, MAX_NUMBERS);
+        let mut most = (MAX_SEARCHED / (record.moved() + COST)).clamp(1, MAX_NUMBERS);
         most = most.min(self.torn.div_ceil(SHORTEST) + u64::from(self.torn > 0));
-        for number in number + 1..=number.saturating_add(most) {
-            if let Some(opened) = opener.open(number, &record.header, &record.body) {
-                (self.number, self.torn, self.refused) = (number + 1, 0, 0);
-                found.resynchronised = true;
-                return (Tried::opened(opened.kind, opened.plaintext), found);
-            }
+        let later = number.saturating_add(1)..=number.saturating_add(most);
+        if self.torn > 0
+            && let Some((number, opened)) = numbered(opener, record, later)
+        {
+            (self.number, self.torn, self.refused) = (number.saturating_add(1), 0, 0);
+            found.resynchronised = true;
+            return (Tried::opened(opened.kind, opened.plaintext), found);
         }
         // A KeyUpdate that was not seen.
-        if let Some(next) = opener.next(suite) {
-            for number in 0..=most {
-                if let Some(opened) = next.open(number, &record.header, &record.body) {
-                    (self.number, self.torn, self.refused) = (number + 1, 0, 0);
-                    self.epoch = Epoch::Open(Box::new(next));
-                    found.key_update = true;
-                    return (Tried::opened(opened.kind, opened.plaintext), found);
-                }
-            }
+        if let Some(next) = opener.next(suite)
+            && let Some((number, opened)) = numbered(&next, record, 0..=most)
+        {
+            (self.number, self.torn, self.refused) = (number.saturating_add(1), 0, 0);
+            self.epoch = Epoch::Open(Box::new(next));
+            found.key_update = true;
+            return (Tried::opened(opened.kind, opened.plaintext), found);
         }
         self.refused += 1;
         self.torn = self.torn.saturating_add(record.moved());
@@ -245,6 +255,17 @@ impl Way {
         (self.epoch, self.number) = (Epoch::Open(Box::new(next)), 0);
         true
     }
+}
+
+/// Opens a record under a key whose number is not certain: that which it tells if it can, and not below the first of these,
+/// else one of these.
+fn numbered(opener: &Opener, record: &Record, mut tries: impl Iterator<Item = u64>) -> Option<(u64, Opened)> {
+    let open = |number| Some((number, opener.open(number, &record.header, &record.body)?));
+    if opener.tells_numbers() {
+        let number = opener.number(&record.header, &record.body)?;
+        return tries.next().filter(|&first| first <= number).and_then(|_| open(number));
+    }
+    tries.find_map(open)
 }
 
 impl Tried {

@@ -247,20 +247,23 @@ fn what_was_agreed_on_is_told() {
 
 #[test]
 fn a_session_that_is_older_than_we_are_is_read_from_where_we_met_it() {
-    // The first that is tried: trying costs, above all in a build that is not optimised.
-    let named = |suite: &rustls::SupportedCipherSuite| format!("{:?}", suite.suite()).contains("13_AES_128");
-    let suite = suites().into_iter().find(named).unwrap();
-    let mut wire = Wire::new(suite);
-    for number in 0..20 {
-        wire.client(format!("GET /{number} ").as_bytes());
-        wire.server(format!("200 {number} ").as_bytes());
+    // AES-GCM tells the number, however high; where numbers are tried, it must be low, above all in a build that is not optimised.
+    for (name, age) in [("13_AES_128", 5_000), ("13_AES_256", 5_000), ("13_CHACHA20", 15)] {
+        let named = |suite: &rustls::SupportedCipherSuite| format!("{:?}", suite.suite()).contains(name);
+        let suite = suites().into_iter().find(named).unwrap();
+        let mut wire = Wire::new(suite);
+        for number in 0..age + 5 {
+            wire.client(format!("GET /{number} ").as_bytes());
+            wire.server(format!("200 {number} ").as_bytes());
+        }
+        wire.seen_from = wire.handshake + 2 * age;
+        let (out, ledger) = wire.run(Cut::Nowhere);
+        let all = |verb: &str| (age..age + 5).map(|number| format!("{verb}{number} ")).collect::<String>();
+        assert_eq!(String::from_utf8_lossy(&out.from_client), all("GET /"), "{name} {ledger:?}");
+        assert_eq!(String::from_utf8_lossy(&out.from_server), all("200 "), "{name} {ledger:?}");
+        wire.pieces.truncate(wire.seen_from + 1);
+        wire.secrets = Wire::new(suite).secrets;
+        let (out, ledger) = wire.run(Cut::Nowhere);
+        assert_eq!((out, ledger.plaintext), Default::default(), "another session's");
     }
-    wire.seen_from = wire.handshake + 2 * 15;
-    let (out, ledger) = wire.run(Cut::Nowhere);
-    assert_eq!(out.from_client, b"GET /15 GET /16 GET /17 GET /18 GET /19 ", "{ledger:?}");
-    assert_eq!(out.from_server, b"200 15 200 16 200 17 200 18 200 19 ");
-    wire.pieces.truncate(wire.seen_from + 1);
-    wire.secrets = Wire::new(suite).secrets;
-    let (out, ledger) = wire.run(Cut::Nowhere);
-    assert_eq!((out, ledger.plaintext), Default::default(), "another session's");
 }
