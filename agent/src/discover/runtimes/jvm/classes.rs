@@ -32,6 +32,8 @@ pub enum Kind {
     Task,
     /// A task by which a worker serves one connection, see `tomcat`.
     Worker,
+    /// A task by which a thread of `java.net.http.HttpClient` writes, see `client`.
+    Client,
     /// Part of a ForkJoinPool, whose workers keep slots of earlier tasks on their stacks.
     ForkJoin,
     /// Neither.
@@ -133,7 +135,7 @@ impl ClassLayout {
             {
                 return Some(Kind::ForkJoin);
             }
-            if let Some(kind) = super::tomcat::kind(&name) {
+            if let Some(kind) = super::tomcat::kind(&name).or_else(|| super::client::kind(&name)) {
                 return Some(kind);
             }
             if MACHINERY.contains(&name.as_slice()) {

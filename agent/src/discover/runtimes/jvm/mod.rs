@@ -5,6 +5,7 @@
 //!   here                       the walk: thread pointer ─▶ JavaThread ─▶ mounted thread, allocation buffer, task
 //!   reader                     words ─▶ claims           (tlab: whose allocation an object is; pure)
 //!   tomcat                     which connection a worker of Tomcat serves
+//!   client                     for which exchange a thread of java.net.http.HttpClient writes
 //!   moved                      where a collection put the tasks that it moved
 //! ```
 //! A virtual thread's claim is a `task`; that an object was allocated by a request's thread is `inferred`, made only
@@ -13,6 +14,7 @@
 //! What serves a request on its own platform thread is left to the thread rule.
 
 mod classes;
+mod client;
 pub mod fuzz;
 mod layout;
 mod moved;
@@ -91,7 +93,7 @@ impl Runtime for Jvm {
                 None => format!("allocation buffers: not watched, libjvm.so lacks {FILL}"),
             });
         }
-        let walks = walks(&layout, code, &[], None);
+        let walks = walks(&layout, code, &[], Paths::default());
         let reader = JvmReader::new(layout, code, process.memory, clock::monotonic, process.how, refills);
         Outcome::Proved(Box::new(Proved { report, walks, reader: Box::new(reader) }))
     }
@@ -136,9 +138,10 @@ pub const SLOTS: usize = 5;
 
 /// The walks. Kept are: the JavaThread; the id of the Java thread that it runs; whether that is a virtual one, see
 /// [`mounted`]; the address of its object; start, top and end of the allocation buffer; collections; whether
-/// one is under way; the stack pointer; the call's descriptor; and, of calls that send, for each depth the object there and its class, and the descriptor that a
-/// worker of Tomcat serves, if it is one.
-pub fn walks(layout: &Layout, code: (u64, u64), depths: &[u64], tomcat: Option<&tomcat::Path>) -> Walks {
+/// one is under way; the stack pointer; the call's descriptor; and, of calls that send, for each depth the object there and its class, and then, as
+/// the tag says, the descriptor that a worker of Tomcat serves, and the reference to the subscription for which a client's thread writes; 0 of
+/// other threads.
+pub fn walks(layout: &Layout, code: (u64, u64), depths: &[u64], paths: Paths<'_>) -> Walks {
     let mut steps = vec![Step::thread_pointer(4), Step::read8(5, 4, 8)];
     // glibc: the thread's vector of blocks is at 8, a module's block at 16 times its number. libjvm's is mostly 2.
     // What is met must be an object whose virtual table lies in libjvm.
@@ -209,30 +212,76 @@ pub fn walks(layout: &Layout, code: (u64, u64), depths: &[u64], tomcat: Option<&
             Step::keep_value(0),
             Step::keep_value(0),
         ]);
-        if let Some(path) = tomcat {
+        if let Some(path) = paths.tomcat {
             sending.extend([Step::equal(13, path.class.into()).or(1), Step::add(3, 15, 0)]);
         }
     }
-    if let Some(tomcat::Path { class: _, offsets: [wrapper, channel, socket, descriptor], narrow }) =
-        tomcat.copied()
-    {
-        for (number, offset) in [wrapper, channel, socket].into_iter().enumerate() {
-            sending.extend([
-                // Whatever cannot be read, the rest is kept.
-                Step::read4(3, 3, offset).or(10 - 3 * number as u8),
-                Step::multiply(3, 3, 1 << narrow.shift),
-                Step::add(3, 3, narrow.base),
-            ]);
-        }
-        sending.extend([Step::read4(3, 3, descriptor).or(1), Step::keep(3)]);
+    let mut tag = CALLS;
+    if let Some(path) = paths.tomcat {
+        tag |= tail::TOMCAT;
+        sending.extend(served(path));
+    }
+    if let Some(path) = paths.client.filter(|_| !depths.is_empty()) {
+        tag |= tail::CLIENT;
+        sending.extend(subscription(path));
     }
     steps.push(Step::end());
     sending.push(Step::end());
     Walks {
-        send: Some(Walk { tag: 1, steps: sending }),
-        receive: Some(Walk { tag: 1, steps }),
+        send: Some(Walk { tag, steps: sending }),
+        receive: Some(Walk { tag: CALLS, steps }),
         parameters: [0; 4],
     }
+}
+
+/// Where walks go on from what is on a stack, as far as it is known.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Paths<'a> {
+    /// From what Tomcat's workers run.
+    pub tomcat: Option<&'a tomcat::Path>,
+    /// From what the threads of a `java.net.http.HttpClient` run.
+    pub client: Option<&'a client::Path>,
+}
+
+/// Keeps the descriptor that the object in register 3 leads to, or 0.
+fn served(path: &tomcat::Path) -> Vec<Step> {
+    let tomcat::Path { class: _, offsets: [wrapper, channel, socket, descriptor], narrow } = *path;
+    let mut steps = Vec::new();
+    for (number, offset) in [wrapper, channel, socket].into_iter().enumerate() {
+        steps.extend([
+            Step::read4(3, 3, offset).or(11 - 3 * number as u8),
+            Step::multiply(3, 3, 1 << narrow.shift),
+            Step::add(3, 3, narrow.base),
+        ]);
+    }
+    steps.extend([Step::read4(3, 3, descriptor).or(2), Step::keep(3), Step::jump(1), Step::keep_value(0)]);
+    steps
+}
+
+/// Keeps the reference to the subscription of the connection that this thread writes to for a client, or 0. The stack's base
+/// is in register 14.
+fn subscription(path: &client::Path) -> [Step; 10] {
+    let [subscriber, subscription] = path.first;
+    [
+        Step::read8(2, 14, path.depth.wrapping_neg()).or(8),
+        Step::read4(13, 2, 8).or(7),
+        Step::equal(13, path.class.into()).or(6),
+        Step::read4(2, 2, subscriber).or(5),
+        Step::multiply(2, 2, 1 << path.narrow.shift),
+        Step::add(2, 2, path.narrow.base),
+        Step::read4(2, 2, subscription).or(2),
+        Step::keep(2),
+        Step::jump(1),
+        Step::keep_value(0),
+    ]
+}
+
+/// What the tag of a call's walk says beside [`CALLS`].
+pub mod tail {
+    /// The descriptor that a worker of Tomcat serves was looked for.
+    pub const TOMCAT: u16 = 4;
+    /// The subscription for which a client's thread writes was looked for.
+    pub const CLIENT: u16 = 8;
 }
 
 /// The object of the Java thread that runs, in register 11, and that of the thread of the system, in 10.
@@ -273,6 +322,8 @@ const CURRENT: &str = "_ZN6Thread12_thr_currentE";
 const THREAD_ID: &str = "_ZN16java_lang_Thread11_tid_offsetE";
 const FILL: &str = "_ZN22ThreadLocalAllocBuffer4fillEPP12HeapWordImplS2_m";
 const SYMBOLS: &[&str] = &[CURRENT, THREAD_ID, FILL];
+/// The tag of a call's walk.
+pub const CALLS: u16 = 1;
 /// The tag of what the probe of `fill` tells.
 pub const FILLED: u16 = 2;
 /// Bytes of the function that must be there.
@@ -306,17 +357,28 @@ mod tests {
             narrow: None,
         };
         let narrow = tomcat::Narrow { base: 0, shift: 3 };
-        let path = tomcat::Path { class: 7, offsets: [12, 44, 16, 64], narrow };
-        let Walks { send: Some(walk), .. } = walks(&layout, (0x1000, 0x2000), &[8; SLOTS], Some(&path))
-        else {
+        let tomcat = tomcat::Path { class: 7, offsets: [12, 44, 16, 64], narrow };
+        let client = client::Path::for_tests(narrow);
+        let paths = Paths { tomcat: Some(&tomcat), client: Some(&client) };
+        let Walks { send: Some(walk), .. } = walks(&layout, (0x1000, 0x2000), &[8; SLOTS], paths) else {
             panic!("no walk")
         };
         assert!(walk.steps.len() <= MAX_STEPS, "{}", walk.steps.len());
         let keeps = |step: &&Step| matches!(step.op, op::KEEP | op::KEEP_VALUE);
         assert!(walk.steps.iter().filter(keeps).count() <= MAX_WORDS);
-        let last = walk.steps.len() - 1;
-        for (at, step) in walk.steps.iter().enumerate().filter(|(_, step)| step.from == 3 && step.or != 0) {
-            assert_eq!(at + 1 + usize::from(step.or), last, "{walk}");
-        }
+        // Of the two tails, whatever cannot be read makes a 0.
+        let zeros = walk.steps.iter().enumerate().filter(|(_, step)| step.op == op::KEEP_VALUE);
+        let zeros: Vec<_> = zeros.map(|(at, _)| at).collect();
+        let [.., served, subscription] = zeros[..] else { panic!("{walk}") };
+        let leads = |from: u8, to: usize| {
+            let steps = walk.steps.iter().enumerate().skip(to - 14);
+            let fallible = steps.take(14).filter(|(_, step)| step.from == from && step.or != 0);
+            assert!(fallible.clone().count() > 1);
+            for (at, step) in fallible {
+                assert_eq!(at + 1 + usize::from(step.or), to, "{walk}");
+            }
+        };
+        leads(3, served);
+        leads(2, subscription);
     }
 }

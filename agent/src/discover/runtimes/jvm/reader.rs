@@ -12,8 +12,7 @@ use super::classes::{Classes, Kind};
 use super::layout::Layout;
 use super::moved;
 use super::tlab::{Act, Buffer, Now, Owner, Provenance};
-use super::tomcat::Finder;
-use super::{FILLED, SLOTS, mounted, walks};
+use super::{FILLED, Paths, SLOTS, client, mounted, tail, tomcat, walks};
 use crate::discover::memory::{ProcessMemory, ReadMemory};
 use crate::identity::{Birth, Claim, Direction, Facts, Key, LinkMethod, Monotonic, ThreadId};
 
@@ -36,7 +35,8 @@ pub struct JvmReader {
     /// It was said that nothing may be inferred.
     doubted: bool,
     refills: Refills,
-    tomcat: Finder,
+    tomcat: tomcat::Finder,
+    client: client::Finder,
     /// Which connection a request was last read from, by its descriptor.
     descriptors: HashMap<u64, u64>,
     /// The descriptor from which a thread last read a request.
@@ -98,10 +98,21 @@ struct Words {
     slots: Vec<(u64, u64)>,
     /// The descriptor that a worker of Tomcat serves.
     serves: Option<u64>,
+    /// The reference to the subscription for which a client's thread writes.
+    subscription: Option<u64>,
 }
 
 impl Words {
-    fn of(words: &[u64]) -> Option<Self> {
+    fn of(words: &[u64], tag: u16) -> Option<Self> {
+        // The tails, from the last to the first.
+        let (mut words, mut tails) = (words, [None; 2]);
+        for (found, which) in tails.iter_mut().zip([tail::CLIENT, tail::TOMCAT]) {
+            if tag & which != 0 {
+                let (&last, before) = words.split_last()?;
+                (*found, words) = (Some(last).filter(|&word| word != 0), before);
+            }
+        }
+        let [subscription, serves] = tails;
         let [thread, java, mounted, object, rest @ ..] = words else { return None };
         let [start, top, end, epoch, collecting, stack, descriptor, slots @ ..] = rest else {
             return None;
@@ -126,7 +137,8 @@ impl Words {
             },
             stack: *stack,
             descriptor: *descriptor,
-            serves: slots.chunks_exact(2).remainder().first().copied(),
+            serves,
+            subscription,
             slots: slots.chunks_exact(2).filter_map(|pair| Some((*pair.first()?, *pair.get(1)?))).collect(),
         })
     }
@@ -155,7 +167,8 @@ impl JvmReader {
             infers: how.infers(),
             watched: VecDeque::new(),
             doubted: false,
-            tomcat: Finder::default(),
+            tomcat: tomcat::Finder::default(),
+            client: client::Finder::default(),
             descriptors: HashMap::new(),
             readers: HashMap::new(),
             refills: refills.map_or(Refills::Unwatched, Refills::Possible),
@@ -199,8 +212,9 @@ impl JvmReader {
     }
 
     fn walk(&self, wishes: &mut Vec<Wish>) {
-        let tomcat = self.tomcat.path();
-        wishes.push(Wish::Walks(walks(&self.layout, self.code, &self.depths, tomcat.as_ref())));
+        let (tomcat, client) = (self.tomcat.path(), self.client.path());
+        let paths = Paths { tomcat: tomcat.as_ref(), client: client.as_ref() };
+        wishes.push(Wish::Walks(walks(&self.layout, self.code, &self.depths, paths)));
     }
 
     /// The connection that this thread serves, if it is a worker of Tomcat that runs this object.
@@ -236,6 +250,37 @@ impl JvmReader {
         self.descriptors.get(&serves).copied()
     }
 
+    /// For which exchange this thread writes, if it is a client's: the object that whoever wants it allocated. None: it is not a
+    /// client's; and nothing in it: it is not known.
+    fn exchange(
+        &mut self,
+        thread: ThreadId,
+        task: Option<u64>,
+        words: &Words,
+        wishes: &mut Vec<Wish>,
+    ) -> Option<Option<u64>> {
+        let epoch = words.buffer.epoch;
+        if let (Some(path), Some(reference)) = (self.client.path(), words.subscription) {
+            let found = path.exchange(reference, self.memory.as_ref());
+            // What was read afterwards is what it was at the call if nothing was moved since.
+            let stays = words.buffer.start != 0 && self.layout.is_after(self.memory.as_ref(), epoch);
+            return Some(found.filter(|_| stays));
+        }
+        let (layout, object) = (self.layout.classes.as_ref()?, task?);
+        let class = words.slots.iter().find(|(known, _)| *known == object)?.1;
+        let class = u32::try_from(class).ok()?;
+        if self.classes.kind(class, epoch, layout, self.memory.as_ref()) != Kind::Client {
+            return None;
+        }
+        let depth = self.threads.get(&thread).and_then(|slot| slot.depth);
+        if let (Some(depth), Some(narrow)) = (depth, self.layout.narrow)
+            && self.client.look((depth, object, class), (layout, narrow), self.memory.as_ref())
+        {
+            self.walk(wishes);
+        }
+        Some(None)
+    }
+
     /// Looks at the buffers of some threads that are due.
     fn watch(&mut self, epoch: u64) {
         for _ in 0..LOOKS_AT_ONCE {
@@ -260,7 +305,7 @@ impl JvmReader {
         let &(object, class) = words.slots.get(place)?;
         let class = u32::try_from(class).ok()?;
         let kind = self.classes.kind(class, words.buffer.epoch, layout, self.memory.as_ref());
-        (object != 0 && matches!(kind, Kind::Task | Kind::Worker)).then_some(object)
+        (object != 0 && matches!(kind, Kind::Task | Kind::Worker | Kind::Client)).then_some(object)
     }
 
     /// Looks for the outermost task on a stack; how far below the stack's base it lies, and what it is. None on a ForkJoinPool's
@@ -278,7 +323,7 @@ impl JvmReader {
             }
             let Some(class) = self.memory.u32(object + 8) else { continue };
             match self.classes.kind(class, words.buffer.epoch, layout, self.memory.as_ref()) {
-                kind @ (Kind::Task | Kind::Worker) => {
+                kind @ (Kind::Task | Kind::Worker | Kind::Client) => {
                     return Some((base.checked_sub(from + number as u64 * 8)?, kind));
                 }
                 Kind::ForkJoin => return None,
@@ -292,7 +337,7 @@ impl JvmReader {
 impl Reader for JvmReader {
     fn read(&mut self, seen: &Seen<'_>, wishes: &mut Vec<Wish>) -> Facts {
         let mut facts = Facts::default();
-        let Some(words) = Words::of(seen.words) else { return facts };
+        let Some(words) = Words::of(seen.words, seen.tag) else { return facts };
         let connection = seen.connection.0;
         let starts = Starts::of(seen.bytes);
         let said = match (seen.direction, starts) {
@@ -326,7 +371,9 @@ impl Reader for JvmReader {
         }
         // Addresses of what moves at any time mean nothing.
         let looks = asks && !words.is_virtual && !words.buffer.carries && !self.layout.moves_ids();
-        let task = if looks { self.task(seen.thread, &words, wishes) } else { None };
+        // What a client's thread runs is none of its own.
+        let passes = self.client.path().is_some() && words.subscription.is_some();
+        let task = if looks && !passes { self.task(seen.thread, &words, wishes) } else { None };
         if let Some(connection) = task.and_then(|task| self.served(seen.thread, task, &words, wishes)) {
             facts.claims.push(Claim {
                 key: Key { space: CONNECTION, value: connection },
@@ -338,6 +385,7 @@ impl Reader for JvmReader {
         if !self.infers || !self.layout.stands_still() {
             return facts;
         }
+        let exchange = if looks { self.exchange(seen.thread, task, &words, wishes) } else { None };
         if let Refills::Possible(_) = self.refills
             && let Refills::Possible(set) = std::mem::replace(&mut self.refills, Refills::Asked)
         {
@@ -352,7 +400,7 @@ impl Reader for JvmReader {
             // A collection takes all buffers before it moves objects: what is on the stack may be where objects were.
             _ if asks && words.buffer.start == 0 => Act::Asks(None),
             _ if asks && words.is_virtual => Act::Asks(Some(words.object)),
-            _ if asks => Act::Asks(task),
+            _ if asks => exchange.map_or(Act::Asks(task), Act::Passes),
             // Perhaps another request, of which the beginning was not seen.
             (Direction::Receive, None) => Act::ReadsAnswer,
             _ => Act::Other,
@@ -455,15 +503,30 @@ const MAX_STACK: u64 = 8192;
 
 #[cfg(test)]
 mod tests {
+    use super::super::CALLS;
     use super::*;
 
     fn is_virtual_while(collecting: u64, mounted: u64, start: u64) -> bool {
         let words = [0x77, 9, mounted, 0x1000, start, start, start, 1, collecting, 0x5000, 7];
-        Words::of(&words).is_some_and(|words| words.is_virtual)
+        Words::of(&words, CALLS).is_some_and(|words| words.is_virtual)
     }
 
     fn is_virtual(mounted: u64, start: u64) -> bool {
         is_virtual_while(0, mounted, start)
+    }
+
+    #[test]
+    fn what_the_tag_says_stands_behind_the_slots() {
+        let all = [0x77, 9, 0, 0x1000, 8, 8, 8, 1, 0, 0x5000, 7, 0x100, 1, 0x200, 2, 33, 44];
+        let of = |length: usize, tag| Words::of(&all[..length], tag).unwrap();
+        let check = |words: Words, serves, subscription| {
+            assert_eq!(words.slots, [(0x100, 1), (0x200, 2)]);
+            assert_eq!((words.serves, words.subscription), (serves, subscription));
+        };
+        check(of(15, CALLS), None, None);
+        check(of(16, CALLS | tail::TOMCAT), Some(33), None);
+        check(of(16, CALLS | tail::CLIENT), None, Some(33));
+        check(of(17, CALLS | tail::TOMCAT | tail::CLIENT), Some(33), Some(44));
     }
 
     #[test]

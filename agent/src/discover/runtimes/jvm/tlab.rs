@@ -53,6 +53,8 @@ pub enum Act {
     Answers(Option<u64>),
     /// Writes a request, while the outermost task on the stack lies at this address, or none does.
     Asks(Option<u64>),
+    /// Writes a request for another thread, which allocated the object at this address for it; or it is not known for whom.
+    Passes(Option<u64>),
     /// Anything else.
     Other,
 }
@@ -132,12 +134,13 @@ impl Provenance {
         let act = match act {
             // A task's address is from before the last collection.
             Act::Asks(_) if self.is_past(buffer.epoch) => Act::Asks(None),
+            Act::Passes(_) if self.is_past(buffer.epoch) => Act::Passes(None),
             Act::Answers(_) if self.is_past(buffer.epoch) => Act::Answers(None),
             act => act,
         };
         let buffer = self.at_epoch(buffer);
         let by_task = match act {
-            Act::Asks(Some(task)) => {
+            Act::Asks(Some(task)) | Act::Passes(Some(task)) => {
                 self.follow(now);
                 self.owner(task).or_else(|| self.served_now(task, (thread, buffer), now))
             }
@@ -150,6 +153,7 @@ impl Provenance {
         let last = self.threads.remove(&thread);
         let before = last.as_ref().map_or(Works::Unknown, |last| last.works);
         let counts = match (before, act) {
+            (_, Act::Passes(_)) => false,
             (Works::Serves(owner), Act::Asks(_)) => by_task.is_none_or(|other| other == owner),
             (Works::Serves(_), _) => true,
             (Works::Waits(_, on), Act::ReadsAnswer) => on == connection,
@@ -378,6 +382,11 @@ impl Provenance {
                 known.answered = time;
                 Works::Unknown
             }
+            // It goes on with something else, and somebody else gets the answer.
+            Act::Passes(_) => {
+                known.asked_for = None;
+                Works::Unknown
+            }
             Act::Asks(_) => {
                 let owner = match (by_task, before) {
                     (Some(owner), Works::Serves(own)) if owner == own => return before,
@@ -545,6 +554,18 @@ mod tests {
         heap.call(WORKER, worker(0x13_000), 51, Act::Asks(None), 32, &mut Unknown);
         assert_eq!(heap.owner(0x11_800), Some(Owner { connection: 7, at: 10 }));
         assert_eq!(heap.owner(0x12_800), None);
+    }
+
+    #[test]
+    fn what_a_client_writes_is_whose_thread_made_the_exchange_and_the_client_allocates_for_nobody() {
+        let owner = Some(Owner { connection: 7, at: 10 });
+        let mut heap = handed_over();
+        let client = |top| Buffer { start: 0x10_000, end: 0x20_000, ..buffer(top) };
+        let passes = Act::Passes(Some(0x1800));
+        assert_eq!(heap.call(WORKER, client(0x11_000), 50, passes, 30, &mut Unknown), owner);
+        heap.call(WORKER, client(0x12_000), 50, Act::ReadsAnswer, 31, &mut Unknown);
+        assert_eq!(heap.owner(0x11_800), None);
+        assert_eq!(heap.call(WORKER, client(0x13_000), 50, Act::Passes(None), 32, &mut Unknown), None);
     }
 
     #[test]

@@ -25,6 +25,13 @@ pub struct Narrow {
     pub shift: u32,
 }
 
+impl Narrow {
+    /// The address of an object.
+    pub fn object(self, reference: u32) -> Option<u64> {
+        self.base.checked_add(u64::from(reference) << self.shift)
+    }
+}
+
 /// Where one gets on, from the object that a worker runs to the descriptor.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Path {
@@ -94,7 +101,7 @@ impl Finder {
 }
 
 /// The one reference in this object to one of this class or one that extends it.
-fn the_only(
+pub fn the_only(
     at: u64,
     wanted: &[u8],
     layout: &ClassLayout,
@@ -106,7 +113,7 @@ fn the_only(
         let Some(reference) = memory.u32(at.checked_add(place)?).filter(|&reference| reference != 0) else {
             continue;
         };
-        let object = narrow.base.checked_add(u64::from(reference) << narrow.shift)?;
+        let object = narrow.object(reference)?;
         let Some(class) = memory.u32(object.checked_add(8)?) else { continue };
         if layout.extends(class, wanted, memory) && found.replace((place, object)).is_some() {
             return None;
