@@ -1175,14 +1175,21 @@ impl Behind {
             exchange::Classified::Unknown | exchange::Classified::Other(_)
         );
         // Of a connection that began here the hello comes.
-        if end.ends.born_here || end.layer.state() != tls::State::Plain || !unknown {
+        if end.ends.born_here || !unknown {
             return;
         }
-        end.layer.late(secrets);
-        for (asked, direction) in end.asked.iter_mut().zip([Direction::Receive, Direction::Send]) {
-            *asked = Some(exchange::Policy::Everything);
-            self.wishes.push((connection, Want { direction, policy: exchange::Policy::Everything }));
+        let End { exchanges, layer, asked, .. } = end;
+        let scratch = &mut self.scratch;
+        if !layer.late(secrets, &mut |direction, piece| exchanges.piece(direction, &piece, scratch)) {
+            return;
         }
+        let everything = Some(exchange::Policy::Everything);
+        for (asked, direction) in asked.iter_mut().zip([Direction::Receive, Direction::Send]) {
+            if std::mem::replace(asked, everything) != everything {
+                self.wishes.push((connection, Want { direction, policy: exchange::Policy::Everything }));
+            }
+        }
+        self.pass_on(connection);
     }
 
     /// What the kernel side should send of a TLS connection: the exchanges' wishes are about plaintext, and their

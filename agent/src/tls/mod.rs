@@ -105,12 +105,15 @@ impl Layer {
             && (begins(piece) || self.late.is_some() && is_record(piece))
     }
 
-    /// Secrets of a session that is older than we are, found at a call of this connection: believed if they open
-    /// what looks like a record.
-    pub fn late(&mut self, secrets: &Secrets) {
-        if self.session.is_none() {
-            self.late.get_or_insert_default().add(secrets);
+    /// Secrets of a session that is older than we are, found at a call of this connection or of its other end: believed if
+    /// they open what looks like a record. False if they cannot be of use any more.
+    pub fn late(&mut self, secrets: &Secrets, out: &mut Sink<'_>) -> bool {
+        match &mut self.session {
+            None => _ = self.late.get_or_insert_default().add(secrets),
+            Some(session) if session.is_guessed() => session.secrets(secrets, &mut self.ledger, out),
+            Some(_) => return false,
         }
+        true
     }
 
     /// It was no TLS: what was taken is told as missing.

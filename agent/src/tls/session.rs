@@ -25,6 +25,9 @@ pub const MAX_WAITING_BYTES: usize = 64 * 1024;
 /// How many records of a session that is older than we are may be refused before it is given up.
 const MAX_GUESSES: u32 = 8;
 
+/// How often other secrets may begin that anew: a program whose sessions cannot be told apart brings one's at each call of another.
+const MAX_RENEWALS: u32 = 16;
+
 /// Records of a direction on which guesses are tried, and how long they may be: a handshake's come first.
 const GUESSED_RECORDS: usize = 8;
 const MAX_GUESSED: usize = 4096;
@@ -65,8 +68,9 @@ pub(super) struct Session {
     /// It is older than we are: no hello was seen, and none will be.
     late: bool,
     opened_both: bool,
-    /// Records that no suite has opened.
+    /// Records that no suite has opened, with what is known now.
     guesses: u32,
+    renewals: u32,
 }
 
 /// What waits for a key, in order.
@@ -115,6 +119,7 @@ impl Session {
             late: false,
             opened_both: false,
             guesses: 0,
+            renewals: 0,
         };
         session.way(direction).framer = Some(Framer::aligned(offset));
         session
@@ -154,6 +159,11 @@ impl Session {
     pub fn is_mistaken(&self) -> bool {
         let lost = |way: &Way| way.framer.as_ref().is_some_and(Framer::is_lost);
         !self.genuine && (lost(&self.send) || lost(&self.receive))
+    }
+
+    /// True if nothing is known of it but secrets that may be another's.
+    pub fn is_guessed(&self) -> bool {
+        self.late && self.server.is_none()
     }
 
     /// True if plaintext comes out of both directions.
@@ -226,6 +236,10 @@ impl Session {
     /// Secrets that may be this session's.
     pub fn secrets(&mut self, secrets: &Secrets, ledger: &mut Ledger, out: &mut Sink<'_>) {
         if self.secrets.add(secrets) {
+            if self.is_guessed() && self.renewals < MAX_RENEWALS {
+                (self.guesses, self.given_up) = (0, false);
+                self.renewals += 1;
+            }
             self.send.revive();
             self.receive.revive();
             self.pump(ledger, out);
@@ -399,7 +413,7 @@ impl Session {
         ledger: &mut Ledger,
         out: &mut Sink<'_>,
     ) -> Fate {
-        if self.late && self.server.is_none() {
+        if self.is_guessed() {
             return self.guess(direction, &record, ledger, out);
         }
         let version = self.server.as_ref().map(|server| server.version);

@@ -179,9 +179,9 @@ fn first(arguments: &Arguments) -> bool {
 
 fn late(arguments: &Arguments) -> bool {
     println!(
-        "ten sessions of 0 to 50 requests, then the agent, which traces the server alone; requests after it was ready:"
+        "ten sessions of 0 to 50 requests with a client in Python, then the agent; requests after it was ready, and their spans at the server:"
     );
-    println!("{:<12}{:>8}{:>8}{:>8}", "server", "sent", "seen", "wrong");
+    println!("{:<12}{:<8}{:>8}{:>8}{:>8}", "server", "traced", "sent", "seen", "wrong");
     let mut good = true;
     let rows = [
         ("threads", Server::Threads),
@@ -193,14 +193,16 @@ fn late(arguments: &Arguments) -> bool {
         ("rustls", Server::Rustls),
     ];
     for (name, server) in rows.into_iter().filter(|(name, _)| arguments.wants(name)) {
-        match tables::late(server, &arguments.agent) {
-            Ok(Late { sent, seen, wrong }) => {
-                println!("{name:<12}{sent:>8}{seen:>8}{wrong:>8}");
-                good &= wrong == 0;
-            }
-            Err(error) => {
-                println!("{name:<12} failed: {error:#}");
-                good = false;
+        for (traced, both) in [("server", false), ("both", true)] {
+            match tables::late(server, both, &arguments.agent) {
+                Ok(Late { sent, seen, wrong }) => {
+                    println!("{name:<12}{traced:<8}{sent:>8}{seen:>8}{wrong:>8}");
+                    good &= wrong == 0;
+                }
+                Err(error) => {
+                    println!("{name:<12} failed: {error:#}");
+                    good = false;
+                }
             }
         }
     }

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nix::time::{ClockId, clock_gettime};
 
-use super::{Client, Server, Verdict, python};
+use super::{Client, Server, Verdict};
 use crate::agent::{Agent, Options, Outcome};
 use crate::apps;
 use crate::grpc::rows::cpu;
-use crate::otlp::Kind;
+use crate::otlp::{Kind, SeenSpan};
 use crate::process::{Endpoint, Scratch, Service, needed, output, until};
 
 /// What a long download cost.
@@ -92,20 +92,29 @@ pub struct Late {
     pub wrong: usize,
 }
 
-/// Ten connections with a request each 50 ms, of ages from nothing to two and a half seconds; the server alone is traced.
-pub fn late(server: Server, options: &[String]) -> Result<Late> {
+/// Ten connections with a request each 50 ms, of ages from nothing to two and a half seconds. The client is another program
+/// to the agent than a server in Python, and is traced only if both ends are asked for.
+pub fn late(server: Server, both: bool, options: &[String]) -> Result<Late> {
     const REQUESTS: usize = 800;
     let scratch = Scratch::new("tls-late")?;
     let at = Endpoint::free()?;
     let _server = server.start("1.3", &at, &scratch)?;
     let port = at.port()?.to_string();
-    let mut command = python(&["slow-client", &port, "/late", &REQUESTS.to_string(), "10", "1000000"])?;
+    // A copy, since the agent knows a program by its file; where its library lies must be said then.
+    let (program, python) =
+        (scratch.join("late-client"), apps::python()?.canonicalize().context("finding Python")?);
+    std::fs::copy(&python, &program).context("copying Python")?;
+    let home = python.ancestors().nth(2).context("the folder of Python")?;
     let log = scratch.join("times");
-    command.env("TIMES", &log);
+    let mut command = Command::new(program);
+    command.arg(apps::source("tls_service.py")).env("TIMES", &log).env("PYTHONHOME", home);
+    command.args(["slow-client", &port, "/late", &REQUESTS.to_string(), "10", "1000000"]);
     let mut client = Service::start("client", &mut command, &scratch)?;
     std::thread::sleep(Duration::from_millis(2_500));
     let mut all = options.to_vec();
-    all.extend(["--port".to_owned(), port]);
+    if !both {
+        all.extend(["--exclude-exe".to_owned(), "late-client".to_owned()]);
+    }
     let agent = Agent::start(&Options::new(&scratch).arguments(all))?;
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context("reading the clock")?;
     let ready = now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64;
@@ -120,8 +129,10 @@ pub fn late(server: Server, options: &[String]) -> Result<Late> {
         .filter(|(_, time)| time.parse::<u64>().is_ok_and(|time| time > ready))
         .map(|(number, _)| format!("/late-{number}"))
         .collect();
-    let seen: HashSet<&str> = outcome.spans.iter().map(|span| span.path()).collect();
-    let wrong = seen.iter().filter(|path| !path.starts_with("/late-")).count();
+    let at_port = |span: &&SeenSpan| span.kind == Kind::Server && span.path().starts_with("/late");
+    let seen: HashSet<&str> = outcome.spans.iter().filter(at_port).map(|span| span.path()).collect();
+    let known: HashSet<String> = (0..REQUESTS).map(|number| format!("/late-{number}")).collect();
+    let wrong = seen.iter().filter(|path| !known.contains(**path)).count();
     Ok(Late {
         sent: after.len(),
         seen: after.iter().filter(|path| seen.contains(path.as_str())).count(),

@@ -267,3 +267,20 @@ fn a_session_that_is_older_than_we_are_is_read_from_where_we_met_it() {
         assert_eq!((out, ledger.plaintext), Default::default(), "another session's");
     }
 }
+
+#[test]
+fn secrets_of_an_older_session_may_come_after_another_s_were_tried_in_vain() {
+    let mut wire = Wire::new(suites()[0]);
+    for number in 0..40 {
+        wire.client(format!("GET /{number} ").as_bytes());
+    }
+    wire.mistaken = Some(Wire::new(suites()[0]).secrets);
+    wire.seen_from = wire.handshake;
+    wire.secrets_after = wire.handshake + 35;
+    let (out, ledger) = wire.run(Cut::Nowhere);
+    assert_eq!(
+        String::from_utf8_lossy(&out.from_client),
+        "GET /35 GET /36 GET /37 GET /38 GET /39 ",
+        "{ledger:?}"
+    );
+}

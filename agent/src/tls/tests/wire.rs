@@ -64,6 +64,8 @@ pub struct Wire {
     pub secrets_after: usize,
     /// The first piece that is seen; if it is not the first, the secrets are given as those of an older session.
     pub seen_from: usize,
+    /// What a session that is older than we are is tried with before.
+    pub mistaken: Option<Secrets>,
     sent: (Vec<u8>, Vec<u8>),
 }
 
@@ -117,6 +119,7 @@ impl Wire {
             secrets: Secrets::default(),
             secrets_after: 0,
             seen_from: 0,
+            mistaken: None,
             sent: Default::default(),
         };
         while wire.flush() {}
@@ -224,14 +227,16 @@ impl Wire {
     fn feed(&self, layer: &mut Layer, cut: Cut, out: &mut dyn FnMut(Direction, Piece<'_>)) {
         let mut offsets = [0u64; 2];
         if self.seen_from > 0 {
-            layer.late(&self.secrets);
+            layer.late(self.mistaken.as_ref().unwrap_or(&self.secrets), out);
         }
         for (number, (direction, bytes)) in self.pieces.iter().enumerate() {
             if number < self.seen_from {
                 offsets[usize::from(*direction == Direction::Send)] += bytes.len() as u64;
                 continue;
             }
-            if number == self.secrets_after {
+            if number == self.secrets_after && self.mistaken.is_some() {
+                assert!(layer.late(&self.secrets, out));
+            } else if number == self.secrets_after {
                 layer.secrets(&self.secrets, out);
                 // Those that came before the hello are given again when it is read.
             }
