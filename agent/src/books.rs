@@ -235,7 +235,7 @@ impl Report for tables::Ledger {
 
 impl Report for readers::Ledger {
     fn counters(&self, out: &mut Vec<Counter>) {
-        let Self { proved, refused, unasked, walks_refused, probes } = *self;
+        let Self { proved, refused, unasked, gone, early, walks_refused, probes } = *self;
         let crate::intake::UprobeLedger { attached, failed, over_budget, unwanted, ended } = probes;
         for (cause, count) in [
             ("attached", attached),
@@ -248,6 +248,8 @@ impl Report for readers::Ledger {
         }
         out.push(Counter::by("spandrel_runtime_processes_total", "proved", proved));
         out.push(Counter::by("spandrel_runtime_processes_total", "refused", refused));
+        out.push(Counter::by("spandrel_runtime_processes_total", "gone", gone));
+        out.push(Counter::new("spandrel_runtime_early_looks_total", early));
         out.push(Counter::new("spandrel_runtime_unasked_looks_total", unasked));
         out.push(Counter::new("spandrel_runtime_refused_walks_total", walks_refused));
     }

@@ -261,6 +261,10 @@ pub const DOCUMENTED: &[(&str, &str)] = &[
     ),
     ("spandrel_discover_table_searched_bytes_total", "Bytes of memory that were read for that"),
     ("spandrel_discover_tables_total", "Header tables that were found and proved"),
+    (
+        "spandrel_runtime_early_looks_total",
+        "Looks at processes of a runtime that were not far enough for a proof; they are looked at again",
+    ),
     ("spandrel_runtime_unasked_looks_total", "Looks at processes that were not made: too many were waiting"),
     ("spandrel_runtime_probe_sets_total", "Sets of probed instructions, by what became of them"),
     ("spandrel_runtime_refused_walks_total", "Walks for which the kernel side has no room"),

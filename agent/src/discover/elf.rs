@@ -1,7 +1,7 @@
 //! ELF files that belong to others: headers, sections, symbols and bytes, read with bounds.
 //!
 //! ```text
-//!   file ─pread─▶ header ─▶ segments, sections ─▶ symbols | notes | bytes at an address
+//!   file ─pread─▶ header ─▶ segments, sections ─▶ symbols | bytes at an address
 //! ```
 //! The file is hostile and may change or shrink while it is read, so it is never mapped, every sum is checked,
 //! and nothing is reserved by a number that the file says without a bound. Addresses are the file's own
@@ -9,13 +9,13 @@
 //! is what this agent traces.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt as _};
 
 use object::LittleEndian as LE;
 use object::elf;
 use object::pod::{from_bytes, slice_from_bytes};
 
-use super::maps::{FileKey, Maps};
+use super::maps::{FileKey, Mapping, Maps};
 
 /// Segments that are looked at. Programs have about a dozen.
 pub const MAX_SEGMENTS: usize = 128;
@@ -27,8 +27,6 @@ pub const MAX_SYMBOLS: usize = 1 << 20;
 pub const MAX_NAMES: u64 = 64 << 20;
 /// Bytes that [`Elf::section_bytes`] and [`Elf::bytes_at`] read at once.
 pub const MAX_BYTES: usize = 64 << 20;
-/// Bytes of one note section that are read.
-const MAX_NOTES: usize = 64 << 10;
 /// Bytes of the names of sections that are read.
 const MAX_SECTION_NAMES: usize = 256 << 10;
 
@@ -117,9 +115,9 @@ impl Tls {
 #[derive(Debug)]
 pub struct Elf {
     file: File,
+    identity: Vec<u8>,
     position_independent: bool,
     segments: Vec<Segment>,
-    notes: Vec<(u64, u64)>,
     sections: Vec<Section>,
     tls: Option<Tls>,
 }
@@ -127,7 +125,8 @@ pub struct Elf {
 impl Elf {
     /// Reads the headers.
     pub fn open(file: File) -> Result<Self, ElfError> {
-        let length = file.metadata()?.len();
+        let meta = file.metadata()?;
+        let length = meta.len();
         let bytes = pread(&file, 0, size_of::<elf::FileHeader64<LE>>())?;
         let (header, _) = from_bytes::<elf::FileHeader64<LE>>(&bytes).map_err(|()| ElfError::NotElf)?;
         if header.e_ident.magic != elf::ELFMAG {
@@ -142,9 +141,9 @@ impl Elf {
         }
         let mut this = Self {
             position_independent: header.e_type.get(LE) == elf::ET_DYN,
+            identity: identity(&meta),
             file,
             segments: Vec::new(),
-            notes: Vec::new(),
             sections: Vec::new(),
             tls: None,
         };
@@ -176,7 +175,6 @@ impl Elf {
                     write: program.p_flags.get(LE).0 & elf::PF_W.0 != 0,
                     execute: program.p_flags.get(LE).0 & elf::PF_X.0 != 0,
                 }),
-                elf::PT_NOTE => self.notes.push((offset, size)),
                 elf::PT_TLS => {
                     self.tls =
                         Some(Tls { memory_size: program.p_memsz.get(LE), align: program.p_align.get(LE) });
@@ -313,12 +311,10 @@ impl Elf {
         })
     }
 
-    /// The GNU build id: the same for all copies of one build.
-    pub fn build_id(&self) -> Option<Vec<u8>> {
-        self.notes.iter().find_map(|&(offset, size)| {
-            let size = usize::try_from(size).ok()?.min(MAX_NOTES);
-            build_id(&pread(&self.file, offset, size).ok()?)
-        })
+    /// What tells this file, as it was when it was opened, from any other, also from one that is given its inode number
+    /// later. Unlike a build id it is nothing that the file says of itself.
+    pub fn identity(&self) -> &[u8] {
+        &self.identity
     }
 
     /// The symbol of exactly this name, dynamic symbols first. One that is not defined here is none.
@@ -413,7 +409,22 @@ const PIECE: usize = 64 << 10;
 pub fn load_bias(elf: &Elf, maps: &Maps, file: FileKey) -> Option<u64> {
     // The kernel maps whole pages, so a mapping may begin before its segment. A hole between segments that lie apart is a mapping
     // of the file that nobody may read, at whatever place in the file (Temurin's libjvm.so of 21).
-    let mapped = maps.of_file(file).filter(|mapping| mapping.read || mapping.execute);
+    // Programs map their own file once more to read it (a Rust program that prints a backtrace), but seldom its code: that decides.
+    let code = bias_by(elf, maps.of_file(file).filter(|mapping| mapping.execute));
+    match code.as_slice() {
+        [bias] => return Some(*bias),
+        [] => {}
+        _ => return None,
+    }
+    let data = bias_by(elf, maps.of_file(file).filter(|mapping| mapping.read));
+    match data.as_slice() {
+        [bias] => Some(*bias),
+        _ => None,
+    }
+}
+
+/// The different answers that these mappings give.
+fn bias_by<'a>(elf: &Elf, mapped: impl Iterator<Item = &'a Mapping>) -> Vec<u64> {
     let biases = mapped.filter_map(|mapping| {
         let segment = elf.segments.iter().find(|segment| {
             let page = segment.offset / PAGE * PAGE;
@@ -424,13 +435,17 @@ pub fn load_bias(elf: &Elf, maps: &Maps, file: FileKey) -> Option<u64> {
     });
     let mut biases = biases.collect::<Vec<_>>();
     biases.dedup();
-    match biases.as_slice() {
-        [bias] => Some(*bias),
-        _ => None,
-    }
+    biases
 }
 
 const PAGE: u64 = 4096;
+
+fn identity(meta: &std::fs::Metadata) -> Vec<u8> {
+    let numbers = [meta.dev(), meta.ino(), meta.len()];
+    let times = [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()];
+    let numbers = numbers.into_iter().flat_map(u64::to_le_bytes);
+    numbers.chain(times.into_iter().flat_map(i64::to_le_bytes)).collect()
+}
 
 fn pread(file: &File, offset: u64, length: usize) -> std::io::Result<Vec<u8>> {
     if length > MAX_BYTES {
@@ -451,21 +466,6 @@ fn name_at(names: &[u8], offset: u32) -> Option<&[u8]> {
     rest.get(..memchr::memchr(0, rest)?)
 }
 
-/// Finds the GNU build id among notes: name size, description size, type, then both, each padded to 4 bytes.
-fn build_id(mut notes: &[u8]) -> Option<Vec<u8>> {
-    while let Some((head, rest)) = notes.split_at_checked(12) {
-        let word = |at: usize| head.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
-        let (name, description, kind) = (word(0)? as usize, word(4)? as usize, word(8)?);
-        let (name_bytes, rest) = rest.split_at_checked(name.checked_next_multiple_of(4)?)?;
-        let (bytes, rest) = rest.split_at_checked(description.checked_next_multiple_of(4)?)?;
-        if kind == elf::NT_GNU_BUILD_ID.0 && name_bytes.starts_with(b"GNU\0") {
-            return bytes.get(..description.min(64)).map(<[u8]>::to_vec);
-        }
-        notes = rest;
-    }
-    None
-}
-
 /// Fuzz body: no file makes the reader panic, read without a bound, or return what is not in the file.
 #[doc(hidden)]
 pub fn fuzz_file(data: &[u8]) {
@@ -482,9 +482,6 @@ pub fn fuzz_file(data: &[u8]) {
         shown += 1;
         shown < 10_000
     });
-    if let Some(id) = elf.build_id() {
-        assert!(id.len() <= 64);
-    }
     for section in elf.sections() {
         assert!(section.name.len() <= data.len());
         if let Some(bytes) = elf.bytes_at(section.address, 16) {
@@ -525,6 +522,26 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_is_also_mapped_to_be_read_is_where_its_code_is() {
+        let elf = own();
+        let whole = Maps::of(std::process::id()).unwrap();
+        let code = whole.at(fuzz_file as *const () as u64).unwrap();
+        let bias = load_bias(&elf, &whole, code.file().unwrap());
+        let with = |mode: &str| {
+            let mut text = std::fs::read("/proc/self/maps").unwrap();
+            let (major, minor) = code.device;
+            let offset = if mode.contains('x') { code.offset } else { 0 };
+            let line = format!("1000-2000 {mode} {offset:08x} {major:02x}:{minor:02x} {} /x\n", code.inode);
+            text.extend_from_slice(line.as_bytes());
+            load_bias(&elf, &Maps::parse(&text), code.file().unwrap())
+        };
+        assert_eq!(with("r--p"), bias);
+        assert!(bias.is_some());
+        // Code that is there twice may run at either place.
+        assert_eq!(with("r-xp"), None);
+    }
+
+    #[test]
     fn symbols_sections_and_bytes_of_this_program_are_where_they_are_in_memory() {
         let elf = own();
         let maps = Maps::of(std::process::id()).unwrap();
@@ -556,20 +573,17 @@ mod tests {
     }
 
     #[test]
-    fn a_build_id_is_the_description_of_its_note() {
-        let mut notes = Vec::new();
-        for (kind, name, text) in [(1u32, &b"GNU\0"[..], &b"abcd"[..]), (3, b"GNU\0", b"\x01\x02\x03")] {
-            notes.extend((name.len() as u32).to_le_bytes());
-            notes.extend((text.len() as u32).to_le_bytes());
-            notes.extend(kind.to_le_bytes());
-            notes.extend(name);
-            notes.extend(text);
-            notes.resize(notes.len().next_multiple_of(4), 0);
-        }
-        assert_eq!(build_id(&notes), Some(vec![1, 2, 3]));
-        for cut in 0..notes.len() - 1 {
-            assert_eq!(build_id(&notes[..cut]), None, "{cut}");
-        }
+    fn a_file_that_was_rewritten_in_its_place_is_another_one() {
+        let path = std::env::temp_dir().join(format!("spandrel-rewritten-{}", std::process::id()));
+        std::fs::copy("/bin/true", &path).unwrap();
+        let open = || Elf::open(File::open(&path).unwrap()).unwrap();
+        let (before, again) = (open(), open());
+        assert_eq!(before.identity(), again.identity());
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.push(0);
+        std::fs::write(&path, bytes).unwrap();
+        assert_ne!(before.identity(), open().identity());
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]

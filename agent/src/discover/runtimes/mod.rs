@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use spandrel_proto::walk::{PARAMETERS, Step};
 
-use super::maps::{FileKey, Mapping, Maps};
+use super::maps::{Mapping, Maps};
 use super::memory::ProcessMemory;
 use crate::identity::{
     Birth, Claim, ConnectionId, Direction, Facts, LinkMethod, Monotonic, ProcessKey, ThreadId,
@@ -243,7 +243,8 @@ pub struct ProbePoint {
     pub walk: Walk,
 }
 
-/// What is known of binaries, by build id or whatever else names one.
+/// What is known of binaries, each under its runtime's name and [`Elf::identity`](super::elf::Elf::identity): a build id is what a
+/// file says of itself, and one that lies would speak for an honest one.
 #[derive(Default)]
 pub struct Cache(Mutex<HashMap<Vec<u8>, Arc<dyn Any + Send + Sync>>>);
 
@@ -251,9 +252,15 @@ pub struct Cache(Mutex<HashMap<Vec<u8>, Arc<dyn Any + Send + Sync>>>);
 const MAX_CACHED: usize = 1024;
 
 impl Cache {
-    /// What is known under this name; `make` finds it out the first time.
-    pub fn get<T: Any + Send + Sync>(&self, name: &[u8], make: impl FnOnce() -> T) -> Arc<T> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+    /// What this runtime knows of this file; `make` finds it out the first time.
+    pub fn get<T: Any + Send + Sync>(
+        &self,
+        runtime: &str,
+        identity: &[u8],
+        make: impl FnOnce() -> T,
+    ) -> Arc<T> {
+        let name = [runtime.as_bytes(), b" ", identity].concat();
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&name).cloned();
         if let Some(known) = known.and_then(|known| known.downcast::<T>().ok()) {
             return known;
         }
@@ -262,7 +269,7 @@ impl Cache {
         if all.len() >= MAX_CACHED {
             all.clear();
         }
-        all.insert(name.to_vec(), Arc::<T>::clone(&made));
+        all.insert(name, Arc::<T>::clone(&made));
         made
     }
 }
@@ -277,12 +284,8 @@ pub fn describe(pid: u32, how: &How) -> Vec<String> {
         }
         worker::Look::Refused(name, why) => vec![format!("{name}: not read: {why}")],
         worker::Look::Again(_, name, why) => vec![format!("{name}: not yet: {why}")],
+        worker::Look::Gone => vec!["it has ended".to_owned()],
         worker::Look::None if how.off.is_empty() => vec!["of no runtime that is read".to_owned()],
         worker::Look::None => vec!["of no runtime that is read and not switched off".to_owned()],
     }
-}
-
-/// A file's name in the cache, where it has no build id: its inode.
-pub fn file_name(file: FileKey) -> Vec<u8> {
-    format!("{file:?}").into_bytes()
 }

@@ -36,6 +36,10 @@ pub struct Ledger {
     pub refused: u64,
     /// Looks that were not made: too many were waiting.
     pub unasked: u64,
+    /// Processes that ended, or became another program, before or while they were looked at.
+    pub gone: u64,
+    /// Looks at a process of a runtime that was not far enough for a proof.
+    pub early: u64,
     /// Walks for which the kernel side had no room.
     pub walks_refused: u64,
     /// Sets of probes: attached, failed, and come off again, by cause.
@@ -52,6 +56,8 @@ pub struct Readers {
 }
 
 enum Known {
+    /// It has begun and will be looked at.
+    Begun,
     /// It is being looked at, or was of no runtime.
     Asked,
     /// It is read.
@@ -79,14 +85,13 @@ impl Readers {
 
     /// A program has begun: it will be looked at once it had time to set itself up.
     pub fn began(&mut self, process: ProcessKey) {
-        self.ask(process, SETTLING);
+        let asked = |worker: &Worker| worker.ask_of_begun(process, SETTLING);
+        self.ask(process, Known::Begun, asked);
     }
 
-    fn ask(&mut self, process: ProcessKey, after: Duration) {
-        if self.known.len() < MAX_KNOWN
-            && self.worker.as_ref().is_some_and(|worker| worker.ask(Job::Look(process, 0), after))
-        {
-            self.known.entry(process).or_insert(Known::Asked);
+    fn ask(&mut self, process: ProcessKey, known: Known, ask: impl FnOnce(&Worker) -> bool) {
+        if self.known.len() < MAX_KNOWN && self.worker.as_ref().is_some_and(ask) {
+            self.known.entry(process).or_insert(known);
         } else {
             self.ledger.unasked += 1;
         }
@@ -94,11 +99,19 @@ impl Readers {
 
     /// Whether the calls of a process are read; one that is met for the first time is looked at.
     pub fn knows(&mut self, process: ProcessKey) -> bool {
-        match self.known.get(&process) {
+        match self.known.get_mut(&process) {
             Some(Known::Read { .. }) => true,
             Some(Known::Asked) => false,
+            Some(known @ Known::Begun) => {
+                *known = Known::Asked;
+                if let Some(worker) = &self.worker {
+                    worker.promote(process);
+                }
+                false
+            }
             None => {
-                self.ask(process, Duration::ZERO);
+                let asked = |worker: &Worker| worker.ask(Job::Look(process, 0), Duration::ZERO);
+                self.ask(process, Known::Asked, asked);
                 false
             }
         }
@@ -165,6 +178,14 @@ impl Readers {
                 Finding::None(process) => {
                     log::trace(format_args!("process {} is of no runtime that is read", process.pid));
                 }
+                Finding::Gone(process) => {
+                    self.ledger.gone += 1;
+                    log::trace(format_args!("process {} was gone when it was looked at", process.pid));
+                }
+                Finding::Later(process) => {
+                    self.ledger.early += 1;
+                    log::trace(format_args!("process {} is not far enough yet", process.pid));
+                }
                 Finding::Refused(process, name, why) => {
                     self.ledger.refused += 1;
                     log::info(format_args!("{name} of process {}: not read: {why}", process.pid));
@@ -187,7 +208,7 @@ impl Readers {
         for line in report {
             log::info(format_args!("{name} of process {}: {line}", process.pid));
         }
-        if let Known::Asked = known {
+        if let Known::Asked | Known::Begun = known {
             self.ledger.proved += 1;
         }
         *known = Known::Read { name, reader };
@@ -232,7 +253,7 @@ impl Readers {
     pub fn runtime(&self, process: ProcessKey) -> Option<&'static str> {
         match self.known.get(&process)? {
             Known::Read { name, .. } => Some(name),
-            Known::Asked => None,
+            Known::Asked | Known::Begun => None,
         }
     }
 

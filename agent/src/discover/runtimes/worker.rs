@@ -1,7 +1,8 @@
 //! The thread that looks at processes: whatever reads files and memory of theirs, off the path of records.
 //!
-//! Its queue is bounded and ordered by when a look is due. It must never hold up the pipeline, believe a pid
-//! without its start time, or look at one process again and again for ever.
+//! Its queue is bounded and ordered by when a look is due; processes whose calls are waiting to be understood come before
+//! those that have only begun. It must never hold up the pipeline, believe a pid without its start time, or look at one
+//! process again and again for ever.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -13,6 +14,7 @@ use crate::discover::maps::{Mapping, Maps};
 use crate::discover::memory::{ProcessMemory, ReadMemory as _};
 use crate::discover::proc::is_meant;
 use crate::identity::ProcessKey;
+use crate::log;
 
 /// What is asked of the worker.
 #[derive(Clone, Debug)]
@@ -31,6 +33,10 @@ pub(super) enum Finding {
     Refused(ProcessKey, &'static str, String),
     /// A process of none.
     None(ProcessKey),
+    /// It ended, or became another program, before or while it was looked at.
+    Gone(ProcessKey),
+    /// A process of the named runtime that is not far enough: it will be looked at again.
+    Later(ProcessKey),
     /// The answer to [`Job::Read`].
     Read { process: ProcessKey, token: u64, bytes: Option<Vec<u8>> },
 }
@@ -49,12 +55,22 @@ struct Queue {
 
 #[derive(Default)]
 struct Jobs {
+    /// Of processes that talk, and what their readers ask for.
     due: BTreeMap<(Instant, u64), Job>,
+    /// Of processes that have only begun.
+    begun: BTreeMap<(Instant, u64), Job>,
     number: u64,
     over: bool,
 }
 
-/// Jobs that wait: far more processes than begin to talk within a second.
+/// Which of two jobs comes first.
+#[derive(Clone, Copy, Debug)]
+enum Rank {
+    Talks,
+    Begun,
+}
+
+/// Jobs of a rank that wait: far more processes than begin, or begin to talk, within a second.
 const MAX_JOBS: usize = 4096;
 /// Looks at one process that is not far enough.
 const MAX_LOOKS: u32 = 20;
@@ -73,7 +89,17 @@ impl Worker {
 
     /// Puts a job into the queue; false if there is no room.
     pub fn ask(&self, job: Job, after: Duration) -> bool {
-        self.queue.put(job, after)
+        self.queue.put(job, after, Rank::Talks)
+    }
+
+    /// Puts a look into the queue at a program that has begun and says nothing yet; false if there is no room.
+    pub fn ask_of_begun(&self, process: ProcessKey, after: Duration) -> bool {
+        self.queue.put(Job::Look(process, 0), after, Rank::Begun)
+    }
+
+    /// A program that had only begun talks: what waits behind it does no longer come before it.
+    pub fn promote(&self, process: ProcessKey) {
+        self.queue.promote(process);
     }
 }
 
@@ -85,17 +111,30 @@ impl Drop for Worker {
 }
 
 impl Queue {
-    fn put(&self, job: Job, after: Duration) -> bool {
+    fn put(&self, job: Job, after: Duration, rank: Rank) -> bool {
         let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        if jobs.due.len() >= MAX_JOBS {
-            return false;
-        }
         jobs.number += 1;
         let key = (Instant::now() + after, jobs.number);
-        jobs.due.insert(key, job);
+        let queue = match rank {
+            Rank::Talks => &mut jobs.due,
+            Rank::Begun => &mut jobs.begun,
+        };
+        if queue.len() >= MAX_JOBS {
+            return false;
+        }
+        queue.insert(key, job);
         drop(jobs);
         self.came.notify_one();
         true
+    }
+
+    fn promote(&self, process: ProcessKey) {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_its = |job: &Job| matches!(job, Job::Look(of, _) if *of == process);
+        let found = jobs.begun.iter().find(|(_, job)| is_its(job)).map(|(key, _)| *key);
+        if let Some((key, job)) = found.and_then(|key| jobs.begun.remove_entry(&key)) {
+            jobs.due.insert(key, job);
+        }
     }
 
     /// The next job that is due; none at the end.
@@ -106,11 +145,15 @@ impl Queue {
                 return None;
             }
             let now = Instant::now();
-            let wait = match jobs.due.first_key_value() {
-                Some((&(due, _), _)) if due <= now => return jobs.due.pop_first().map(|(_, job)| job),
-                Some((&(due, _), _)) => due - now,
-                None => Duration::from_secs(3600),
-            };
+            let mut wait = Duration::from_secs(3600);
+            let Jobs { due, begun, .. } = &mut *jobs;
+            for queue in [due, begun] {
+                match queue.first_key_value() {
+                    Some((&(due, _), _)) if due <= now => return queue.pop_first().map(|(_, job)| job),
+                    Some((&(due, _), _)) => wait = wait.min(due - now),
+                    None => {}
+                }
+            }
             let waited = self.came.wait_timeout(jobs, wait);
             jobs = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -123,13 +166,14 @@ fn work(queue: &Queue, findings: &Sender<Finding>, how: &How) {
         let finding = match job {
             Job::Look(key, looks) => match look(key, &cache, how) {
                 Look::Again(after, ..) if looks < MAX_LOOKS => {
-                    queue.put(Job::Look(key, looks + 1), after);
-                    continue;
+                    queue.put(Job::Look(key, looks + 1), after, Rank::Talks);
+                    Finding::Later(key)
                 }
                 Look::Again(_, name, why) => Finding::Refused(key, name, why),
                 Look::Refused(name, why) => Finding::Refused(key, name, why),
                 Look::Proved(name, proved) => Finding::Proved(key, name, proved),
                 Look::None => Finding::None(key),
+                Look::Gone => Finding::Gone(key),
             },
             Job::Read { process, token, address, bytes } => {
                 let memory = ProcessMemory::of(process.pid).filter(|_| is_meant(process));
@@ -153,20 +197,24 @@ pub enum Look {
     Again(Duration, &'static str, String),
     /// Of none.
     None,
+    /// It is not there any more.
+    Gone,
 }
 
 fn look(key: ProcessKey, cache: &Cache, how: &How) -> Look {
     if !is_meant(key) {
-        return Look::None;
+        return Look::Gone;
     }
+    let began = Instant::now();
     let found = look_at(key, cache, how);
+    log::debug(format_args!("process {}: looked at in {} µs", key.pid, began.elapsed().as_micros()));
     // What was read meanwhile may have been another process's.
-    if is_meant(key) { found } else { Look::None }
+    if is_meant(key) { found } else { Look::Gone }
 }
 
 /// Asks all runtimes about the process that has this pid now.
 pub fn look_at(key: ProcessKey, cache: &Cache, how: &How) -> Look {
-    let (Ok(maps), Some(memory)) = (Maps::of(key.pid), ProcessMemory::of(key.pid)) else { return Look::None };
+    let (Ok(maps), Some(memory)) = (Maps::of(key.pid), ProcessMemory::of(key.pid)) else { return Look::Gone };
     let executable = executable(key.pid, &maps).cloned();
     let process = Process { key, maps: &maps, executable: executable.as_ref(), memory, cache, how };
     for runtime in RUNTIMES.iter().filter(|runtime| !how.off.contains(runtime.name())) {
@@ -199,7 +247,7 @@ mod tests {
         let worker = Worker::start(How { off: HashSet::new(), weakest: LinkMethod::Thread }).unwrap();
         let key = ProcessKey { pid: std::process::id(), exec: 1, started: u64::MAX / 2 };
         assert!(worker.ask(Job::Look(key, 0), Duration::ZERO));
-        assert!(matches!(worker.findings.recv(), Ok(Finding::None(of)) if of == key));
+        assert!(matches!(worker.findings.recv(), Ok(Finding::Gone(of)) if of == key));
         worker.ask(Job::Read { process: key, token: 7, address: 0x1000, bytes: 8 }, Duration::ZERO);
         assert!(matches!(worker.findings.recv(), Ok(Finding::Read { token: 7, bytes: None, .. })));
     }
@@ -208,14 +256,33 @@ mod tests {
     fn jobs_come_in_the_order_in_which_they_are_due_and_are_bounded() {
         let queue = Queue::default();
         let key = |pid| ProcessKey { pid, exec: 0, started: 0 };
-        queue.put(Job::Look(key(1), 0), Duration::from_secs(3600));
-        queue.put(Job::Look(key(2), 0), Duration::ZERO);
+        queue.put(Job::Look(key(1), 0), Duration::from_secs(3600), Rank::Talks);
+        queue.put(Job::Look(key(2), 0), Duration::ZERO, Rank::Talks);
         assert!(matches!(queue.next(), Some(Job::Look(of, 0)) if of == key(2)));
-        queue.put(Job::Look(key(3), 0), Duration::from_micros(50));
+        queue.put(Job::Look(key(3), 0), Duration::from_micros(50), Rank::Talks);
         assert!(matches!(queue.next(), Some(Job::Look(of, 0)) if of == key(3)));
         for n in 1..MAX_JOBS {
-            assert!(queue.put(Job::Look(key(n as u32), 0), Duration::ZERO));
+            assert!(queue.put(Job::Look(key(n as u32), 0), Duration::ZERO, Rank::Talks));
         }
-        assert!(!queue.put(Job::Look(key(0), 0), Duration::ZERO));
+        assert!(!queue.put(Job::Look(key(0), 0), Duration::ZERO, Rank::Talks));
+    }
+
+    #[test]
+    fn whoever_talks_comes_before_those_that_have_only_begun() {
+        let queue = Queue::default();
+        let key = |pid| ProcessKey { pid, exec: 0, started: 0 };
+        for pid in 1..=3 {
+            queue.put(Job::Look(key(pid), 0), Duration::ZERO, Rank::Begun);
+        }
+        queue.put(Job::Look(key(4), 0), Duration::ZERO, Rank::Talks);
+        queue.promote(key(3));
+        queue.promote(key(7));
+        let order: Vec<_> = (0..4).filter_map(|_| queue.next()).collect();
+        let pids = order.iter().map(|job| match job {
+            Job::Look(of, _) => of.pid,
+            Job::Read { .. } => 0,
+        });
+        // The third began before the fourth came.
+        assert_eq!(pids.collect::<Vec<_>>(), [3, 4, 1, 2]);
     }
 }

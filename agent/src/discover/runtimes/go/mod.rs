@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use spandrel_proto::walk::MAX_STEPS;
 
-use super::{Outcome, Process, Proved, Reader, Runtime, Seen, Walks, Wish, file_name};
+use super::{Outcome, Process, Proved, Reader, Runtime, Seen, Walks, Wish};
 use crate::discover::elf::{self, Elf};
 use crate::discover::maps;
 use crate::discover::memory::ReadMemory;
@@ -69,19 +69,13 @@ impl Runtime for Go {
     fn prove(&self, process: &Process<'_>) -> Outcome {
         let Some(mapping) = process.executable else { return Outcome::Not };
         let Some(file) = mapping.file() else { return Outcome::Not };
-        let binary =
-            process.cache.get(&[b"go ".as_slice(), &file_name(file)].concat(), || {
-                match maps::open(process.key.pid, mapping).map(Elf::open) {
-                    Ok(Ok(elf)) => look(&elf),
-                    _ => Binary::NotGo,
-                }
-            });
+        let Ok(Ok(elf)) = maps::open(process.key.pid, mapping).map(Elf::open) else { return Outcome::Not };
+        let binary = process.cache.get(self.name(), elf.identity(), || look(&elf));
         let known = match &*binary {
             Binary::NotGo => return Outcome::Not,
             Binary::Unknown(why) => return Outcome::Refused(why.clone()),
             Binary::Known(known) => known,
         };
-        let Ok(Ok(elf)) = maps::open(process.key.pid, mapping).map(Elf::open) else { return Outcome::Not };
         let Some(bias) = elf::load_bias(&elf, process.maps, file) else {
             return Outcome::Refused("where the program was loaded is not known".to_owned());
         };

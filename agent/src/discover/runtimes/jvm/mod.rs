@@ -58,8 +58,7 @@ impl Runtime for Jvm {
             Ok(Err(error)) => return Outcome::Refused(format!("libjvm.so cannot be read: {error}")),
             Err(error) => return Outcome::Refused(format!("libjvm.so cannot be opened: {error}")),
         };
-        let name = elf.build_id().unwrap_or_else(|| super::file_name(file));
-        let symbols = process.cache.get::<Symbols>(&name, || Symbols::of(&elf));
+        let symbols = process.cache.get::<Symbols>(self.name(), elf.identity(), || Symbols::of(&elf));
         let Some(bias) = load_bias(&elf, process.maps, file) else {
             return Outcome::Refused("libjvm.so is mapped in an unusual way".into());
         };

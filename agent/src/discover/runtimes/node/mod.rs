@@ -52,8 +52,8 @@ impl Runtime for Node {
             Ok(Err(error)) => return Outcome::Refused(format!("its program cannot be read: {error}")),
             Err(error) => return Outcome::Refused(format!("its program cannot be opened: {error}")),
         };
-        let name = elf.build_id().unwrap_or_else(|| super::file_name(file));
-        let places = process.cache.get::<Option<Places>>(&name, || binary::places(&elf));
+        let places =
+            process.cache.get::<Option<Places>>(self.name(), elf.identity(), || binary::places(&elf));
         let Some(places) = places.as_ref() else { return Outcome::Not };
         if places.missing.iter().any(|missing| !binary::is_of_promises(missing)) {
             return Outcome::Refused(format!("its program lacks symbols: {}", places.missing.join(", ")));

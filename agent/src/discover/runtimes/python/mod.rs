@@ -27,7 +27,7 @@ use spandrel_proto::walk::Step;
 
 use self::greenlet::Greenlets;
 use self::layout::{Binary, Layout};
-use super::{Hit, Outcome, ProbeSet, Process, Proved, Reader, Runtime, Seen, Walk, Walks, Wish, file_name};
+use super::{Hit, Outcome, ProbeSet, Process, Proved, Reader, Runtime, Seen, Walk, Walks, Wish};
 use crate::discover::elf::{self, Elf};
 use crate::discover::maps::{self, Mapping};
 use crate::identity::{Birth, Claim, Direction, Facts, Key, LinkMethod};
@@ -63,17 +63,20 @@ impl Runtime for Python {
             if !may_be_python(mapping) {
                 continue;
             }
-            let found: Arc<Result<Found, String>> =
-                process.cache.get(&file_name(file), || open(process, mapping));
-            let found = match &*found {
-                Ok(found) => found,
-                Err(why) => return Outcome::Refused(why.clone()),
+            let elf = match open(process, mapping) {
+                Ok(elf) => elf,
+                Err(why) => return Outcome::Refused(why),
             };
+            let identity = elf.identity().to_vec();
+            let found: Arc<Found> = process.cache.get(self.name(), &identity, || {
+                let binary = Binary::of(&elf, &mapping.path);
+                Found { elf, binary }
+            });
             let Some(binary) = found.binary else { continue };
             let Some(bias) = elf::load_bias(&found.elf, process.maps, file) else {
                 return Outcome::Refused("its mappings do not fit its file".into());
             };
-            return prove(process, found, &binary.moved(bias), bias, mapping);
+            return prove(process, &found, &binary.moved(bias), bias, mapping);
         }
         Outcome::Not
     }
@@ -85,12 +88,10 @@ fn may_be_python(mapping: &Mapping) -> bool {
     [&b"python"[..], b"libpython", b"uwsgi"].iter().any(|start| name.starts_with(start))
 }
 
-fn open(process: &Process<'_>, mapping: &Mapping) -> Result<Found, String> {
+fn open(process: &Process<'_>, mapping: &Mapping) -> Result<Elf, String> {
     let file = maps::open(process.key.pid, mapping)
         .map_err(|error| format!("its file cannot be opened: {error}"))?;
-    let elf = Elf::open(file).map_err(|error| format!("its file: {error}"))?;
-    let binary = Binary::of(&elf, &mapping.path);
-    Ok(Found { elf, binary })
+    Elf::open(file).map_err(|error| format!("its file: {error}"))
 }
 
 fn prove(process: &Process<'_>, found: &Found, binary: &Binary, bias: u64, mapping: &Mapping) -> Outcome {

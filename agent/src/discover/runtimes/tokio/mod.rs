@@ -29,7 +29,7 @@ use self::known::Known;
 use self::reader::{Idle, Shared, Tasks};
 use self::task::{Places, Program, Task, Waker, words_of};
 use super::epoll::watched;
-use super::{Outcome, ProbePoint, ProbeSet, Process, Proved, Runtime, Walk, Walks, file_name};
+use super::{Outcome, ProbePoint, ProbeSet, Process, Proved, Runtime, Walk, Walks};
 use crate::discover::elf::{self, Elf};
 use crate::discover::maps::{self, Mapping, Maps};
 
@@ -63,8 +63,9 @@ impl Runtime for Tokio {
     fn prove(&self, process: &Process<'_>) -> Outcome {
         let Some(mapping) = process.executable else { return Outcome::Not };
         let Some(file) = mapping.file() else { return Outcome::Not };
-        let executable = process.cache.get(&[b"tokio ", &file_name(file)[..]].concat(), || {
-            let elf = Elf::open(maps::open(process.key.pid, mapping).ok()?).ok()?;
+        let Ok(Ok(elf)) = maps::open(process.key.pid, mapping).map(Elf::open) else { return Outcome::Not };
+        let identity = elf.identity().to_vec();
+        let executable = process.cache.get(self.name(), &identity, || {
             mentions_tokio(&elf).then(|| Executable {
                 elf,
                 known: Shared::default(),
