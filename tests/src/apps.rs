@@ -159,7 +159,8 @@ pub fn go(at: &Endpoint, wiring: &Wiring, scratch: &Scratch) -> Result<Service> 
 }
 
 /// The Go service in one of its styles, with `+context` at the end if the request's context is passed; `build` is
-/// `plain`, `stripped`, `pie`, or one that lies: of another `version`, or with the `names` of functions exchanged.
+/// `plain`, `stripped`, `pie`, or one that lies: of another `version`, with the `names` of functions exchanged, with build
+/// `info` that is corrupt, or with another `table` of functions than its own.
 pub fn go_style(
     style: &str,
     build: &str,
@@ -173,7 +174,7 @@ pub fn go_style(
         _ => &[],
     };
     let program = match build {
-        "version" | "names" => go_lying(build)?,
+        "version" | "names" | "info" | "table" => go_lying(build)?,
         _ => go_built(&format!("go-service-{build}"), flags)?,
     };
     let mut command = Command::new(program);
@@ -199,6 +200,26 @@ fn go_lying(about: &str) -> Result<PathBuf> {
             let version = find(&bytes, b"go1.", info).context("no version")?;
             bytes[version + 4..version + 6].copy_from_slice(b"21");
         }
+        if about == "info" {
+            // A version of 16,383 bytes, most of them beyond the section.
+            let info = find(&bytes, b"\xff Go buildinf:", 0).context("no build information")?;
+            bytes[info + 32..info + 40].fill(0xff);
+        }
+        if about == "table" {
+            // The program goes on with its own; who looks for it by name finds four million functions of noise.
+            let mut noise = 0xffff_fff1u32.to_le_bytes().to_vec();
+            noise.extend([0, 0, 1, 8]);
+            for word in [3_999_999u64, 0, 0x40_1000, 72, 0, 0, 0, 72] {
+                noise.extend(word.to_le_bytes());
+            }
+            noise.extend((0..8u64 << 20).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8));
+            let end = (bytes.len() as u64).to_le_bytes();
+            let length = (noise.len() as u64).to_le_bytes();
+            let header = section_header(&bytes, b".gopclntab").context("no section .gopclntab")?;
+            bytes[header + 24..header + 32].copy_from_slice(&end);
+            bytes[header + 32..header + 40].copy_from_slice(&length);
+            bytes.extend(noise);
+        }
         let exchanged: &[(&[u8], &[u8])] = match about {
             "names" => &[
                 (b"net/http.(*Transport).dialConn.gowrap2\0", b"net/http.(*Transport).dialConn.gowrap3\0"),
@@ -217,6 +238,38 @@ fn go_lying(about: &str) -> Result<PathBuf> {
         std::fs::write(target, bytes).context("writing the service that lies")?;
         std::fs::set_permissions(target, std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .context("making the service executable")
+    })
+}
+
+/// Where the header of a section is (elf(5): `e_shoff`, `e_shnum`, `e_shstrndx`, and headers of 64 bytes).
+fn section_header(file: &[u8], name: &[u8]) -> Option<usize> {
+    let number = |at: usize, length: usize| {
+        let bytes = file.get(at..at.checked_add(length)?)?;
+        Some(bytes.iter().rev().fold(0, |all, &byte| all << 8 | usize::from(byte)))
+    };
+    let header = |index: usize| Some(number(0x28, 8)? + index * 64);
+    let names = number(header(number(0x3e, 2)?)? + 24, 8)?;
+    (0..number(0x3c, 2)?).filter_map(header).find(|&at| {
+        let its = number(at, 4).and_then(|offset| file.get(names + offset..));
+        its.is_some_and(|its| its.starts_with(name) && its.get(name.len()) == Some(&0))
+    })
+}
+
+/// A program that is hard luck for whoever looks into it (`tests/apps/unlucky.c`), with 100,000 functions more; its name says
+/// that it is a Python.
+pub fn unlucky() -> Result<PathBuf> {
+    let from = source("unlucky.c");
+    built("python3-unlucky", &from, |target| {
+        let functions = target.with_extension("s");
+        let one = |n: u32| format!(".globl g{n}\n.type g{n},@function\ng{n}: ret\n.size g{n},.-g{n}\n");
+        let text: String = (0..100_000).map(one).collect();
+        std::fs::write(&functions, format!(".text\n{text}.section .note.GNU-stack,\"\",@progbits\n"))
+            .context("writing functions")?;
+        let mut compiler = Command::new(needed("cc")?);
+        compiler.args(["-O2", "-Wall", "-rdynamic", "-o"]).arg(target).arg(&from).arg(&functions);
+        let made = output(compiler.arg("-lpthread"));
+        let _ = std::fs::remove_file(&functions);
+        made.map(drop)
     })
 }
 

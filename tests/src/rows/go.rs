@@ -60,5 +60,7 @@ pub(super) const ROWS: &[Row] = &[
     // Programs that lie about themselves: nothing is proved by what they say.
     row("go-lying-version", &[GoStyle("fan", "version"), Threaded], ORPHANS),
     row("go-lying-names", &[GoStyle("inline", "names"), Threaded], ORPHANS),
+    Row { long: true, ..row("go-corrupt-info", &[GoStyle("inline", "info"), Threaded], ORPHANS) },
+    Row { long: true, ..row("go-corrupt-table", &[GoStyle("inline", "table"), Threaded], ORPHANS) },
     fan(row("go-pie", &[GoStyle("fan", "pie"), Threaded], WAITED)),
 ];

@@ -166,9 +166,17 @@ impl Readers {
 
     /// A process is gone, or became another program.
     pub fn ended(&mut self, process: ProcessKey) {
-        if let Some(Known::Read { .. }) = self.known.remove(&process) {
-            self.orders.push(Order::Stop(process));
+        match self.known.remove(&process) {
+            Some(Known::Read { .. }) => self.orders.push(Order::Stop(process)),
+            // The pid alone would not tell a program from the one that it became.
+            Some(Known::Asked | Known::Begun) => self.forget(process),
+            None => {}
         }
+    }
+
+    fn forget(&mut self, process: ProcessKey) {
+        let waited = self.worker.as_ref().is_some_and(|worker| worker.forget(process));
+        self.ledger.gone += u64::from(waited);
     }
 
     /// Takes what the worker found.
@@ -184,7 +192,9 @@ impl Readers {
                 }
                 Finding::Later(process) => {
                     self.ledger.early += 1;
-                    log::trace(format_args!("process {} is not far enough yet", process.pid));
+                    if !self.known.contains_key(&process) {
+                        self.forget(process);
+                    }
                 }
                 Finding::Refused(process, name, why) => {
                     self.ledger.refused += 1;
@@ -203,8 +213,11 @@ impl Readers {
 
     fn begin(&mut self, process: ProcessKey, name: &'static str, proved: Proved) {
         let Proved { report, walks, reader } = proved;
-        // It may have ended meanwhile.
-        let Some(known) = self.known.get_mut(&process) else { return };
+        // It may have ended meanwhile, or what was looked at may be another program already.
+        let Some(known) = self.known.get_mut(&process) else {
+            self.ledger.gone += 1;
+            return;
+        };
         for line in report {
             log::info(format_args!("{name} of process {}: {line}", process.pid));
         }

@@ -25,6 +25,12 @@ pub(super) enum Job {
     Read { process: ProcessKey, token: u64, address: u64, bytes: u32 },
 }
 
+impl Job {
+    fn is_look_at(&self, process: ProcessKey) -> bool {
+        matches!(self, Self::Look(of, _) if *of == process)
+    }
+}
+
 /// What the worker found.
 pub(super) enum Finding {
     /// A process of the named runtime.
@@ -97,6 +103,11 @@ impl Worker {
         self.queue.put(Job::Look(process, 0), after, Rank::Begun)
     }
 
+    /// A process ended, or became another program: whether a look at it was waiting, which is not made now.
+    pub fn forget(&self, process: ProcessKey) -> bool {
+        self.queue.forget(process)
+    }
+
     /// A program that had only begun talks: what waits behind it does no longer come before it.
     pub fn promote(&self, process: ProcessKey) {
         self.queue.promote(process);
@@ -128,10 +139,17 @@ impl Queue {
         true
     }
 
+    fn forget(&self, process: ProcessKey) -> bool {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = jobs.due.len() + jobs.begun.len();
+        jobs.due.retain(|_, job| !job.is_look_at(process));
+        jobs.begun.retain(|_, job| !job.is_look_at(process));
+        jobs.due.len() + jobs.begun.len() < before
+    }
+
     fn promote(&self, process: ProcessKey) {
         let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_its = |job: &Job| matches!(job, Job::Look(of, _) if *of == process);
-        let found = jobs.begun.iter().find(|(_, job)| is_its(job)).map(|(key, _)| *key);
+        let found = jobs.begun.iter().find(|(_, job)| job.is_look_at(process)).map(|(key, _)| *key);
         if let Some((key, job)) = found.and_then(|key| jobs.begun.remove_entry(&key)) {
             jobs.due.insert(key, job);
         }
@@ -265,6 +283,17 @@ mod tests {
             assert!(queue.put(Job::Look(key(n as u32), 0), Duration::ZERO, Rank::Talks));
         }
         assert!(!queue.put(Job::Look(key(0), 0), Duration::ZERO, Rank::Talks));
+    }
+
+    #[test]
+    fn what_has_ended_is_not_looked_at() {
+        let queue = Queue::default();
+        let key = |exec| ProcessKey { pid: 7, exec, started: 0 };
+        queue.put(Job::Look(key(1), 0), Duration::ZERO, Rank::Begun);
+        queue.put(Job::Look(key(1), 3), Duration::ZERO, Rank::Talks);
+        queue.put(Job::Look(key(2), 0), Duration::ZERO, Rank::Talks);
+        assert!(queue.forget(key(1)) && !queue.forget(key(1)));
+        assert!(matches!(queue.next(), Some(Job::Look(of, 0)) if of == key(2)));
     }
 
     #[test]
