@@ -1,5 +1,6 @@
 //! Plaintext of TLS programs without a probe per request: each request of real clients and servers has its two spans,
-//! joined by their connection; and no secret of theirs is in anything that the agent says.
+//! joined by their connection; and no secret of theirs is in anything that the agent says. It must never take a span for
+//! seen that is of another request.
 
 use std::path::Path;
 use std::process::Command;
