@@ -8,12 +8,17 @@
 //   all       Promise.all of fetches                      then      .then chains, fetch and http.get by turns
 //   limited   await, an agent with 5 sockets              batch     a timer that one request sets calls for all
 //   churn     await, while V8 collects, deoptimises, and threads come and go
+//   workers   the calls are made by two worker threads, in turns
+//   cluster   await, in two processes of the cluster module; restarts: each is replaced every few seconds
 'use strict';
 const http = require('http');
 const fs = require('fs');
 const dns = require('dns');
 
-const settings = Object.fromEntries(process.argv.slice(2).map((a) => [a.slice(0, a.indexOf('=')), a.slice(a.indexOf('=') + 1)]));
+const cluster = require('cluster');
+const { Worker, isMainThread, parentPort, workerData } = require('worker_threads');
+
+const settings = workerData || Object.fromEntries(process.argv.slice(2).map((a) => [a.slice(0, a.indexOf('=')), a.slice(a.indexOf('=') + 1)]));
 const style = settings.style || 'await';
 const filler = Buffer.alloc(4096, '.');
 const table = new Map();
@@ -73,7 +78,14 @@ const STYLES = {
       sleep(route.delay));
   },
 };
-STYLES.limited = STYLES.await;
+STYLES.limited = STYLES.cluster = STYLES.restarts = STYLES.await;
+const jobs = new Map();
+const pool = [];
+let last = 0;
+STYLES.workers = (route, headers) => new Promise((resolve) => {
+  jobs.set(++last, resolve);
+  pool[last % pool.length].postMessage({ job: last, route, headers });
+});
 STYLES.churn = STYLES.await;
 if (style === 'churn') churn();
 
@@ -88,7 +100,6 @@ function churn() {
     for (let n = 0; n < 20000; n++) add({ x: n }, { x: 1 });
     add({ y: 1, x: 'text' }, { x: 1.5 });
   }, 500);
-  const { Worker } = require('worker_threads');
   setInterval(() => new Worker('Promise.all([1, 2, 3].map(async (n) => { await n; }))', { eval: true }), 1000);
 }
 const CALLBACKS = {
@@ -98,25 +109,64 @@ const CALLBACKS = {
 };
 CALLBACKS.fresh = CALLBACKS.callback;
 
-const server = http.createServer((request, response) => {
-  const route = table.get(request.url) || nothing;
-  const headers = {};
-  if (settings.copy) {
-    for (const name of ['traceparent', 'tracestate']) if (request.headers[name]) headers[name] = request.headers[name];
+if (!isMainThread) {
+  parentPort.on('message', ({ job, route, headers }) => STYLES.await(route, headers).then(() => parentPort.postMessage(job)));
+} else if (cluster.isPrimary && (style === 'cluster' || style === 'restarts')) {
+  cluster.fork();
+  cluster.fork();
+  // The one that has served longest is told to go, and another is there before it went.
+  if (style === 'restarts') {
+    setInterval(() => {
+      const [oldest] = Object.values(cluster.workers).sort((one, other) => one.id - other.id);
+      cluster.fork().once('listening', () => oldest.isConnected() && oldest.send('go'));
+    }, 4000);
   }
-  const answer = () => {
-    const data = filler.subarray(0, route.size);
-    response.writeHead(200, { 'Content-Length': data.length });
-    response.end(data);
-  };
-  if (style === 'batch') {
-    const next = (paths) => (paths.length ? batched(paths[0], headers, () => next(paths.slice(1))) : answer());
-    next(route.calls);
-  } else if (CALLBACKS[style]) each(route.calls, headers, CALLBACKS[style](route), answer);
-  else STYLES[style](route, headers).then(answer, (error) => { console.error(error); response.destroy(); });
-});
-server.keepAliveTimeout = 60000;
-server.listen(Number(settings.port), '127.0.0.1', 128);
+} else {
+  serve();
+}
+
+function serve() {
+  if (style === 'workers') {
+    for (let n = 0; n < 2; n++) {
+      pool.push(new Worker(__filename, { workerData: settings }));
+      pool[n].on('message', (job) => { jobs.get(job)(); jobs.delete(job); });
+    }
+  }
+  // Who is told to go asks its clients to come back elsewhere, and ends when the last one went.
+  let going = false;
+  let open = 0;
+  process.on('message', (message) => {
+    if (message !== 'go') return;
+    going = true;
+    const none = setInterval(() => {
+      if (open) return;
+      clearInterval(none);
+      server.close(() => process.exit());
+    }, 5);
+  });
+  const server = http.createServer((request, response) => {
+    const route = table.get(request.url) || nothing;
+    const headers = {};
+    if (settings.copy) {
+      for (const name of ['traceparent', 'tracestate']) if (request.headers[name]) headers[name] = request.headers[name];
+    }
+    const answer = () => {
+      const data = filler.subarray(0, route.size);
+      if (going) response.setHeader('Connection', 'close');
+      response.writeHead(200, { 'Content-Length': data.length });
+      response.end(data);
+    };
+    if (style === 'batch') {
+      const next = (paths) => (paths.length ? batched(paths[0], headers, () => next(paths.slice(1))) : answer());
+      next(route.calls);
+    } else if (CALLBACKS[style]) each(route.calls, headers, CALLBACKS[style](route), answer);
+    else STYLES[style](route, headers).then(answer, (error) => { console.error(error); response.destroy(); });
+  });
+  server.keepAliveTimeout = 60000;
+  server.on('connection', (socket) => { open++; socket.on('close', () => { open--; }); });
+  server.listen(Number(settings.port), '127.0.0.1', 128);
+  if (settings.background) timer(fs.readFileSync(settings.background, 'utf8').split('\n').filter(Boolean));
+}
 
 async function timer(paths) {
   for (const path of paths) {
@@ -124,4 +174,3 @@ async function timer(paths) {
     await call(path, {});
   }
 }
-if (settings.background) timer(fs.readFileSync(settings.background, 'utf8').split('\n').filter(Boolean));

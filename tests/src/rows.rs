@@ -75,6 +75,7 @@ pub enum Program {
     NodeFramework(&'static str),
     /// The service in Spring Boot, in one of its ways.
     Spring(&'static str),
+    Micronaut,
     Go,
     /// The Go service: its style, and how it is built.
     GoStyle(&'static str, &'static str),
@@ -160,7 +161,7 @@ const fn long(row: Row) -> Row {
 use Claim::{Complete, CompleteBelow, NoSpans, OrphansNeverWrong, Timed};
 use Program::{
     ApachePrefork, ApacheWorker, Asyncio, Clock, Go, GoStyle, Gunicorn, GunicornOf, GunicornOverUnix, Jvm,
-    Nginx, NginxAs, Node, NodeFramework, NodeStyle, Poll, Pool, Puma, Python, Spring, Threaded,
+    Micronaut, Nginx, NginxAs, Node, NodeFramework, NodeStyle, Poll, Pool, Puma, Python, Spring, Threaded,
     ThreadedOverUnix, Tokio,
 };
 
@@ -466,7 +467,7 @@ impl Row {
         let any = |is: fn(&Program) -> bool| self.programs.iter().any(is);
         (
             any(|program| matches!(program, Node | NodeStyle(_) | NodeFramework(_))),
-            any(|program| matches!(program, Jvm(_) | Spring(_))),
+            any(|program| matches!(program, Jvm(_) | Spring(_) | Micronaut)),
         )
     }
 
@@ -571,6 +572,7 @@ impl Stage {
                         | NodeFramework(_)
                         | Jvm(_)
                         | Spring(_)
+                        | Micronaut
                         | Go
                         | Asyncio
                         | Poll
@@ -620,6 +622,7 @@ fn start(
         Jvm(style) => apps::jvm(style, at, wiring, scratch),
         NodeFramework(name) => apps::frameworks::node(name, at, wiring, scratch),
         Spring(way) => apps::frameworks::spring(way, at, wiring, scratch),
+        Micronaut => apps::frameworks::micronaut(at, wiring, scratch),
         Go => apps::go(at, wiring, scratch),
         GoStyle(style, build) => apps::go_style(style, build, at, wiring, scratch),
         Clock => apps::clock(at, wiring, scratch),

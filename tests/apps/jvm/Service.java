@@ -8,6 +8,7 @@
 //   get        a pool; the server's thread waits for it     stages     CompletableFuture over two pools
 //   scheduled  a scheduler with few threads                 forkjoin   the common pool
 //   virtual    a virtual thread per request (21+)           client     the server's thread by java.net.http.HttpClient
+//   joins      the common pool, whose thread waits for half of its work and helps others meanwhile
 //   churn      as submit, while the JVM collects, unloads classes, invalidates code, and the pool is replaced
 
 import com.sun.net.httpserver.HttpExchange;
@@ -153,6 +154,15 @@ public class Service {
                 case "forkjoin":
                     CompletableFuture.runAsync(() -> { work(route, route.calls); answer(exchange, route); });
                     break;
+                case "joins": {
+                    int half = (route.calls.size() + 1) / 2;
+                    CompletableFuture.runAsync(() -> {
+                        work(route, route.calls.subList(0, half));
+                        CompletableFuture.runAsync(() -> work(route, route.calls.subList(half, route.calls.size()))).join();
+                        answer(exchange, route);
+                    });
+                    break;
+                }
                 default:
                     work(route, route.calls);
                     answer(exchange, route);

@@ -1,7 +1,6 @@
 //! Services in frameworks: what their users write, with the client that they mostly take. Packages are installed under
 //! `target/` on first use, by npm and Maven, and only for the rows that need them: `cargo xtask test` does not come here.
 
-use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -21,29 +20,42 @@ pub fn node(framework: &str, at: &Endpoint, wiring: &Wiring, scratch: &Scratch) 
 
 /// A Spring Boot service: Tomcat, an `@Async` pool behind it, or WebFlux.
 pub fn spring(way: &str, at: &Endpoint, wiring: &Wiring, scratch: &Scratch) -> Result<Service> {
-    let home = spring_classes()?;
-    let mut command = Command::new(chosen(wiring.runtimes.java.as_ref(), "java")?);
-    command.args(&wiring.runtimes.java_options).arg("-cp");
-    command.arg(format!("{0}/classes:{0}/libraries/*", home.display())).arg("service.Application");
+    let mut command = of_maven("spring", "Application", wiring)?;
     command.arg(listen(at)).args(wiring.arguments()).arg(format!("framework={way}"));
     Service::listening("spring", &mut command, scratch, at)
 }
 
-fn spring_classes() -> Result<PathBuf> {
-    let target = workspace().join("target/frameworks-spring");
-    let from = source("frameworks/spring/Application.java");
-    built("frameworks-spring.done", &from, |done| {
+/// A Micronaut service.
+pub fn micronaut(at: &Endpoint, wiring: &Wiring, scratch: &Scratch) -> Result<Service> {
+    let mut command = of_maven("micronaut", "Service", wiring)?;
+    command.arg(listen(at)).args(wiring.arguments());
+    Service::listening("micronaut", &mut command, scratch, at)
+}
+
+/// `service.CLASS`, compiled beside the libraries that its `pom.xml` names; their annotation processors take part.
+fn of_maven(framework: &str, class: &str, wiring: &Wiring) -> Result<Command> {
+    let target = workspace().join(format!("target/frameworks-{framework}"));
+    let from = source(&format!("frameworks/{framework}/{class}.java"));
+    let libraries = target.join("libraries");
+    built(&format!("frameworks-{framework}.done"), &from, |done| {
         std::fs::create_dir_all(&target).with_context(|| format!("creating {}", target.display()))?;
-        std::fs::copy(source("frameworks/spring/pom.xml"), target.join("pom.xml"))
-            .context("copying pom.xml")?;
-        let libraries = target.join("libraries");
+        let pom = source(&format!("frameworks/{framework}/pom.xml"));
+        std::fs::copy(pom, target.join("pom.xml")).context("copying pom.xml")?;
         let mut maven = Command::new(needed("mvn")?);
         maven.current_dir(&target).args(["-q", "-B", "dependency:copy-dependencies"]);
         output(maven.arg(format!("-DoutputDirectory={}", libraries.display())))?;
+        let mut jars = Vec::new();
+        for entry in std::fs::read_dir(&libraries).context("listing the libraries")? {
+            jars.push(entry?.path().display().to_string());
+        }
+        let jars = jars.join(":");
         let mut compiler = Command::new(needed("javac")?);
         compiler.args(["--release", "17", "-nowarn", "-d"]).arg(target.join("classes"));
-        output(compiler.arg("-cp").arg(format!("{}/*", libraries.display())).arg(&from))?;
+        output(compiler.args(["-cp", &jars, "-processorpath", &jars]).arg(&from))?;
         std::fs::write(done, "").context("marking the classes as complete")
     })?;
-    Ok(target)
+    let mut command = Command::new(chosen(wiring.runtimes.java.as_ref(), "java")?);
+    command.args(&wiring.runtimes.java_options).arg("-cp");
+    command.arg(format!("{0}/classes:{0}/libraries/*", target.display())).arg(format!("service.{class}"));
+    Ok(command)
 }

@@ -4,7 +4,7 @@
 //! No row may claim a pool's links without allowing them.
 
 use super::Claim::OrphansNeverWrong;
-use super::Program::{Jvm, Spring, Threaded};
+use super::Program::{Jvm, Micronaut, Spring, Threaded};
 use super::{Claim, INFERRED, PROVED, Program, Row, long, row};
 
 /// All rows.
@@ -17,6 +17,8 @@ pub(super) const ROWS: &[Row] = &[
     pool("jvm-stages", &[Jvm("stages"), Threaded]),
     pool("jvm-scheduled", &[Jvm("scheduled"), Threaded]),
     pool("jvm-forkjoin", &[Jvm("forkjoin"), Threaded]),
+    // Waits for one task and helps with others meanwhile: there the outermost task is not the one that calls.
+    pool("jvm-joins", &[Jvm("joins"), Threaded]),
     pool("jvm-client", &[Jvm("client"), Threaded]),
     // Full collections, classes that are unloaded, code that is not valid any more, pools that end: for minutes.
     pool("jvm-churn", &[Jvm("churn"), Threaded]),
@@ -24,6 +26,8 @@ pub(super) const ROWS: &[Row] = &[
     Row { warm_up: 200, ..long(row("spring-tomcat", &[Spring("tomcat"), Threaded], ORPHANS)) },
     pool("spring-async", &[Spring("async"), Threaded]),
     pool("spring-webflux", &[Spring("webflux"), Threaded]),
+    // Netty in, a blocking executor, Netty out.
+    pool("micronaut", &[Micronaut, Threaded]),
 ];
 
 const ORPHANS: Claim = OrphansNeverWrong { service: 1 };

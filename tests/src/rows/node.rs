@@ -30,6 +30,10 @@ pub(super) const ROWS: &[Row] = &[
     long(promises("node-all", &[NodeStyle("all"), Threaded])),
     long(promises("node-then", &[NodeStyle("then"), Threaded])),
     long(promises("node-limited", &[NodeStyle("limited"), Threaded])),
+    // Threads of their own ask, and processes of one program share a port; the second with each of them replaced all the time.
+    long(promises("node-workers", &[NodeStyle("workers"), Threaded])),
+    Row { warm_up: 300, ..long(promises("node-cluster", &[NodeStyle("cluster"), Threaded])) },
+    Row { warm_up: 300, ..long(promises("node-restarts", &[NodeStyle("restarts"), Threaded])) },
     // Collections, functions that are optimised and not any more, threads that come and go: for minutes, with `--minutes`.
     long(promises("node-churn", &[NodeStyle("churn"), Threaded])),
     // Frameworks, each with the client that its users mostly take.

@@ -6,6 +6,7 @@
 //!   reader                     words ─▶ claims           (tlab: whose allocation an object is; pure)
 //!   tomcat                     which connection a worker of Tomcat serves
 //!   client                     for which exchange a thread of java.net.http.HttpClient writes
+//!   forks                      which task a thread of a ForkJoinPool runs
 //!   moved                      where a collection put the tasks that it moved
 //! ```
 //! A virtual thread's claim is a `task`; that an object was allocated by a request's thread is `inferred`, made only
@@ -15,6 +16,7 @@
 
 mod classes;
 mod client;
+mod forks;
 pub mod fuzz;
 mod layout;
 mod moved;

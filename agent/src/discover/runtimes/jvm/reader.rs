@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use super::super::{Hit, How, ProbeSet, Reader, Seen, Wish};
 use super::classes::{Classes, Kind};
+use super::forks::{self, Met, Votes};
 use super::layout::Layout;
 use super::moved;
 use super::tlab::{Act, Buffer, Now, Owner, Provenance};
@@ -26,6 +27,11 @@ pub struct JvmReader {
     classes: Classes,
     roles: HashMap<u64, Role>,
     depths: Vec<u64>,
+    /// How often a task was found at a depth, and those on threads of a ForkJoinPool.
+    found: Votes,
+    found_forks: Votes,
+    /// Where on the stacks of a ForkJoinPool's threads the task lies that they run.
+    forks: Option<(u64, u64)>,
     threads: HashMap<ThreadId, Slot>,
     clock: fn() -> Monotonic,
     /// Links by where a task was allocated are made.
@@ -80,6 +86,8 @@ struct Watched {
 struct Slot {
     depth: Option<u64>,
     looks: u32,
+    /// It is a ForkJoinPool's.
+    forks: bool,
 }
 
 /// Kinds of keys: the connection that delivered a request, and the Java thread that read it.
@@ -162,6 +170,9 @@ impl JvmReader {
             classes: Classes::default(),
             roles: HashMap::new(),
             depths: Vec::new(),
+            found: Votes::default(),
+            found_forks: Votes::default(),
+            forks: None,
             threads: HashMap::new(),
             clock,
             infers: how.infers(),
@@ -195,14 +206,28 @@ impl JvmReader {
         if slot.looks >= MAX_LOOKS || self.threads.len() >= MAX_THREADS {
             return None;
         }
-        let depth = self.look(words, &layout);
+        let stack = self.stack(words, &layout);
+        // On these threads nothing is what it seems at one place.
+        let forks = outermost(&stack).is_some_and(|(_, kind)| kind == Kind::ForkJoin);
         // Where nothing is inferred, only Tomcat's workers are of use, and reading costs the program.
         let inferred = self.infers && self.layout.stands_still();
-        let depth = depth.filter(|(_, kind)| inferred || *kind == Kind::Worker).map(|(depth, _)| depth);
-        self.threads.insert(thread, Slot { depth, looks: slot.looks + 1 });
+        let depth = outermost(&stack).filter(|(_, kind)| !forks && (inferred || *kind == Kind::Worker));
+        let depth = depth.map(|(depth, _)| depth);
+        self.threads.insert(thread, Slot { depth, looks: slot.looks + 1, forks });
+        if forks
+            && inferred
+            && self.forks.is_none()
+            && let Some(pair) = forks::pair(&stack)
+            && self.found_forks.count(pair)
+        {
+            self.forks = Some(pair);
+            self.depths.extend([pair.0, pair.1]);
+            self.walk(wishes);
+        }
         if let Some(depth) = depth
             && !self.depths.contains(&depth)
-            && self.depths.len() < SLOTS
+            && self.depths.len() < if self.forks.is_some() { SLOTS } else { SLOTS - 2 }
+            && self.found.count((depth, 0))
         {
             self.depths.push(depth);
             self.walk(wishes);
@@ -299,39 +324,69 @@ impl JvmReader {
 
     /// The task at the depth where this thread's was found.
     fn task_at_its_depth(&mut self, thread: ThreadId, words: &Words) -> Option<u64> {
-        let layout = self.layout.classes.as_ref()?;
-        let depth = self.threads.get(&thread)?.depth?;
-        let place = self.depths.iter().position(|&known| known == depth)?;
-        let &(object, class) = words.slots.get(place)?;
-        let class = u32::try_from(class).ok()?;
-        let kind = self.classes.kind(class, words.buffer.epoch, layout, self.memory.as_ref());
-        (object != 0 && matches!(kind, Kind::Task | Kind::Worker | Kind::Client)).then_some(object)
+        let slot = *self.threads.get(&thread)?;
+        if slot.forks {
+            return self.forked(words);
+        }
+        let (object, kind) = self.at(slot.depth?, words)?;
+        matches!(kind, Kind::Task | Kind::Worker | Kind::Client).then_some(object)
     }
 
-    /// Looks for the outermost task on a stack; how far below the stack's base it lies, and what it is. None on a ForkJoinPool's
-    /// threads.
-    fn look(&mut self, words: &Words, layout: &super::classes::ClassLayout) -> Option<(u64, Kind)> {
-        let base = self.memory.word(words.thread.checked_add(self.layout.stack_base)?)?;
-        let from = base.checked_sub(MAX_STACK)?.max(words.stack) & !7;
-        let length = usize::try_from(base.checked_sub(from)?).ok()?;
-        let stack = self.memory.bytes(from, length)?;
+    /// The task that this thread of a ForkJoinPool runs.
+    fn forked(&mut self, words: &Words) -> Option<u64> {
+        let (outer, inner) = self.forks?;
+        let (object, kind) = self.at(outer, words)?;
+        let (again, _) = self.at(inner, words)?;
+        if object != again || kind != Kind::Task {
+            return None;
+        }
+        let owner = self.heap.owner(object)?;
+        // It may help with other tasks while it waits for one.
+        let layout = self.layout.classes.clone()?;
+        let alone = self.stack(words, &layout).iter().all(|&(_, other, kind)| {
+            kind != Kind::Task || other == object || self.heap.owner(other).is_none_or(|other| other == owner)
+        });
+        alone.then_some(object)
+    }
+
+    /// The object that the walk met at this depth, and what it is.
+    fn at(&mut self, depth: u64, words: &Words) -> Option<(u64, Kind)> {
+        let layout = self.layout.classes.as_ref()?;
+        let place = self.depths.iter().position(|&known| known == depth)?;
+        let &(object, class) = words.slots.get(place).filter(|(object, _)| *object != 0)?;
+        let class = u32::try_from(class).ok()?;
+        Some((object, self.classes.kind(class, words.buffer.epoch, layout, self.memory.as_ref())))
+    }
+
+    /// What tasks and parts of pools are on a stack as it is now, from its base inwards.
+    fn stack(&mut self, words: &Words, layout: &super::classes::ClassLayout) -> Vec<Met> {
+        let base = words.thread.checked_add(self.layout.stack_base).and_then(|at| self.memory.word(at));
+        let bytes = base.and_then(|base| {
+            let from = base.checked_sub(MAX_STACK)?.max(words.stack) & !7;
+            let length = usize::try_from(base.checked_sub(from)?).ok()?;
+            self.memory.bytes(from, length)
+        });
+        let bytes = bytes.unwrap_or_default();
         let (start, end) = self.layout.heap;
-        for (number, word) in stack.chunks_exact(8).enumerate().rev() {
+        let mut met = Vec::new();
+        for (depth, word) in (1..).zip(bytes.rchunks_exact(8)) {
             let object = u64::from_le_bytes(word.try_into().unwrap_or_default());
             if object & 7 != 0 || object < start || object >= end {
                 continue;
             }
             let Some(class) = self.memory.u32(object + 8) else { continue };
             match self.classes.kind(class, words.buffer.epoch, layout, self.memory.as_ref()) {
-                kind @ (Kind::Task | Kind::Worker | Kind::Client) => {
-                    return Some((base.checked_sub(from + number as u64 * 8)?, kind));
-                }
-                Kind::ForkJoin => return None,
                 Kind::Other => {}
+                kind => met.push((depth * 8, object, kind)),
             }
         }
-        None
+        met
     }
+}
+
+/// The outermost of what is on a stack, and how far below the base.
+fn outermost(stack: &[Met]) -> Option<(u64, Kind)> {
+    stack.first().map(|&(depth, _, kind)| (depth, kind))
 }
 
 impl Reader for JvmReader {
