@@ -208,12 +208,13 @@ impl Report for sessions::Ledger {
 
 impl Report for searching::Ledger {
     fn counters(&self, out: &mut Vec<Counter>) {
-        let Self { asked, unasked, searches, searched_bytes, guesses, opened } = *self;
+        let Self { asked, unasked, searches, searched_bytes, guesses, keys, opened } = *self;
         let causes = [("asked", asked.saturating_sub(unasked)), ("no_room", unasked), ("opened", opened)];
         push_by(out, "spandrel_tls_searched_sessions_total", causes);
         out.push(Counter::new("spandrel_tls_searches_total", searches));
         out.push(Counter::new("spandrel_tls_searched_bytes_total", searched_bytes));
         out.push(Counter::new("spandrel_tls_guesses_total", guesses));
+        out.push(Counter::new("spandrel_tls_searched_keys_total", keys));
     }
 }
 

@@ -23,6 +23,7 @@ use crate::discover::runtimes::{Hit, Seen};
 use crate::discover::select::{Selection, Verdict};
 use crate::discover::table::{ExecFacts, ProcessTable, candidate};
 use crate::discover::tables::{self, Answer, Ask, Searcher};
+use crate::discover::secrets::Schedules;
 use crate::discover::{self, searching};
 use crate::exchange::{self, Connection, Want};
 use crate::export::Exporter;
@@ -1046,6 +1047,10 @@ impl Behind {
             let Some(end) = self.connections.get_mut(&keyless.connection) else { continue };
             let (state, process, random) = (end.layer.state(), end.process, end.hello);
             let waits = state == tls::State::Waiting;
+            let schedules = match end.layer.wants_key() {
+                true => Schedules::Wanted,
+                false => Schedules::Unwanted,
+            };
             if let Some(closed) = &keyless.closed
                 && (!waits || now.since(closed.time) > AFTERLIFE)
             {
@@ -1065,7 +1070,7 @@ impl Behind {
                 && self.may_look_into(process)
             {
                 let connection = keyless.connection;
-                searcher.ask(searching::Ask { connection, process, random });
+                searcher.ask(searching::Ask { connection, process, random, schedules });
                 keyless.searched += 1;
                 keyless.since = now;
             }
@@ -1083,8 +1088,9 @@ impl Behind {
         let mut trial = tls::Trial::default();
         for guess in &answer.guesses {
             let traffic = guess.traffic.iter().map(|secret| tls::Secret::new(secret.as_slice())).collect();
-            trial.add(guess.session, tls::Secrets { traffic, master: Vec::new() });
+            trial.add(guess.session, tls::Secrets { traffic, ..tls::Secrets::default() });
         }
+        answer.keys.iter().for_each(|key| trial.add_key(key));
         for (number, ask) in answer.asks.iter().enumerate() {
             let Some(end) = self.connections.get(&ask.connection) else { continue };
             if end.layer.state() == tls::State::Waiting
@@ -1102,6 +1108,7 @@ impl Behind {
         let secrets = tls::Secrets {
             traffic: found.traffic.iter().map(|secret| tls::Secret::new(secret)).collect(),
             master: vec![tls::Secret::new(&found.master)],
+            keys: Vec::new(),
         };
         let older = ConnectionId(found.connection);
         // Without random bytes, the connection itself says whose they are; with its hello, both ends have them.

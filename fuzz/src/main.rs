@@ -21,6 +21,7 @@ const TARGETS: &[(&str, Body)] = &[
     ("discover_elf", spandrel::discover::fuzz::fuzz_elf),
     ("discover_elf_file", spandrel::discover::elf::fuzz_file),
     ("discover_environ", spandrel::discover::fuzz::fuzz_environ),
+    ("discover_schedules", spandrel::discover::schedules::fuzz_schedules),
     ("discover_secrets", spandrel::discover::secrets::fuzz_secrets),
     ("discover_hpack", spandrel::discover::hpack::fuzz_tables),
     ("discover_jvm", spandrel::discover::runtimes::jvm::fuzz::fuzz_structs),

@@ -118,6 +118,10 @@ pub const DOCUMENTED: &[(&str, &str)] = &[
         "spandrel_tls_guesses_total",
         "What they found that may have been secrets; only tags of records make them some",
     ),
+    (
+        "spandrel_tls_searched_keys_total",
+        "Expanded keys of AES that they found, of any use; only tags of records make them a session's",
+    ),
     ("spandrel_tls_unused_sessions_total", "Sessions whose secrets and whose connection did not meet"),
     ("spandrel_protocol_read_bytes_total", "Bytes that came to a parser of HTTP/1"),
     ("spandrel_protocol_parsed_bytes_total", "Of these, those that were understood, by what they were"),

@@ -31,6 +31,7 @@ pub mod proc;
 pub mod resource;
 pub mod runtime;
 pub mod runtimes;
+pub mod schedules;
 pub mod searching;
 pub mod secrets;
 pub mod select;

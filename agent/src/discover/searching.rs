@@ -9,7 +9,8 @@ use super::answering::Answering;
 use super::maps::Maps;
 use super::memory::ProcessMemory;
 use super::proc::is_meant;
-use super::secrets::{Found, Guess, Shapes, find};
+use super::schedules::Key;
+use super::secrets::{Found, Guess, Schedules, Shapes, find};
 use crate::identity::{ConnectionId, ProcessKey};
 use crate::log;
 
@@ -33,6 +34,8 @@ pub struct Ask {
     pub process: ProcessKey,
     /// The random bytes of its ClientHello.
     pub random: [u8; 32],
+    /// Whether a key of AES could open it.
+    pub schedules: Schedules,
 }
 
 /// What was found in one process.
@@ -41,6 +44,8 @@ pub struct Answer {
     pub asks: Vec<Ask>,
     /// The guesses.
     pub guesses: Vec<Guess>,
+    /// Keys of AES, of any session or of none.
+    pub keys: Vec<Key>,
 }
 
 /// The station's books.
@@ -56,6 +61,8 @@ pub struct Ledger {
     pub searched_bytes: u64,
     /// What may have been secrets.
     pub guesses: u64,
+    /// Keys of AES.
+    pub keys: u64,
     /// Sessions that a guess has opened.
     pub opened: u64,
 }
@@ -106,6 +113,7 @@ impl Searcher {
         self.ledger.searches += 1;
         self.ledger.searched_bytes += searched;
         self.ledger.guesses += answer.guesses.len() as u64;
+        self.ledger.keys += answer.keys.len() as u64;
         Some(answer)
     }
 
@@ -132,14 +140,17 @@ fn search(process: ProcessKey, asks: Vec<Ask>) -> Option<(Answer, u64)> {
     };
     let randoms: Vec<[u8; 32]> = asks.iter().map(|ask| ask.random).collect();
     let began = Instant::now();
-    let Found { guesses, searched } = find(&memory, &maps, &randoms, shapes);
+    let wanted = asks.iter().any(|ask| ask.schedules == Schedules::Wanted);
+    let schedules = if wanted { Schedules::Wanted } else { Schedules::Unwanted };
+    let Found { guesses, keys, searched } = find(&memory, &maps, &randoms, shapes, schedules);
     log::debug(format_args!(
-        "process {}: {} guesses for {} TLS sessions in {searched} bytes, {} ms",
+        "process {}: {} guesses and {} keys for {} TLS sessions in {searched} bytes, {} ms",
         process.pid,
         guesses.len(),
+        keys.len(),
         asks.len(),
         began.elapsed().as_millis()
     ));
     // What was read of another process that got its pid is nothing.
-    is_meant(process).then_some((Answer { asks, guesses }, searched))
+    is_meant(process).then_some((Answer { asks, guesses, keys }, searched))
 }

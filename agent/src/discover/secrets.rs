@@ -4,6 +4,7 @@
 //!   the 32 random bytes of a ClientHello, anywhere ─▶ what lies at the distances of the libraries that keep them
 //!   two blocks of 64 bytes, each with its length ───▶ both (rustls, which keeps no random bytes)
 //!   arrays of 32 or 48 bytes ───────────────────────▶ each (Java)
+//!   expanded keys of AES ───────────────────────────▶ each (`schedules`: whatever library)
 //! ```
 //! For programs that have their library linked in without a symbol. Nothing that is found is believed: a record's tag tells, and
 //! what opens none is dropped and overwritten. It must never keep what it reads, or read without a bound.
@@ -14,11 +15,14 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use super::maps::{Mapping, Maps};
 use super::memory::{MAX_READ, ReadMemory};
+use super::schedules::{self, Key};
 
 /// Bytes read of one process in one search.
 pub const MAX_SEARCHED: u64 = 1 << 30;
 /// Guesses that one search gives.
 pub const MAX_GUESSES: usize = 1024;
+/// Keys of AES that one search gives: a process of thousands of sessions has some for each.
+pub const MAX_KEYS: usize = 8192;
 /// Places of one needle that are looked at.
 const MAX_PLACES: usize = 4;
 
@@ -53,15 +57,26 @@ const DISTANCES: [(i64, i64, usize); 6] = [
 const BLOCK: usize = 72;
 
 /// A shape that lies across two pieces is seen from the second.
-const OVERLAP: usize = 2 * BLOCK + 8;
+const OVERLAP: usize = schedules::LONGEST;
 
 /// What a search has brought.
 #[derive(Default)]
 pub struct Found {
     /// The guesses.
     pub guesses: Vec<Guess>,
+    /// Keys of AES, each once.
+    pub keys: Vec<Key>,
     /// Bytes read.
     pub searched: u64,
+}
+
+/// Whether expanded keys are looked for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Schedules {
+    /// Some session has records that a key of AES may prove.
+    Wanted,
+    /// None has.
+    Unwanted,
 }
 
 /// Which shapes are looked for besides random bytes.
@@ -76,7 +91,13 @@ pub enum Shapes {
 }
 
 /// Searches what a process may have allocated.
-pub fn find(memory: &dyn ReadMemory, maps: &Maps, randoms: &[[u8; 32]], shapes: Shapes) -> Found {
+pub fn find(
+    memory: &dyn ReadMemory,
+    maps: &Maps,
+    randoms: &[[u8; 32]],
+    shapes: Shapes,
+    schedules: Schedules,
+) -> Found {
     let mut found = Found::default();
     let mut piece = Zeroizing::new(vec![0u8; MAX_READ]);
     let mut places = vec![0usize; randoms.len()];
@@ -91,9 +112,14 @@ pub fn find(memory: &dyn ReadMemory, maps: &Maps, randoms: &[[u8; 32]], shapes: 
                     Shapes::Arrays => arrays(bytes, found),
                     Shapes::None => {}
                 }
+                if schedules == Schedules::Wanted {
+                    schedules::find(bytes, &mut |key| found.add_key(key));
+                }
             });
         }
     }
+    found.keys.sort_unstable_by(|one, other| one.as_slice().cmp(other));
+    found.keys.dedup();
     found
 }
 
@@ -223,6 +249,13 @@ impl Found {
             self.guesses.push(guess);
         }
     }
+
+    fn add_key(&mut self, key: Key) {
+        // Copies of one key often lie side by side.
+        if self.keys.len() < MAX_KEYS && self.keys.last() != Some(&key) {
+            self.keys.push(key);
+        }
+    }
 }
 
 impl Drop for Guess {
@@ -241,8 +274,8 @@ pub fn fuzz_secrets(data: &[u8]) {
     image.put(0x1000, data.to_vec());
     let maps = Maps::parse(format!("1000-{:x} rw-p 0 00:00 0\n", 0x1000 + data.len()).as_bytes());
     for shapes in [Shapes::Blocks, Shapes::Arrays, Shapes::None] {
-        let found = find(&image, &maps, &[random], shapes);
-        assert!(found.guesses.len() <= MAX_GUESSES);
+        let found = find(&image, &maps, &[random], shapes, Schedules::Wanted);
+        assert!(found.guesses.len() <= MAX_GUESSES && found.keys.len() <= MAX_KEYS);
         assert!(found.searched <= 2 * data.len() as u64 + 1);
         for guess in &found.guesses {
             assert!(guess.traffic.iter().all(|secret| is_random(secret.as_slice())));
@@ -269,7 +302,7 @@ mod tests {
         image.put(at, bytes);
         let maps =
             Maps::parse(format!("{at:x}-{:x} rw-p 0 00:00 0 [heap]\n", at + bytes.len() as u64).as_bytes());
-        let found = find(&image, &maps, randoms, shapes);
+        let found = find(&image, &maps, randoms, shapes, Schedules::Unwanted);
         let short = |guess: &Guess| (guess.session, guess.traffic[0][..4].to_vec(), guess.traffic.len());
         found.guesses.iter().map(short).collect()
     }
@@ -311,6 +344,22 @@ mod tests {
                 memory[at + 72 * n + 64] = 32;
             }
             assert_eq!(guesses(0x7000, &memory, &[], Shapes::Blocks).len(), 1, "{at}");
+        }
+    }
+
+    #[test]
+    fn an_expanded_key_is_found_once_wherever_pieces_end() {
+        let schedule = schedules::tests::expand(&hash(5, 32));
+        for at in (MAX_READ - 300..MAX_READ + 8).step_by(4) {
+            let mut memory = vec![0; MAX_READ * 2];
+            memory[at..at + schedule.len()].copy_from_slice(&schedule);
+            memory[at + 1000..at + 1000 + schedule.len()].copy_from_slice(&schedule);
+            let mut image = Image::default();
+            image.put(0x7000, memory);
+            let maps = Maps::parse(b"7000-27000 rw-p 0 00:00 0\n");
+            let found = find(&image, &maps, &[], Shapes::None, Schedules::Wanted);
+            assert_eq!(found.keys, [Key::new(hash(5, 32))], "{at}");
+            assert!(find(&image, &maps, &[], Shapes::None, Schedules::Unwanted).keys.is_empty());
         }
     }
 

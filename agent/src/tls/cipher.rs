@@ -135,9 +135,32 @@ impl Opener {
         })
     }
 
+    /// From a key of AES-GCM with its IV (TLS 1.3) or salt (TLS 1.2) behind it. What comes after a KeyUpdate cannot be had from it.
+    pub fn of_key(suite: &Suite, bytes: &[u8]) -> Option<Self> {
+        if !matches!(suite.bulk, Bulk::Aes128Gcm | Bulk::Aes256Gcm) {
+            return None;
+        }
+        let (key, iv) = bytes.split_at_checked(suite.bulk.key_length())?;
+        let iv_length = match suite.version {
+            Version::Tls12 => 4,
+            Version::Tls13 => 12,
+        };
+        Some(Self {
+            version: suite.version,
+            bulk: suite.bulk,
+            cipher: Cipher::new(suite.bulk, key)?,
+            key: Zeroizing::new(key.to_vec()),
+            iv: (iv.len() == iv_length).then(|| Zeroizing::new(iv.to_vec()))?,
+            mac_key: Zeroizing::default(),
+            encrypt_then_mac: false,
+            secret: Zeroizing::default(),
+            hash: suite.hash,
+        })
+    }
+
     /// The next generation, after a KeyUpdate.
     pub fn next(&self, suite: &Suite) -> Option<Self> {
-        (self.version == Version::Tls13)
+        (self.version == Version::Tls13 && !self.secret.is_empty())
             .then(|| next_secret(self.hash, &self.secret))
             .and_then(|secret| Self::of_traffic_secret(suite, &secret))
     }

@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     fn secrets(byte: u8) -> Secrets {
-        Secrets { traffic: vec![Secret::new(&[byte; 32])], master: Vec::new() }
+        Secrets { traffic: vec![Secret::new(&[byte; 32])], ..Secrets::default() }
     }
 
     #[test]

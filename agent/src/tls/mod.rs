@@ -19,6 +19,7 @@
 
 mod cipher;
 pub mod fuzz;
+mod gcm;
 mod handshake;
 pub mod keys;
 mod ledger;
@@ -145,6 +146,11 @@ impl Layer {
     /// is consumed, and none if it is not enough to go on with.
     pub fn fits(&self, trial: &mut Trial, number: usize) -> Option<Secrets> {
         self.session.as_ref().and_then(|session| session.fits(trial, number))
+    }
+
+    /// True if it waits for what a key of AES, without a secret, could open.
+    pub fn wants_key(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.wants_key())
     }
 
     /// The end of the connection.

@@ -7,6 +7,8 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
+use super::suite::Version;
+
 /// The random bytes of a ClientHello: what ties a session in a program's memory to bytes on a socket.
 /// They are no secret, they go over the wire in clear.
 pub type Random = [u8; 32];
@@ -24,6 +26,20 @@ impl Secret {
         let mut kept = Zeroizing::new(Vec::with_capacity(MAX_SECRET));
         kept.extend_from_slice(bytes.get(..MAX_SECRET).unwrap_or(bytes));
         Self(kept)
+    }
+
+    /// All of it.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// It, and these bytes behind it.
+    pub(super) fn followed_by(&self, more: &[u8]) -> Self {
+        let mut both = self.clone();
+        let room = MAX_SECRET.saturating_sub(both.0.len());
+        both.0.reserve_exact(room);
+        both.0.extend(more.iter().take(room));
+        both
     }
 
     /// The first bytes of it; none if it is shorter, or if they are all 0, which no secret is.
@@ -46,16 +62,30 @@ pub struct Secrets {
     pub traffic: Vec<Secret>,
     /// TLS 1.2: the master secret, and others that it might be.
     pub master: Vec<Secret>,
+    /// Keys of AES-GCM, each of one direction, with its IV (TLS 1.3) or salt (TLS 1.2) behind it: what is found without a secret.
+    pub keys: Vec<Secret>,
 }
 
 /// How many of each kind are kept for one session: both directions of two generations.
 pub const MAX_CANDIDATES: usize = 4;
 
 impl Secrets {
+    /// True if it is enough to go on with: of TLS 1.3 both directions are needed, or the records of one would be taken for the
+    /// handshake's; those of TLS 1.2 wait for their own.
+    pub(super) fn is_enough(&self, version: Version) -> bool {
+        match version {
+            Version::Tls13 => self.traffic.len() + self.keys.len() >= 2,
+            Version::Tls12 => !self.master.is_empty() || !self.keys.is_empty(),
+        }
+    }
+
     /// Adds what is not known yet; the oldest goes if there are too many. False if nothing was new.
     pub fn add(&mut self, other: &Self) -> bool {
         let mut new = false;
-        for (mine, others) in [(&mut self.traffic, &other.traffic), (&mut self.master, &other.master)] {
+        let Self { traffic, master, keys } = other;
+        for (mine, others) in
+            [(&mut self.traffic, traffic), (&mut self.master, master), (&mut self.keys, keys)]
+        {
             for secret in others {
                 if secret.0.iter().all(|&byte| byte == 0) || mine.iter().any(|known| known.0 == secret.0) {
                     continue;
@@ -77,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_secret_shows_nothing_of_itself() {
-        let secrets = Secrets { traffic: vec![Secret::new(&[0xab; 48])], master: Vec::new() };
+        let secrets = Secrets { traffic: vec![Secret::new(&[0xab; 48])], ..Secrets::default() };
         assert!(!format!("{secrets:?}").contains("171"), "{secrets:?}");
         assert_eq!(format!("{:?}", secrets.traffic), "[Secret]");
     }
@@ -85,7 +115,7 @@ mod tests {
     #[test]
     fn bytes_that_are_all_zero_are_no_secret() {
         let mut secrets = Secrets::default();
-        assert!(!secrets.add(&Secrets { traffic: vec![Secret::new(&[0; 48])], master: Vec::new() }));
+        assert!(!secrets.add(&Secrets { traffic: vec![Secret::new(&[0; 48])], ..Secrets::default() }));
         assert!(Secret::new(&[0; 48]).prefix(32).is_none());
         let mut one = [0; 48];
         one[31] = 1;
@@ -96,7 +126,7 @@ mod tests {
     fn no_more_candidates_are_kept_than_the_bound() {
         let mut secrets = Secrets::default();
         for byte in 1..=9 {
-            assert!(secrets.add(&Secrets { traffic: vec![Secret::new(&[byte; 48])], master: Vec::new() }));
+            assert!(secrets.add(&Secrets { traffic: vec![Secret::new(&[byte; 48])], ..Secrets::default() }));
         }
         assert_eq!(secrets.traffic.len(), MAX_CANDIDATES);
         assert_eq!(secrets.traffic.last().and_then(|secret| secret.prefix(1)), Some(&[9][..]));

@@ -12,8 +12,8 @@ use super::handshake::{Hello, ServerHello};
 use super::ledger::{Ledger, Sealed};
 use super::record::{APPLICATION_DATA, CHANGE_CIPHER_SPEC, Framed, Framer, HANDSHAKE, HEADER, Record};
 use super::secret::{Random, Secrets};
-use super::suite::{SUITES, Suite, Version, suite};
-use super::trial::Trial;
+use super::suite::{Bulk, SUITES, Suite, Version, suite};
+use super::trial::{self, Trial};
 use super::way::{Epoch, Numbers, Tried, Way};
 use crate::identity::{Direction, Moment};
 use crate::stream::{Content, GapCause, Piece};
@@ -246,12 +246,21 @@ impl Session {
         }
     }
 
-    /// What of these guesses opens the first record of a direction that waits: its number is 0. One that is alone must have the
-    /// other direction's beside it: without it, that direction's records would be taken for the handshake's.
+    /// What of these guesses opens the first record of a direction that waits: its number is 0. One of TLS 1.3 that is alone must
+    /// have the other direction's beside it: without it, that direction's records would be taken for the handshake's.
     pub fn fits(&self, trial: &mut Trial, number: usize) -> Option<Secrets> {
-        let suite = self.suite().filter(|suite| suite.version == Version::Tls13)?;
+        let suite = self.suite()?;
         let mut fitting = Secrets::default();
         for direction in [Direction::Send, Direction::Receive] {
+            if self.wants_key()
+                && let Some(key) = trial.proving(suite, &self.sealed(direction))
+            {
+                fitting.keys.push(key);
+                continue;
+            }
+            if suite.version != Version::Tls13 {
+                continue;
+            }
             let records = self.waiting.iter().filter(|(of, _)| *of == direction);
             let records = records.filter_map(|(_, waiting)| match waiting {
                 Waiting::Record(record) => Some(record),
@@ -264,7 +273,34 @@ impl Session {
                 fitting.add(found);
             }
         }
-        (fitting.traffic.len() >= 2).then_some(fitting)
+        fitting.is_enough(suite.version).then_some(fitting)
+    }
+
+    /// True if a key of AES, without a secret, could open it.
+    pub fn wants_key(&self) -> bool {
+        self.suite().is_some_and(|suite| matches!(suite.bulk, Bulk::Aes128Gcm | Bulk::Aes256Gcm))
+    }
+
+    /// The sealed records of a direction that wait, from the first on, as far as their numbers are certain.
+    fn sealed(&self, direction: Direction) -> Vec<trial::Sealed<'_>> {
+        let (way, version) = match direction {
+            Direction::Send => (&self.send, self.suite().map(|suite| suite.version)),
+            Direction::Receive => (&self.receive, self.suite().map(|suite| suite.version)),
+        };
+        let first = if matches!(way.epoch, Epoch::Sealed) { way.number } else { 0 };
+        let waiting = self.waiting.iter().filter(|(of, _)| *of == direction).map(|(_, waiting)| waiting);
+        let kinds = waiting.take_while(|waiting| match waiting {
+            Waiting::Lost { .. } => version == Some(Version::Tls13),
+            Waiting::Record(record) => {
+                version == Some(Version::Tls13) || record.kind() != CHANGE_CIPHER_SPEC
+            }
+        });
+        let sealed = kinds.filter_map(|waiting| match waiting {
+            Waiting::Lost { .. } => Some(None),
+            Waiting::Record(record) if version == Some(Version::Tls13) && record.kind() != APPLICATION_DATA => None,
+            Waiting::Record(record) => Some(Some(record).filter(|record| record.missing.is_none())),
+        });
+        sealed.zip(first..).map(|(record, number)| trial::Sealed { record, number }).collect()
     }
 
     /// The end: what is kept will not be opened.
@@ -438,11 +474,7 @@ impl Session {
         }
         if matches!(self.way(direction).epoch, Epoch::Sealed) {
             // One direction's secret alone opens nothing of the other, whose records would be taken for the handshake's.
-            let enough = match suite.version {
-                Version::Tls13 => self.secrets.traffic.len() >= 2,
-                Version::Tls12 => !self.secrets.master.is_empty(),
-            };
-            if !enough {
+            if !self.secrets.is_enough(suite.version) {
                 return if self.given_up { Fate::Sealed(Sealed::NoKey) } else { Fate::Waits(record) };
             }
             let numbers = match suite.version {
@@ -560,19 +592,21 @@ impl Session {
             Some(client) if client == direction => Party::Client,
             _ => Party::Server,
         };
+        let keys = self.secrets.keys.iter().rev();
+        let keys = keys.filter_map(|key| Opener::of_key(suite, key.bytes()));
         match suite.version {
             Version::Tls13 => {
                 let secrets = self.secrets.traffic.iter().rev();
                 let secrets = secrets.filter_map(|secret| secret.prefix(suite.hash.length()));
-                secrets.filter_map(|secret| Opener::of_traffic_secret(suite, secret)).collect()
+                secrets.filter_map(|secret| Opener::of_traffic_secret(suite, secret)).chain(keys).collect()
             }
             Version::Tls12 => {
-                let (Some(client), Some(server)) = (&self.random, &self.server) else { return Vec::new() };
+                let (Some(client), Some(server)) = (&self.random, &self.server) else { return keys.collect() };
                 let secrets = self.secrets.master.iter().rev().filter_map(|secret| secret.prefix(48));
                 let randoms = (client, &server.random);
                 let opener =
                     |secret| Opener::of_master(suite, party, secret, randoms, server.encrypt_then_mac);
-                secrets.filter_map(opener).collect()
+                secrets.filter_map(opener).chain(keys).collect()
             }
         }
     }
@@ -646,7 +680,13 @@ impl Session {
                 for hello in hellos {
                     match (&hello, suite.version) {
                         (Hello::KeyUpdate, Version::Tls13) => {
-                            ledger.key_updates += u64::from(self.way(direction).update(suite));
+                            let way = self.way(direction);
+                            if way.update(suite) {
+                                ledger.key_updates += 1;
+                            } else {
+                                // Only the key was found, not what the next is made of.
+                                way.epoch = Epoch::Dead;
+                            }
                         }
                         // A renegotiation: the keys change with the next ChangeCipherSpec.
                         (Hello::Client { .. } | Hello::Server(_), Version::Tls12) => {

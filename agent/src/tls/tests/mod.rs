@@ -94,7 +94,7 @@ fn of_guesses_those_come_out_that_open_a_session_in_both_directions() {
         trial.add(Some(7), secrets.clone());
         assert!(layer.fits(&mut trial, 0).is_none(), "{suite:?}: of another session");
         for secret in &secrets.traffic {
-            trial.add(None, Secrets { traffic: vec![secret.clone()], master: Vec::new() });
+            trial.add(None, Secrets { traffic: vec![secret.clone()], ..Secrets::default() });
         }
         let found = layer.fits(&mut trial, 0).expect("both directions' secrets are there");
         let mut plaintext = Vec::new();
@@ -105,7 +105,7 @@ fn of_guesses_those_come_out_that_open_a_session_in_both_directions() {
         });
         assert_eq!(plaintext, b"GET / HTTP/1.1\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", "{suite:?}");
         let mut one = Trial::default();
-        one.add(None, Secrets { traffic: secrets.traffic[..1].to_vec(), master: Vec::new() });
+        one.add(None, Secrets { traffic: secrets.traffic[..1].to_vec(), ..Secrets::default() });
         let mut wire = Wire::new(suite);
         wire.client(b"GET / HTTP/1.1\r\n\r\n");
         assert!(wire.waiting().0.fits(&mut one, 0).is_none(), "{suite:?}: one direction");
