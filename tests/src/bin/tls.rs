@@ -42,8 +42,8 @@ struct Arguments {
 }
 
 /// Server, client, version of TLS, and how many of 1,000 requests must be joined: keys of sessions that are over before a search
-/// are not found, and those of Go's TLS 1.2 are not read.
-const PROGRAMS: [(&str, Server, Client, &str, usize); 16] = [
+/// are not found.
+const PROGRAMS: [(&str, Server, Client, &str, usize); 20] = [
     ("threads", Server::Threads, Client::Threads, "1.3", 999),
     ("threads-1.2", Server::Threads, Client::Threads, "1.2", 999),
     ("asyncio", Server::Asyncio, Client::Asyncio, "1.3", 999),
@@ -59,7 +59,11 @@ const PROGRAMS: [(&str, Server, Client, &str, usize); 16] = [
     ("nginx-rustls", Server::Nginx, Client::Rustls, "1.3", 999),
     ("apache", Server::Apache, Client::Threads, "1.3", 999),
     ("go", Server::Go, Client::Go, "1.3", 999),
-    ("go-1.2", Server::Go, Client::Go, "1.2", 0),
+    ("go-1.2", Server::Go, Client::Go, "1.2", 500),
+    ("java", Server::Java, Client::Java, "1.3", 500),
+    ("java-1.2", Server::Java, Client::Java, "1.2", 500),
+    ("java-url", Server::Java, Client::JavaUrl, "1.3", 500),
+    ("nginx-java", Server::Nginx, Client::Java, "1.3", 999),
 ];
 
 fn main() -> ExitCode {

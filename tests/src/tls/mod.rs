@@ -63,6 +63,7 @@ pub enum Server {
     Apache,
     Go,
     Rustls,
+    Java,
 }
 
 /// What asks.
@@ -76,6 +77,8 @@ pub enum Client {
     Wget,
     Go,
     Rustls,
+    Java,
+    JavaUrl,
 }
 
 /// Another Node than the one on `PATH`.
@@ -116,6 +119,20 @@ fn rust() -> Result<Command> {
 
 fn go() -> Result<Command> {
     Ok(Command::new(apps::go_program("tls-go", "tls_go", &[])?))
+}
+
+/// Java's own TLS; another JVM than the one on `PATH` by `SPANDREL_TEST_JAVA`.
+fn java() -> Result<Command> {
+    let folder = apps::workspace().join("target/tests-tls-java");
+    let from = apps::source("tls_java/Tls.java");
+    apps::built("tls-java.done", &from, |done| {
+        output(Command::new(needed("javac")?).args(["-nowarn", "-d"]).arg(&folder).arg(&from))?;
+        std::fs::write(done, "").context("marking the classes as complete")
+    })?;
+    let program = std::env::var_os("SPANDREL_TEST_JAVA").map(PathBuf::from);
+    let mut command = Command::new(program.map_or_else(|| needed("java"), Ok)?);
+    command.arg("-cp").arg(folder).arg("Tls");
+    Ok(command)
 }
 
 impl Server {
@@ -171,6 +188,12 @@ impl Server {
                 command.args(["serve", &port]).arg(certificate).arg(key);
                 command
             }
+            Self::Java => {
+                let mut command = java()?;
+                command.args(["serve", &port]).arg(certificate).arg(key);
+                command.args((version == "1.2").then_some("TLSv1.2"));
+                command
+            }
             Self::Nginx => nginx(&made, version, &port, scratch)?,
             Self::Apache => apache(&made, version, &port, scratch)?,
         };
@@ -214,6 +237,12 @@ impl Client {
             Self::Rustls => {
                 let mut command = rust()?;
                 command.arg("client").args(usual);
+                command
+            }
+            Self::Java | Self::JavaUrl => {
+                let mut command = java()?;
+                let style = if self == Self::Java { "client" } else { "client-url" };
+                command.arg(style).args(usual);
                 command
             }
             Self::Wget => {
