@@ -20,10 +20,10 @@ use crate::books::{self, Books};
 use crate::discover::hpack;
 use crate::discover::runtimes::readers::{self, Order, Readers};
 use crate::discover::runtimes::{Hit, Seen};
+use crate::discover::secrets::Schedules;
 use crate::discover::select::{Selection, Verdict};
 use crate::discover::table::{ExecFacts, ProcessTable, candidate};
 use crate::discover::tables::{self, Answer, Ask, Searcher};
-use crate::discover::secrets::Schedules;
 use crate::discover::{self, searching};
 use crate::exchange::{self, Connection, Want};
 use crate::export::Exporter;
@@ -1047,6 +1047,7 @@ impl Behind {
             let Some(end) = self.connections.get_mut(&keyless.connection) else { continue };
             let (state, process, random) = (end.layer.state(), end.process, end.hello);
             let waits = state == tls::State::Waiting;
+            let version = end.layer.version();
             let schedules = match end.layer.wants_key() {
                 true => Schedules::Wanted,
                 false => Schedules::Unwanted,
@@ -1062,7 +1063,7 @@ impl Behind {
                 continue;
             }
             let planned =
-                process.is_some_and(|process| sessions.is_some_and(|all| all.has_plan(process.pid)));
+                process.is_some_and(|process| sessions.is_some_and(|all| all.has_plan(process.pid, version)));
             let delay = SEARCHES.get(keyless.searched).copied().unwrap_or(u64::MAX);
             let delay = if planned { delay.max(PLANNED) } else { delay };
             if now.since(keyless.since) >= delay

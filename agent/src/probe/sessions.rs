@@ -20,6 +20,7 @@ use crate::discover::maps::{self, FileKey, Maps};
 use crate::discover::openssl::Library;
 use crate::intake::Kernel;
 use crate::log;
+use crate::tls::Version;
 
 /// Files that are remembered. Beyond, no further library is looked into, which is counted.
 const MAX_FILES: usize = 4096;
@@ -63,6 +64,16 @@ impl Maker {
         match self {
             Self::OpenSsl(library) => library.kind,
             Self::Go(_) => "Go's crypto/tls",
+        }
+    }
+
+    /// Whether it is known where it keeps the secrets of this version.
+    fn reads(&self, version: Option<Version>) -> bool {
+        match (self, version) {
+            (Self::Go(_), version) => version != Some(Version::Tls12),
+            (Self::OpenSsl(library), Some(Version::Tls13)) => library.traffic != [NOWHERE; 2],
+            (Self::OpenSsl(library), Some(Version::Tls12)) => library.master != NOWHERE,
+            (Self::OpenSsl(_), None) => true,
         }
     }
 
@@ -171,9 +182,10 @@ impl Sessions {
         }
     }
 
-    /// Whether a process's sessions are looked into at their calls.
-    pub fn has_plan(&self, pid: u32) -> bool {
-        self.processes.contains_key(&pid)
+    /// Whether a process's sessions of this version are looked into at their calls.
+    pub fn has_plan(&self, pid: u32, version: Option<Version>) -> bool {
+        let file = self.processes.get(&pid).and_then(|key| self.files.get(key));
+        file.and_then(|file| file.library.as_ref()).is_some_and(|maker| maker.reads(version))
     }
 
     /// Whether there is a process whose sessions are looked into: without one, no secret is found.

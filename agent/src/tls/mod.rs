@@ -19,7 +19,6 @@
 
 mod cipher;
 pub mod fuzz;
-mod gcm;
 mod handshake;
 pub mod keys;
 mod ledger;
@@ -146,6 +145,11 @@ impl Layer {
     /// is consumed, and none if it is not enough to go on with.
     pub fn fits(&self, trial: &mut Trial, number: usize) -> Option<Secrets> {
         self.session.as_ref().and_then(|session| session.fits(trial, number))
+    }
+
+    /// The version that was agreed on, as far as it was seen.
+    pub fn version(&self) -> Option<Version> {
+        self.session.as_ref().and_then(|session| session.version())
     }
 
     /// True if it waits for what a key of AES, without a secret, could open.

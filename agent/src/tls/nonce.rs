@@ -8,7 +8,7 @@
 //! asks must hold what comes out against what is known of the nonce, or open the record under it. Nothing here says
 //! that a record is genuine.
 
-use aes::{Aes128, Aes256};
+use aes::{Aes128, Aes256, Block};
 use chacha20::cipher::{BlockCipherDecrypt, BlockCipherEncrypt, KeyInit};
 use ghash::GHash;
 use ghash::universal_hash::UniversalHash;
@@ -19,38 +19,63 @@ const COUNTER: [u8; 4] = [0, 0, 0, 1];
 
 /// The nonce under which this key, of 16 or 32 bytes, gives this tag; none if there is none.
 pub(super) fn of_gcm(key: &[u8], aad: &[u8], sealed: &[u8], tag: &[u8]) -> Option<[u8; 12]> {
-    match key.len() {
-        16 => with(&Aes128::new_from_slice(key).ok()?, aad, sealed, tag),
-        32 => with(&Aes256::new_from_slice(key).ok()?, aad, sealed, tag),
-        _ => None,
-    }
+    Gcm::new(key)?.nonce(aad, sealed, tag)
 }
 
-fn with<C>(cipher: &C, aad: &[u8], sealed: &[u8], tag: &[u8]) -> Option<[u8; 12]>
-where
-    C: BlockCipherEncrypt + BlockCipherDecrypt,
-    chacha20::cipher::Block<C>: From<[u8; 16]> + Into<[u8; 16]> + Clone,
-{
-    let mut subkey = chacha20::cipher::Block::<C>::from([0; 16]);
-    cipher.encrypt_block(&mut subkey);
-    let mut subkey: [u8; 16] = subkey.into();
-    let mut hash = GHash::new(&subkey.into());
-    subkey.zeroize();
-    hash.update_padded(aad);
-    hash.update_padded(sealed);
-    let mut lengths = [0; 16];
-    lengths[..8].copy_from_slice(&(aad.len() as u64 * 8).to_be_bytes());
-    lengths[8..].copy_from_slice(&(sealed.len() as u64 * 8).to_be_bytes());
-    hash.update(&[lengths.into()]);
-    let mut first: [u8; 16] = tag.try_into().ok()?;
-    for (byte, hashed) in first.iter_mut().zip(hash.finalize()) {
-        *byte ^= hashed;
+/// A key, made once for many records.
+pub(super) struct Gcm {
+    cipher: Cipher,
+    hash: GHash,
+}
+
+enum Cipher {
+    Aes128(Box<Aes128>),
+    Aes256(Box<Aes256>),
+}
+
+impl Gcm {
+    /// From 16 or 32 bytes.
+    pub fn new(key: &[u8]) -> Option<Self> {
+        let mut subkey = Block::default();
+        let cipher = match key.len() {
+            16 => {
+                let cipher = Box::new(Aes128::new_from_slice(key).ok()?);
+                cipher.encrypt_block(&mut subkey);
+                Cipher::Aes128(cipher)
+            }
+            32 => {
+                let cipher = Box::new(Aes256::new_from_slice(key).ok()?);
+                cipher.encrypt_block(&mut subkey);
+                Cipher::Aes256(cipher)
+            }
+            _ => return None,
+        };
+        let hash = GHash::new(&subkey);
+        subkey.zeroize();
+        Some(Self { cipher, hash })
     }
-    let mut first = chacha20::cipher::Block::<C>::from(first);
-    cipher.decrypt_block(&mut first);
-    let first: [u8; 16] = first.into();
-    let (nonce, counter) = first.split_first_chunk::<12>()?;
-    (counter == COUNTER).then_some(*nonce)
+
+    /// The nonce under which it gives this tag; none if there is none.
+    pub fn nonce(&self, aad: &[u8], sealed: &[u8], tag: &[u8]) -> Option<[u8; 12]> {
+        let mut hash = self.hash.clone();
+        hash.update_padded(aad);
+        hash.update_padded(sealed);
+        let mut lengths = [0; 16];
+        lengths[..8].copy_from_slice(&(aad.len() as u64 * 8).to_be_bytes());
+        lengths[8..].copy_from_slice(&(sealed.len() as u64 * 8).to_be_bytes());
+        hash.update(&[lengths.into()]);
+        let mut first: [u8; 16] = tag.try_into().ok()?;
+        for (byte, hashed) in first.iter_mut().zip(hash.finalize()) {
+            *byte ^= hashed;
+        }
+        let mut first = Block::from(first);
+        match &self.cipher {
+            Cipher::Aes128(cipher) => cipher.decrypt_block(&mut first),
+            Cipher::Aes256(cipher) => cipher.decrypt_block(&mut first),
+        }
+        let (nonce, counter) = first.split_first_chunk::<12>()?;
+        (*counter == COUNTER).then_some(*nonce)
+    }
 }
 
 #[cfg(test)]

@@ -187,6 +187,11 @@ impl Session {
         matches!(&way.epoch, Epoch::Open(opener) if opener.length_is_exact())
     }
 
+    /// The version that was agreed on.
+    pub fn version(&self) -> Option<Version> {
+        self.server.as_ref().and_then(|server| server.version)
+    }
+
     /// What was agreed on.
     pub fn agreed(&self) -> Agreed {
         let server = self.server.as_ref();
@@ -291,13 +296,15 @@ impl Session {
         let waiting = self.waiting.iter().filter(|(of, _)| *of == direction).map(|(_, waiting)| waiting);
         let kinds = waiting.take_while(|waiting| match waiting {
             Waiting::Lost { .. } => version == Some(Version::Tls13),
-            Waiting::Record(record) => {
-                version == Some(Version::Tls13) || record.kind() != CHANGE_CIPHER_SPEC
-            }
+            Waiting::Record(record) => version == Some(Version::Tls13) || record.kind() != CHANGE_CIPHER_SPEC,
         });
         let sealed = kinds.filter_map(|waiting| match waiting {
             Waiting::Lost { .. } => Some(None),
-            Waiting::Record(record) if version == Some(Version::Tls13) && record.kind() != APPLICATION_DATA => None,
+            Waiting::Record(record)
+                if version == Some(Version::Tls13) && record.kind() != APPLICATION_DATA =>
+            {
+                None
+            }
             Waiting::Record(record) => Some(Some(record).filter(|record| record.missing.is_none())),
         });
         sealed.zip(first..).map(|(record, number)| trial::Sealed { record, number }).collect()
@@ -601,7 +608,9 @@ impl Session {
                 secrets.filter_map(|secret| Opener::of_traffic_secret(suite, secret)).chain(keys).collect()
             }
             Version::Tls12 => {
-                let (Some(client), Some(server)) = (&self.random, &self.server) else { return keys.collect() };
+                let (Some(client), Some(server)) = (&self.random, &self.server) else {
+                    return keys.collect();
+                };
                 let secrets = self.secrets.master.iter().rev().filter_map(|secret| secret.prefix(48));
                 let randoms = (client, &server.random);
                 let opener =

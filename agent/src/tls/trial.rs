@@ -4,7 +4,7 @@
 //! other. It must never let out a guess that no tag has proven.
 
 use super::cipher::Opener;
-use super::gcm;
+use super::nonce::Gcm;
 use super::record::{HANDSHAKE, Record};
 use super::secret::{Secret, Secrets};
 use super::suite::{Suite, Version};
@@ -28,7 +28,7 @@ struct Guess {
 /// A key of AES, of any session or of none.
 struct Key {
     key: Secret,
-    prover: gcm::Key,
+    prover: Gcm,
     /// It has opened a record.
     taken: bool,
 }
@@ -42,6 +42,9 @@ pub(super) struct Sealed<'a> {
     pub number: u64,
 }
 
+/// Bytes of a tag of GCM.
+const TAG: usize = 16;
+
 /// Records on which all keys are tried have no longer bodies: what a trial costs grows with them.
 const MAX_TRIED: usize = 4096;
 
@@ -53,7 +56,7 @@ impl Trial {
 
     /// Adds a key of AES, of 16 or 32 bytes.
     pub fn add_key(&mut self, key: &[u8]) {
-        if let Some(prover) = gcm::Key::new(key) {
+        if let Some(prover) = Gcm::new(key) {
             self.keys.push(Key { key: Secret::new(key), prover, taken: false });
         }
     }
@@ -121,7 +124,8 @@ impl Key {
     fn nonce(&self, suite: &Suite, sealed: &Sealed<'_>) -> Option<[u8; 12]> {
         let Record { header, body, .. } = sealed.record?;
         if suite.version == Version::Tls13 {
-            let nonce = self.prover.nonce(header, body)?;
+            let (sealed, tag) = body.split_at_checked(body.len().checked_sub(TAG)?)?;
+            let nonce = self.prover.nonce(header, sealed, tag)?;
             // As the first record with this for an IV.
             let opener = Opener::of_key(suite, self.with(&nonce).bytes())?;
             let opened = opener.open(0, header, body)?;
@@ -131,14 +135,15 @@ impl Key {
             return is_after.then_some(nonce);
         }
         let (explicit, body) = body.split_at_checked(8)?;
-        let length = u16::try_from(body.len().checked_sub(16)?).ok()?.to_be_bytes();
+        let (sealed_bytes, tag) = body.split_at_checked(body.len().checked_sub(TAG)?)?;
+        let length = u16::try_from(sealed_bytes.len()).ok()?.to_be_bytes();
         let [kind, major, minor, ..] = *header;
         let mut aad = [0u8; 13];
         let head = [kind, major, minor, length[0], length[1]];
         for (to, from) in aad.iter_mut().zip(sealed.number.to_be_bytes().into_iter().chain(head)) {
             *to = from;
         }
-        self.prover.nonce(&aad, body).filter(|nonce| nonce.ends_with(explicit))
+        self.prover.nonce(&aad, sealed_bytes, tag).filter(|nonce| nonce.ends_with(explicit))
     }
 
     /// The nonce of the first record under this key, which is the IV of TLS 1.3: the one before it is under another key, and the

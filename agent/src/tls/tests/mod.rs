@@ -85,7 +85,7 @@ fn of_guesses_those_come_out_that_open_a_session_in_both_directions() {
         let other = Wire::new(suite).secrets;
         let (mut layer, secrets) = wire.waiting();
         if secrets.traffic.is_empty() {
-            // TLS 1.2: nothing is searched for.
+            // TLS 1.2: only keys are searched for.
             continue;
         }
         let mut trial = Trial::default();
@@ -109,6 +109,101 @@ fn of_guesses_those_come_out_that_open_a_session_in_both_directions() {
         let mut wire = Wire::new(suite);
         wire.client(b"GET / HTTP/1.1\r\n\r\n");
         assert!(wire.waiting().0.fits(&mut one, 0).is_none(), "{suite:?}: one direction");
+    }
+}
+
+/// The keys of both directions, as a library expands them, without IV or salt.
+fn keys(wire: &Wire, secrets: &Secrets, suite: &suite::Suite) -> Vec<Vec<u8>> {
+    let (hash, length) = (suite.hash, suite.bulk.key_length());
+    if suite.version == Version::Tls13 {
+        let key = |secret: &Secret| {
+            schedule::expand_label(hash, secret.prefix(hash.length()).unwrap(), "key", length).to_vec()
+        };
+        return secrets.traffic.iter().map(key).collect();
+    }
+    // The random bytes of both hellos: behind a record's header, a message's and a version.
+    let random = |from: Direction| -> Random {
+        let (_, bytes) = wire.pieces.iter().find(|(direction, _)| *direction == from).unwrap();
+        bytes[11..43].try_into().unwrap()
+    };
+    let master = secrets.master[0].prefix(48).unwrap();
+    let (client, server) = (random(Direction::Receive), random(Direction::Send));
+    let block = schedule::key_block(hash, master, &server, &client, 2 * length);
+    block.chunks(length).map(Vec::from).collect()
+}
+
+fn gcm() -> Vec<(rustls::SupportedCipherSuite, &'static suite::Suite)> {
+    let known = |suite: rustls::SupportedCipherSuite| (suite, suite::suite(suite.suite().into()).unwrap());
+    let is_gcm = |(_, suite): &(_, &suite::Suite)| {
+        matches!(suite.bulk, suite::Bulk::Aes128Gcm | suite::Bulk::Aes256Gcm)
+    };
+    suites().into_iter().map(known).filter(is_gcm).collect()
+}
+
+#[test]
+fn keys_without_a_secret_open_a_session_and_find_its_iv_or_salt() {
+    let suites = gcm();
+    assert_eq!(suites.len(), 4);
+    for (offered, suite) in suites {
+        for exchanges in [1, 3] {
+            let mut wire = Wire::new(offered);
+            for _ in 0..exchanges {
+                wire.client(b"GET / HTTP/1.1\r\n\r\n");
+                wire.server(b"HTTP/1.1 200 OK\r\n\r\n");
+            }
+            let (mut layer, secrets) = wire.waiting();
+            let mut trial = Trial::default();
+            let other = Wire::new(offered);
+            for key in keys(&other, &other.secrets, suite) {
+                trial.add_key(&key);
+            }
+            trial.add_key(&[0; 16]);
+            trial.add_key(b"not a key");
+            assert!(layer.fits(&mut trial, 0).is_none(), "{suite:?}: of another session");
+            let right = keys(&wire, &secrets, suite);
+            trial.add_key(&right[0]);
+            let one = layer.fits(&mut trial, 0);
+            assert_eq!(one.is_some(), suite.version == Version::Tls12, "{suite:?}: one direction");
+            let mut trial = Trial::default();
+            right.iter().for_each(|key| trial.add_key(key));
+            let found = layer.fits(&mut trial, 0).expect("both directions' keys are there");
+            assert_eq!(found.keys.len(), 2);
+            assert!(layer.fits(&mut trial, 0).is_none(), "they are taken");
+            let mut plaintext = Vec::new();
+            layer.secrets(&found, &mut |_, piece| {
+                if let crate::stream::Content::Bytes(bytes) = piece.content {
+                    plaintext.extend_from_slice(bytes);
+                }
+            });
+            let expected = b"GET / HTTP/1.1\r\n\r\nHTTP/1.1 200 OK\r\n\r\n".repeat(exchanges);
+            assert_eq!(plaintext, expected, "{suite:?}");
+            assert_eq!(layer.state(), State::Open);
+        }
+    }
+}
+
+#[test]
+fn behind_a_key_update_a_key_without_a_secret_opens_nothing() {
+    for (offered, suite) in gcm().into_iter().filter(|(_, suite)| suite.version == Version::Tls13) {
+        let mut wire = Wire::new(offered);
+        wire.client(b"before");
+        wire.server(b"before, too");
+        let (layer, secrets) = wire.waiting();
+        let mut trial = Trial::default();
+        keys(&wire, &secrets, suite).iter().for_each(|key| trial.add_key(key));
+        wire.secrets = layer.fits(&mut trial, 0).expect("both directions' keys are there");
+        wire.update_keys();
+        wire.client(b"after");
+        wire.server(&[b'x'; 4000]);
+        for cut in [Cut::Nowhere, Cut::Headers, Cut::Keep(100)] {
+            let (out, ledger) = wire.run(cut);
+            assert_eq!(
+                (&*out.from_client, &*out.from_server),
+                (&b"before"[..], &b"before, too"[..]),
+                "{suite:?}"
+            );
+            assert!(ledger.sealed(Sealed::Refused) > 0, "{ledger:?}");
+        }
     }
 }
 
