@@ -1071,7 +1071,8 @@ impl Behind {
                 && self.may_look_into(process)
             {
                 let connection = keyless.connection;
-                searcher.ask(searching::Ask { connection, process, random, schedules });
+                let since = self.keys.since(&random).unwrap_or_default();
+                searcher.ask(searching::Ask { connection, process, random, since, schedules });
                 keyless.searched += 1;
                 keyless.since = now;
             }

@@ -320,7 +320,7 @@ pub const SETTINGS: [Setting; 25] = [
         times: Times::Once,
         default: Some("on"),
         heading: SELECTION,
-        text: "Whether the keys of a TLS session that are not found where they should be (BoringSSL, GnuTLS, rustls, Java) may be searched for in all memory that its program has allocated, a tenth of the time at the most",
+        text: "Whether the keys of a TLS session that are not found where they should be (BoringSSL, GnuTLS, rustls, Java, TLS 1.2 of Go) may be searched for in all memory that its program has allocated, a tenth of the time at the most",
         set: |settings, text| {
             settings.tls_search = value::choice(text, &[("on", TlsSearch::On), ("off", TlsSearch::Off)])?;
             Ok(())

@@ -3,6 +3,8 @@
 //! Sessions that begin at about the same time are looked for together: a process is searched once for all of them. It must
 //! never hold up the pipeline, read a process that is not the one meant, or search for more than a tenth of the time.
 
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, Instant};
 
 use super::answering::Answering;
@@ -11,11 +13,14 @@ use super::memory::ProcessMemory;
 use super::proc::is_meant;
 use super::schedules::Key;
 use super::secrets::{Found, Guess, Schedules, Shapes, find};
-use crate::identity::{ConnectionId, ProcessKey};
-use crate::log;
+use crate::identity::{ConnectionId, Monotonic, ProcessKey};
+use crate::{clock, log};
 
 /// Questions that wait. Beyond: [`Ledger::unasked`].
 const MAX_ASKS: usize = 1024;
+/// Keys of a process that are known for older ones, and how many processes': a process has some for each session.
+const MAX_SEEN: usize = 65_536;
+const MAX_SEEN_PROCESSES: usize = 256;
 /// Sessions looked for in one search.
 const MAX_NEEDLES: usize = 256;
 /// How long questions are gathered before a search.
@@ -34,6 +39,8 @@ pub struct Ask {
     pub process: ProcessKey,
     /// The random bytes of its ClientHello.
     pub random: [u8; 32],
+    /// When that was read: its keys are no older.
+    pub since: Monotonic,
     /// Whether a key of AES could open it.
     pub schedules: Schedules,
 }
@@ -79,6 +86,7 @@ impl Searcher {
     pub fn start() -> std::io::Result<Self> {
         let thread =
             Answering::<Ask, (Answer, u64)>::start("spandrel-secrets", MAX_ASKS, |asked, answer| {
+                let mut seen = Seen::default();
                 while let Ok(ask) = asked.recv() {
                     std::thread::sleep(GATHER);
                     let mut asks = vec![ask];
@@ -89,7 +97,7 @@ impl Searcher {
                         asks = elsewhere;
                         asks.extend(here.split_off(here.len().min(MAX_NEEDLES)));
                         let began = Instant::now();
-                        if let Some(answered) = search(process, here)
+                        if let Some(answered) = search(process, here, &mut seen)
                             && answer.send(answered).is_err()
                         {
                             return;
@@ -128,7 +136,31 @@ impl Searcher {
     }
 }
 
-fn search(process: ProcessKey, asks: Vec<Ask>) -> Option<(Answer, u64)> {
+/// When keys were seen first, by process. A key is kept as a number that says nothing of it.
+#[derive(Default)]
+struct Seen {
+    hasher: RandomState,
+    keys: HashMap<ProcessKey, HashMap<u64, Monotonic>>,
+}
+
+impl Seen {
+    /// Drops keys that were there before the oldest of the sessions looked for had begun: the process keeps those of all its
+    /// sessions, and some of those that are over.
+    fn drop_older(&mut self, process: ProcessKey, keys: &mut Vec<Key>, oldest: Monotonic) {
+        if self.keys.len() >= MAX_SEEN_PROCESSES && !self.keys.contains_key(&process) {
+            self.keys.clear();
+        }
+        let seen = self.keys.entry(process).or_default();
+        // What is forgotten is tried once more.
+        if seen.len() >= MAX_SEEN {
+            seen.clear();
+        }
+        let now = clock::monotonic();
+        keys.retain(|key| *seen.entry(self.hasher.hash_one(key.as_slice())).or_insert(now) >= oldest);
+    }
+}
+
+fn search(process: ProcessKey, asks: Vec<Ask>, seen: &mut Seen) -> Option<(Answer, u64)> {
     let memory = ProcessMemory::of(process.pid).filter(|_| is_meant(process))?;
     let maps = Maps::of(process.pid).ok()?;
     let has = |name: &[u8]| maps.iter().any(|mapping| memchr::memmem::find(&mapping.path, name).is_some());
@@ -142,7 +174,7 @@ fn search(process: ProcessKey, asks: Vec<Ask>) -> Option<(Answer, u64)> {
     let began = Instant::now();
     let wanted = asks.iter().any(|ask| ask.schedules == Schedules::Wanted);
     let schedules = if wanted { Schedules::Wanted } else { Schedules::Unwanted };
-    let Found { guesses, keys, searched } = find(&memory, &maps, &randoms, shapes, schedules);
+    let Found { guesses, mut keys, searched } = find(&memory, &maps, &randoms, shapes, schedules);
     log::debug(format_args!(
         "process {}: {} guesses and {} keys for {} TLS sessions in {searched} bytes, {} ms",
         process.pid,
@@ -151,6 +183,37 @@ fn search(process: ProcessKey, asks: Vec<Ask>) -> Option<(Answer, u64)> {
         asks.len(),
         began.elapsed().as_millis()
     ));
+    if let Some(oldest) = asks.iter().map(|ask| ask.since).min() {
+        seen.drop_older(process, &mut keys, oldest);
+    }
     // What was read of another process that got its pid is nothing.
     is_meant(process).then_some((Answer { asks, guesses, keys }, searched))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_was_there_before_a_session_is_not_its_own() {
+        let process = ProcessKey { pid: 1, exec: 1, started: 1 };
+        let key = |byte| Key::new(vec![byte; 16]);
+        let mut seen = Seen::default();
+        let left = |seen: &mut Seen, process, bytes: &[u8], oldest| {
+            let mut keys: Vec<Key> = bytes.iter().map(|&byte| key(byte)).collect();
+            seen.drop_older(process, &mut keys, oldest);
+            keys.iter().map(|key| key[0]).collect::<Vec<u8>>()
+        };
+        let before = clock::monotonic();
+        assert_eq!(left(&mut seen, process, &[1, 2], before), [1, 2]);
+        assert_eq!(left(&mut seen, process, &[1, 2, 3], before), [1, 2, 3], "the session is as old");
+        let later = Monotonic(clock::monotonic().0 + 1);
+        assert_eq!(left(&mut seen, process, &[1, 2, 3], later), [0; 0]);
+        let other = ProcessKey { pid: 2, ..process };
+        assert_eq!(left(&mut seen, other, &[1], before), [1]);
+        for pid in 0..2 * MAX_SEEN_PROCESSES as u32 {
+            left(&mut seen, ProcessKey { pid, ..process }, &[1], before);
+        }
+        assert!(seen.keys.len() <= MAX_SEEN_PROCESSES);
+    }
 }

@@ -81,6 +81,11 @@ impl Keys {
         }
     }
 
+    /// When it was first heard of the session with these random bytes.
+    pub fn since(&self, random: &Random) -> Option<Monotonic> {
+        self.sessions.get(random).map(|session| session.since)
+    }
+
     /// True if secrets are known of this session and no connection has its hello: the session may be older than we are.
     pub fn is_unasked(&self, random: &Random) -> bool {
         self.sessions.get(random).is_some_and(|session| session.connections.is_empty())
