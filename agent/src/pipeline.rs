@@ -8,6 +8,7 @@
 //! One thread does all of this; exporting has its own. Nothing here may wait for anything but the next
 //! record: a slow backend or terminal must never hold up the ring.
 
+use std::collections::HashSet;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,8 +74,10 @@ const EARLY_AGE: u64 = 10_000_000_000;
 const SEARCHES: [u64; 4] = [3_000_000, 100_000_000, 1_000_000_000, 5_000_000_000];
 /// When they are in a program whose sessions are looked into at their calls: a handshake among many may take long.
 const PLANNED: u64 = 150_000_000;
-/// How long a connection that is over is kept for a search that is under way, nanoseconds.
+/// How long a connection that is over is kept for a search, nanoseconds: what its program has allocated is not overwritten at once.
 const AFTERLIFE: u64 = 300_000_000;
+/// How long it is if one is under way.
+const LONG_AFTERLIFE: u64 = 6_000_000_000;
 /// Connections whose secrets are searched for at once. Beyond, they wait as without a search.
 const MAX_KEYLESS: usize = 1_024;
 
@@ -186,6 +189,8 @@ struct Keyless {
     since: Monotonic,
     /// How often that was done.
     searched: usize,
+    /// A search is under way, and has not been answered.
+    asked: bool,
     /// It is over.
     closed: Option<stream::Closed>,
 }
@@ -1035,7 +1040,13 @@ impl Behind {
             && self.keyless.len() < MAX_KEYLESS
         {
             end.keyless = true;
-            self.keyless.push(Keyless { connection, since: moment.time, searched: 0, closed: None });
+            self.keyless.push(Keyless {
+                connection,
+                since: moment.time,
+                searched: 0,
+                asked: false,
+                closed: None,
+            });
         }
         self.ask(connection);
     }
@@ -1043,9 +1054,15 @@ impl Behind {
     /// Asks for searches for the secrets of connections that have waited for long enough, and lets go of those that are over and
     /// have waited for long enough for that.
     fn search(&mut self, searcher: &mut searching::Searcher, sessions: Option<&Sessions>, now: Monotonic) {
+        // Of a session's two ends one is searched at a time: what is found at one serves both.
+        let under_way = self.keyless.iter().filter(|keyless| keyless.asked);
+        let under_way = under_way.filter_map(|keyless| self.connections.get(&keyless.connection)?.hello);
+        let mut under_way: HashSet<tls::Random> = under_way.collect();
         for mut keyless in std::mem::take(&mut self.keyless) {
+            let processes = self.processes(keyless.connection);
             let Some(end) = self.connections.get_mut(&keyless.connection) else { continue };
-            let (state, process, random) = (end.layer.state(), end.process, end.hello);
+            let (state, random) = (end.layer.state(), end.hello);
+            let searched_now = random.is_some_and(|random| under_way.contains(&random));
             let waits = state == tls::State::Waiting;
             let version = end.layer.version();
             let schedules = match end.layer.wants_key() {
@@ -1053,7 +1070,7 @@ impl Behind {
                 false => Schedules::Unwanted,
             };
             if let Some(closed) = &keyless.closed
-                && (!waits || now.since(closed.time) > AFTERLIFE)
+                && (!waits || now.since(closed.time) > if searched_now { LONG_AFTERLIFE } else { AFTERLIFE })
             {
                 self.close(keyless.connection, closed);
                 continue;
@@ -1062,17 +1079,23 @@ impl Behind {
                 end.keyless = waits;
                 continue;
             }
-            let planned =
-                process.is_some_and(|process| sessions.is_some_and(|all| all.has_plan(process.pid, version)));
+            let has_plan =
+                |process: &ProcessKey| sessions.is_some_and(|all| all.has_plan(process.pid, version));
+            let planned = processes.iter().flatten().any(has_plan);
             let delay = SEARCHES.get(keyless.searched).copied().unwrap_or(u64::MAX);
             let delay = if planned { delay.max(PLANNED) } else { delay };
-            if now.since(keyless.since) >= delay
-                && let (Some(process), Some(random)) = (process, random)
+            if !searched_now
+                && now.since(keyless.since) >= delay
+                && let ([Some(process), _], Some(random)) = (processes, random)
                 && self.may_look_into(process)
             {
                 let connection = keyless.connection;
                 let since = self.keys.since(&random).unwrap_or_default();
-                searcher.ask(searching::Ask { connection, process, random, since, schedules });
+                keyless.asked =
+                    searcher.ask(searching::Ask { connection, process, random, since, schedules });
+                if keyless.asked {
+                    under_way.insert(random);
+                }
                 keyless.searched += 1;
                 keyless.since = now;
             }
@@ -1093,6 +1116,10 @@ impl Behind {
             trial.add(guess.session, tls::Secrets { traffic, ..tls::Secrets::default() });
         }
         answer.keys.iter().for_each(|key| trial.add_key(key));
+        let answered: HashSet<ConnectionId> = answer.asks.iter().map(|ask| ask.connection).collect();
+        for keyless in self.keyless.iter_mut().filter(|keyless| answered.contains(&keyless.connection)) {
+            (keyless.asked, keyless.since) = (false, now);
+        }
         for (number, ask) in answer.asks.iter().enumerate() {
             let Some(end) = self.connections.get(&ask.connection) else { continue };
             if end.layer.state() == tls::State::Waiting

@@ -25,9 +25,11 @@ const MAX_SEEN_PROCESSES: usize = 256;
 const MAX_NEEDLES: usize = 256;
 /// How long questions are gathered before a search.
 const GATHER: Duration = Duration::from_millis(5);
-/// So many times as long as a search took is none made: a tenth of a processor at the most.
-const REST: u32 = 9;
-/// The longest such time.
+/// A tenth of a processor is spent on searches at the most.
+const SHARE: u32 = 10;
+/// What was not spent for some time may be spent at once, as processor time: sessions often begin together, and not all last.
+const CREDIT: Duration = Duration::from_secs(1);
+/// No session is made to wait for longer, however long a search has taken.
 const LONGEST_REST: Duration = Duration::from_secs(5);
 
 /// A question.
@@ -87,6 +89,7 @@ impl Searcher {
         let thread =
             Answering::<Ask, (Answer, u64)>::start("spandrel-secrets", MAX_ASKS, |asked, answer| {
                 let mut seen = Seen::default();
+                let mut credit = Credit::full(Instant::now());
                 while let Ok(ask) = asked.recv() {
                     std::thread::sleep(GATHER);
                     let mut asks = vec![ask];
@@ -97,22 +100,22 @@ impl Searcher {
                         asks = elsewhere;
                         asks.extend(here.split_off(here.len().min(MAX_NEEDLES)));
                         let began = Instant::now();
-                        if let Some(answered) = search(process, here, &mut seen)
-                            && answer.send(answered).is_err()
-                        {
+                        if answer.send(search(process, here, &mut seen)).is_err() {
                             return;
                         }
-                        std::thread::sleep((began.elapsed() * REST).min(LONGEST_REST));
+                        std::thread::sleep(credit.spend(began, Instant::now()));
                     }
                 }
             })?;
         Ok(Self { thread, ledger: Ledger::default() })
     }
 
-    /// Asks; the answer comes by [`Searcher::answer`].
-    pub fn ask(&mut self, ask: Ask) {
+    /// Asks; the answer comes by [`Searcher::answer`], found or not. False if there is no room.
+    pub fn ask(&mut self, ask: Ask) -> bool {
         self.ledger.asked += 1;
-        self.ledger.unasked += u64::from(!self.thread.ask(ask));
+        let asked = self.thread.ask(ask);
+        self.ledger.unasked += u64::from(!asked);
+        asked
     }
 
     /// The next answer that is there.
@@ -160,9 +163,36 @@ impl Seen {
     }
 }
 
-fn search(process: ProcessKey, asks: Vec<Ask>, seen: &mut Seen) -> Option<(Answer, u64)> {
-    let memory = ProcessMemory::of(process.pid).filter(|_| is_meant(process))?;
-    let maps = Maps::of(process.pid).ok()?;
+/// What may be spent on searches.
+struct Credit {
+    left: Duration,
+    at: Instant,
+}
+
+impl Credit {
+    fn full(now: Instant) -> Self {
+        Self { left: CREDIT, at: now }
+    }
+
+    /// From then to now was a search: for how long none may follow.
+    fn spend(&mut self, began: Instant, now: Instant) -> Duration {
+        let earned = began.saturating_duration_since(self.at) / SHARE;
+        let (left, spent) = ((self.left + earned).min(CREDIT), now.saturating_duration_since(began));
+        (self.left, self.at) = (left.saturating_sub(spent), now);
+        let rest = (spent.saturating_sub(left) * SHARE).min(LONGEST_REST);
+        // What is earned while it rests is spent already.
+        self.at += rest;
+        rest
+    }
+}
+
+/// Searches a process; finds nothing if it is not there any more.
+fn search(process: ProcessKey, asks: Vec<Ask>, seen: &mut Seen) -> (Answer, u64) {
+    let nothing = |asks| (Answer { asks, guesses: Vec::new(), keys: Vec::new() }, 0);
+    let Some(memory) = ProcessMemory::of(process.pid).filter(|_| is_meant(process)) else {
+        return nothing(asks);
+    };
+    let Ok(maps) = Maps::of(process.pid) else { return nothing(asks) };
     let has = |name: &[u8]| maps.iter().any(|mapping| memchr::memmem::find(&mapping.path, name).is_some());
     let shapes = match () {
         () if has(b"/libjvm.so") => Shapes::Arrays,
@@ -187,12 +217,35 @@ fn search(process: ProcessKey, asks: Vec<Ask>, seen: &mut Seen) -> Option<(Answe
         seen.drop_older(process, &mut keys, oldest);
     }
     // What was read of another process that got its pid is nothing.
-    is_meant(process).then_some((Answer { asks, guesses, keys }, searched))
+    if !is_meant(process) {
+        return nothing(asks);
+    }
+    (Answer { asks, guesses, keys }, searched)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn searches_take_a_tenth_of_the_time_but_for_what_was_saved() {
+        let start = Instant::now();
+        let mut credit = Credit::full(start);
+        let (mut now, mut spent, mut longest) = (start, Duration::ZERO, Duration::ZERO);
+        for number in 0..1_000u32 {
+            let took = Duration::from_millis(u64::from(number % 7) * 40);
+            let rest = credit.spend(now, now + took);
+            spent += took;
+            longest = longest.max(rest);
+            now += took + rest;
+            assert!(spent <= CREDIT + took + now.duration_since(start) / SHARE, "{number}");
+        }
+        assert!(longest > Duration::from_secs(1));
+        let quiet = now + Duration::from_secs(100);
+        assert_eq!(credit.spend(quiet, quiet + CREDIT), Duration::ZERO);
+        let rest = credit.spend(quiet + CREDIT, quiet + CREDIT + CREDIT / 4);
+        assert_eq!(rest, CREDIT / 4 * SHARE);
+    }
 
     #[test]
     fn a_key_that_was_there_before_a_session_is_not_its_own() {

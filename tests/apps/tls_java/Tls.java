@@ -35,6 +35,7 @@ import javax.net.ssl.KeyManagerFactory;
 import javax.net.ssl.SSLContext;
 import javax.net.ssl.SSLEngine;
 import javax.net.ssl.SSLParameters;
+import javax.net.ssl.SSLSocketFactory;
 import javax.net.ssl.TrustManager;
 import javax.net.ssl.X509ExtendedTrustManager;
 
@@ -92,7 +93,7 @@ public class Tls {
         for (int i = 0; i < concurrency; i++) {
             Thread thread = new Thread(() -> {
                 try {
-                    SSLContext context = null;
+                    SSLSocketFactory sockets = null;
                     HttpClient client = null;
                     for (int used = 0;; used++) {
                         int number = next.getAndIncrement();
@@ -100,8 +101,10 @@ public class Tls {
                             return;
                         }
                         if (used % perConnection == 0) {
-                            context = SSLContext.getInstance("TLS");
+                            SSLContext context = SSLContext.getInstance("TLS");
                             context.init(null, new TrustManager[] {new Trusting()}, null);
+                            // A connection is kept for whoever asks with the same factory.
+                            sockets = context.getSocketFactory();
                             client = style.equals("client-url") ? null
                                 : HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).sslContext(context).build();
                         }
@@ -110,7 +113,7 @@ public class Tls {
                             client.send(HttpRequest.newBuilder(uri).build(), HttpResponse.BodyHandlers.ofByteArray());
                         } else {
                             HttpsURLConnection connection = (HttpsURLConnection) uri.toURL().openConnection();
-                            connection.setSSLSocketFactory(context.getSocketFactory());
+                            connection.setSSLSocketFactory(sockets);
                             try (InputStream in = connection.getInputStream()) {
                                 in.readAllBytes();
                             }
