@@ -74,10 +74,9 @@ const EARLY_AGE: u64 = 10_000_000_000;
 const SEARCHES: [u64; 4] = [3_000_000, 100_000_000, 1_000_000_000, 5_000_000_000];
 /// When they are in a program whose sessions are looked into at their calls: a handshake among many may take long.
 const PLANNED: u64 = 150_000_000;
-/// How long a connection that is over is kept for a search, nanoseconds: what its program has allocated is not overwritten at once.
-const AFTERLIFE: u64 = 300_000_000;
-/// How long it is if one is under way.
-const LONG_AFTERLIFE: u64 = 6_000_000_000;
+/// How long a connection that is over is kept at the most, nanoseconds, for a last search at each end: what a program has allocated
+/// is not overwritten at once.
+const AFTERLIFE: u64 = 6_000_000_000;
 /// Connections whose secrets are searched for at once. Beyond, they wait as without a search.
 const MAX_KEYLESS: usize = 1_024;
 
@@ -191,6 +190,8 @@ struct Keyless {
     searched: usize,
     /// A search is under way, and has not been answered.
     asked: bool,
+    /// That was the last: the connection is over.
+    last: bool,
     /// It is over.
     closed: Option<stream::Closed>,
 }
@@ -1045,6 +1046,7 @@ impl Behind {
                 since: moment.time,
                 searched: 0,
                 asked: false,
+                last: false,
                 closed: None,
             });
         }
@@ -1058,6 +1060,10 @@ impl Behind {
         let under_way = self.keyless.iter().filter(|keyless| keyless.asked);
         let under_way = under_way.filter_map(|keyless| self.connections.get(&keyless.connection)?.hello);
         let mut under_way: HashSet<tls::Random> = under_way.collect();
+        // And no end is let go of while the other may still be searched.
+        let hopeful = self.keyless.iter().filter(|keyless| !keyless.last);
+        let hopeful = hopeful.filter_map(|keyless| self.connections.get(&keyless.connection)?.hello);
+        let hopeful: HashSet<tls::Random> = hopeful.collect();
         for mut keyless in std::mem::take(&mut self.keyless) {
             let processes = self.processes(keyless.connection);
             let Some(end) = self.connections.get_mut(&keyless.connection) else { continue };
@@ -1070,7 +1076,9 @@ impl Behind {
                 false => Schedules::Unwanted,
             };
             if let Some(closed) = &keyless.closed
-                && (!waits || now.since(closed.time) > if searched_now { LONG_AFTERLIFE } else { AFTERLIFE })
+                && (!waits
+                    || now.since(closed.time) > AFTERLIFE
+                    || !searched_now && random.is_none_or(|random| !hopeful.contains(&random)))
             {
                 self.close(keyless.connection, closed);
                 continue;
@@ -1084,8 +1092,10 @@ impl Behind {
             let planned = processes.iter().flatten().any(has_plan);
             let delay = SEARCHES.get(keyless.searched).copied().unwrap_or(u64::MAX);
             let delay = if planned { delay.max(PLANNED) } else { delay };
+            let last = keyless.closed.is_some();
             if !searched_now
-                && now.since(keyless.since) >= delay
+                && !keyless.last
+                && (last || now.since(keyless.since) >= delay)
                 && let ([Some(process), _], Some(random)) = (processes, random)
                 && self.may_look_into(process)
             {
@@ -1097,7 +1107,10 @@ impl Behind {
                     under_way.insert(random);
                 }
                 keyless.searched += 1;
-                keyless.since = now;
+                (keyless.since, keyless.last) = (now, last);
+            } else if last && !searched_now {
+                // There is nobody to ask.
+                keyless.last = true;
             }
             self.keyless.push(keyless);
         }

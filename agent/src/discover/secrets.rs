@@ -9,6 +9,7 @@
 //! For programs that have their library linked in without a symbol. Nothing that is found is believed: a record's tag tells, and
 //! what opens none is dropped and overwritten. It must never keep what it reads, or read without a bound.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use zeroize::{Zeroize as _, Zeroizing};
@@ -100,13 +101,13 @@ pub fn find(
 ) -> Found {
     let mut found = Found::default();
     let mut piece = Zeroizing::new(vec![0u8; MAX_READ]);
-    let mut places = vec![0usize; randoms.len()];
+    let mut needles = Needles::new(randoms);
     for mapping in maps.iter().filter(|mapping| may_hold(mapping)) {
         let all = mapping.start..mapping.end;
         let ranges = memory.touched(all.clone()).unwrap_or_else(|| Vec::from([all]));
         for range in ranges {
             pieces(memory, range, &mut piece, &mut found, &mut |at, bytes, found| {
-                needles(memory, at, bytes, randoms, &mut places, found);
+                needles.find(memory, at, bytes, found);
                 match shapes {
                     Shapes::Blocks => blocks(bytes, found),
                     Shapes::Arrays => arrays(bytes, found),
@@ -154,29 +155,59 @@ fn pieces(
     }
 }
 
-/// Looks for the random bytes of hellos.
-fn needles(
-    memory: &dyn ReadMemory,
-    at: u64,
-    bytes: &[u8],
-    randoms: &[[u8; 32]],
-    places: &mut [usize],
-    found: &mut Found,
-) {
-    for (session, random) in randoms.iter().enumerate() {
-        for place in memchr::memmem::find_iter(bytes, random) {
-            let Some(count) = places.get_mut(session).filter(|count| **count < MAX_PLACES) else { break };
-            *count += 1;
-            for (one, other, room) in DISTANCES {
-                let address = |distance: i64| (at + place as u64).checked_add_signed(distance);
-                let read = |distance: i64| {
-                    let mut secret: Bytes = Zeroizing::new([0; 64]);
-                    let there = memory.read(address(distance)?, secret.get_mut(..room)?);
-                    (there && is_random(secret.get(..32)?)).then_some(secret)
-                };
-                if let Some(traffic) = read(one).zip(read(other)) {
-                    found.add(Guess { session: Some(session), traffic: vec![traffic.0, traffic.1] });
-                }
+/// The random bytes of hellos, all looked for in one pass.
+struct Needles {
+    /// The sessions of each, and how many places of it were looked at.
+    sessions: HashMap<[u8; 32], (Vec<usize>, usize)>,
+    /// Whether one of them begins with these two bytes.
+    begins: Vec<bool>,
+}
+
+impl Needles {
+    fn new(randoms: &[[u8; 32]]) -> Self {
+        let mut needles = Self { sessions: HashMap::new(), begins: vec![false; 1 << 16] };
+        for (session, random) in randoms.iter().enumerate() {
+            needles.sessions.entry(*random).or_default().0.push(session);
+            let [first, second, ..] = *random;
+            if let Some(begins) = needles.begins.get_mut(usize::from(u16::from_le_bytes([first, second]))) {
+                *begins = true;
+            }
+        }
+        needles
+    }
+
+    fn find(&mut self, memory: &dyn ReadMemory, at: u64, bytes: &[u8], found: &mut Found) {
+        // Members of the structures that keep them are aligned.
+        for place in (0..bytes.len().saturating_sub(31)).step_by(4) {
+            let Some(candidate) = bytes.get(place..).and_then(|rest| rest.first_chunk::<32>()) else {
+                return;
+            };
+            let [first, second, ..] = *candidate;
+            let begins = self.begins.get(usize::from(u16::from_le_bytes([first, second])));
+            if begins != Some(&true) {
+                continue;
+            }
+            if let Some((sessions, places)) = self.sessions.get_mut(candidate)
+                && *places < MAX_PLACES
+            {
+                *places += 1;
+                beside(memory, at + place as u64, sessions, found);
+            }
+        }
+    }
+}
+
+/// What lies beside the random bytes of these sessions, at the distances of libraries.
+fn beside(memory: &dyn ReadMemory, at: u64, sessions: &[usize], found: &mut Found) {
+    for (one, other, room) in DISTANCES {
+        let read = |distance: i64| {
+            let mut secret: Bytes = Zeroizing::new([0; 64]);
+            let there = memory.read(at.checked_add_signed(distance)?, secret.get_mut(..room)?);
+            (there && is_random(secret.get(..32)?)).then_some(secret)
+        };
+        if let Some((one, other)) = read(one).zip(read(other)) {
+            for &session in sessions {
+                found.add(Guess { session: Some(session), traffic: vec![one.clone(), other.clone()] });
             }
         }
     }
