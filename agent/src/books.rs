@@ -29,7 +29,7 @@ use crate::export::metrics::{Counter, Report};
 use crate::export::{self, terminal};
 use crate::probe::sessions;
 use crate::protocol::http1::{self, Malformed};
-use crate::protocol::http2;
+use crate::protocol::{fastcgi, http2};
 use crate::stitch::ledger as stitch;
 use crate::stream::GapCause;
 use crate::{exchange, intake, pipeline, stream, tls};
@@ -135,9 +135,10 @@ impl Report for Books {
         stream.counters(out);
         tls.counters(out);
         keys.counters(out);
-        let exchange::Parsers { http1, http2 } = parsers;
+        let exchange::Parsers { http1, http2, fastcgi } = parsers;
         http1.counters(out);
         http2.counters(out);
+        fastcgi.counters(out);
         exchange.counters(out);
         stitch.counters(out);
         push_by(out, "spandrel_stitch_unowned_connects_total", failed_connects.iter().copied());
@@ -370,6 +371,32 @@ impl Report for http1::Ledger {
         push_by(out, "spandrel_protocol_gap_bytes_total", [("body", *gap_body), ("lost", *gap_lost)]);
         out.push(Counter::new("spandrel_protocol_cut_fields_total", *fields_cut));
         out.push(Counter::new("spandrel_protocol_dropped_fields_total", *fields_dropped));
+    }
+}
+
+impl Report for fastcgi::Ledger {
+    fn counters(&self, out: &mut Vec<Counter>) {
+        let Self {
+            bytes,
+            framing,
+            head,
+            body,
+            unparsed,
+            gap,
+            gap_body,
+            gap_lost,
+            lost,
+            params_cut,
+            fields_cut,
+        } = *self;
+        out.push(Counter::new("spandrel_protocol_fastcgi_read_bytes_total", bytes));
+        let parsed = [("framing", framing), ("head", head), ("body", body), ("unparsed", unparsed)];
+        push_by(out, "spandrel_protocol_fastcgi_parsed_bytes_total", parsed);
+        out.push(Counter::new("spandrel_protocol_fastcgi_missing_bytes_total", gap));
+        push_by(out, "spandrel_protocol_fastcgi_gap_bytes_total", [("body", gap_body), ("lost", gap_lost)]);
+        out.push(Counter::new("spandrel_protocol_fastcgi_lost_total", lost));
+        out.push(Counter::new("spandrel_protocol_fastcgi_cut_parameter_bytes_total", params_cut));
+        out.push(Counter::new("spandrel_protocol_fastcgi_cut_fields_total", fields_cut));
     }
 }
 

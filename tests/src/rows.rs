@@ -23,7 +23,6 @@ use crate::process::{Endpoint, PATIENCE, Scratch, Service, until};
 
 mod go;
 mod jvm;
-pub mod mix;
 mod node;
 mod pool;
 mod proxied;
@@ -89,6 +88,7 @@ pub enum Program {
     /// Gunicorn with this class of worker.
     GunicornOf(&'static str),
     Puma,
+    PhpFpm,
     /// nginx in one of its ways of forwarding.
     NginxAs(&'static str),
     Tokio(apps::tokio::Service),
@@ -133,8 +133,6 @@ pub struct Row {
     pub posts: bool,
     /// The first of two calls of a service may be given up.
     pub gives_up: bool,
-    /// Each service is in a mount and a pid namespace of its own.
-    pub apart: bool,
     /// Only `spandrel-truth` runs it, not `cargo xtask test`: its like is in another row.
     pub long: bool,
 }
@@ -152,7 +150,6 @@ const fn row(name: &'static str, programs: &'static [Program], claim: Claim) -> 
         attached: "",
         posts: false,
         gives_up: false,
-        apart: false,
         long: false,
     }
 }
@@ -165,8 +162,8 @@ const fn long(row: Row) -> Row {
 use Claim::{Complete, CompleteBelow, NoSpans, OrphansNeverWrong, Timed};
 use Program::{
     ApachePrefork, ApacheWorker, Asyncio, Clock, Go, GoStyle, Gunicorn, GunicornOf, GunicornOverUnix, Jvm,
-    Micronaut, Nginx, NginxAs, Node, NodeFramework, NodeStyle, Poll, Pool, Puma, Python, Spring, Threaded,
-    ThreadedOverUnix, Tokio,
+    Micronaut, Nginx, NginxAs, Node, NodeFramework, NodeStyle, PhpFpm, Poll, Pool, Puma, Python, Spring,
+    Threaded, ThreadedOverUnix, Tokio,
 };
 
 /// All rows: these, and those of each runtime.
@@ -185,6 +182,12 @@ const ROWS: &[Row] = &[
     row("gunicorn", &[Gunicorn, Threaded], PROVED),
     // With more requests at once than threads Puma's reactor reads them, and then the thread that calls is not the one that read.
     row("puma", &[Puma, Threaded], OrphansNeverWrong { service: 1 }),
+    // nginx asks by FastCGI; a process takes one request at a time.
+    Row { warm_up: 200, ..row("php-fpm", &[NginxAs("fastcgi"), PhpFpm, Threaded], Complete(99.5)) },
+    long(Row {
+        warm_up: 200,
+        ..row("php-fpm-keep", &[NginxAs("fastcgi_keep"), PhpFpm, Threaded], Complete(99.5))
+    }),
     row("apache-prefork", &[ApachePrefork, Threaded], PROVED),
     row("apache-worker", &[ApacheWorker, Threaded], PROVED),
     row("nginx-unix", &[Nginx, ThreadedOverUnix, Threaded], CompleteBelow { service: 1, percent: 99.99 }),
@@ -582,13 +585,13 @@ impl Stage {
                         | Poll
                         | Pool(_)
                         | Python { .. }
+                        | PhpFpm
                         | Tokio(_)
                 ))
                 .then(|| scratch.join(&format!("calls-{edge}.log"))),
                 copy: row.copies == edge,
                 background: (row.timer == edge).then(|| background.clone()),
                 runtimes: how.runtimes.clone(),
-                apart: row.apart,
             };
             services.push(start(program, edge, &at, &wiring, &plan, scratch)?);
             next = Some(at);
@@ -621,7 +624,7 @@ fn start(
         Gunicorn | GunicornOverUnix => apps::gunicorn(at, wiring, scratch),
         ApachePrefork => apps::apache("prefork", at, &proxy("")?, scratch),
         ApacheWorker => apps::apache("worker", at, &proxy("")?, scratch),
-        Nginx => apps::nginx::start("keepalive", at, &proxy(";")?, &map(1, ";")?, wiring, scratch),
+        Nginx => apps::nginx::start("keepalive", at, &proxy(";")?, &map(1, ";")?, scratch),
         Node => apps::node("await", at, wiring, scratch),
         NodeStyle(style) => apps::node(style, at, wiring, scratch),
         Jvm(style) => apps::jvm(style, at, wiring, scratch),
@@ -635,12 +638,13 @@ fn start(
         Pool(arguments) => apps::pool(arguments, at, wiring, scratch),
         GunicornOf(class) => apps::gunicorn_of(class, at, wiring, scratch),
         Puma => apps::puma(at, wiring, scratch),
+        PhpFpm => apps::fpm::start(at, wiring, scratch),
         // The second call is the one that goes on; the first is made on the way.
         NginxAs(mode @ ("auth" | "mirror" | "subrequest")) => {
             let proxy = Proxy { map: map(1, ";")?, ..proxy(";")? };
-            apps::nginx::start(mode, at, &proxy, &map(0, ";")?, wiring, scratch)
+            apps::nginx::start(mode, at, &proxy, &map(0, ";")?, scratch)
         }
-        NginxAs(mode) => apps::nginx::start(mode, at, &proxy(";")?, &map(1, ";")?, wiring, scratch),
+        NginxAs(mode) => apps::nginx::start(mode, at, &proxy(";")?, &map(1, ";")?, scratch),
         Tokio(service) => apps::tokio::start(service, at, wiring, scratch),
     }
 }

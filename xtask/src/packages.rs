@@ -84,7 +84,8 @@ fn program_of(package: &str) -> Option<&str> {
         "nghttp2-client" => Some("nghttp"),
         "nginx-light" => Some("nginx"),
         "util-linux" => Some("unshare"),
-        "libc6-dev" | "python3-venv" => None,
+        // A program of this package has its version behind its name.
+        "libc6-dev" | "php-fpm" | "python3-venv" => None,
         package => Some(package),
     }
 }

@@ -18,7 +18,7 @@ use spandrel_proto::counter::Counter as KernelCounter;
 use super::{Books, Exported, Kernel};
 use crate::discover::table as discover;
 use crate::export::terminal;
-use crate::protocol::{http1, http2};
+use crate::protocol::{fastcgi, http1, http2};
 use crate::stitch::ledger as stitch;
 use crate::{exchange, export, intake, pipeline, stream, tls};
 
@@ -54,9 +54,10 @@ pub fn imbalances(books: &Books) -> Vec<String> {
     found.exchange(exchange);
     let parsed = [("got by parsers", parsers.bytes())];
     found.sum("exchange, bytes parsed", exchange.bytes_parsed, &parsed);
-    let exchange::Parsers { http1, http2 } = parsers;
+    let exchange::Parsers { http1, http2, fastcgi } = parsers;
     found.http1(http1);
     found.http2(http2);
+    found.fastcgi(fastcgi);
     found.stitch(stitch, exchange);
     let unowned = failed_connects.iter().map(|(_, count)| count).sum();
     found.sum("stitch, connects of no request", stitch.connects.alone, &[("by destination", unowned)]);
@@ -274,6 +275,27 @@ impl Found {
         ];
         self.sum("protocol, bytes read", *bytes, &parts);
         self.sum("protocol, bytes missing", *gap, &[("in bodies", *gap_body), ("lost", *gap_lost)]);
+    }
+
+    fn fastcgi(&mut self, fastcgi: &fastcgi::Ledger) {
+        let &fastcgi::Ledger {
+            bytes,
+            framing,
+            head,
+            body,
+            unparsed,
+            gap,
+            gap_body,
+            gap_lost,
+            lost: _,
+            params_cut: _,
+            fields_cut: _,
+        } = fastcgi;
+        let parts =
+            [("of framing", framing), ("of heads", head), ("of bodies", body), ("unparsed", unparsed)];
+        self.sum("protocol, bytes read of FastCGI", bytes, &parts);
+        let parts = [("in bodies", gap_body), ("lost", gap_lost)];
+        self.sum("protocol, bytes missing of FastCGI", gap, &parts);
     }
 
     fn http2(&mut self, http2: &http2::Ledger) {

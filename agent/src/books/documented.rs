@@ -137,6 +137,22 @@ pub const DOCUMENTED: &[(&str, &str)] = &[
         "spandrel_protocol_dropped_fields_total",
         "Header values that were not kept because there were too many",
     ),
+    ("spandrel_protocol_fastcgi_read_bytes_total", "Bytes that came to a parser of FastCGI"),
+    (
+        "spandrel_protocol_fastcgi_parsed_bytes_total",
+        "Of these, by what they were; unparsed: they came after the place was lost",
+    ),
+    ("spandrel_protocol_fastcgi_missing_bytes_total", "Bytes that a parser of FastCGI was told are missing"),
+    (
+        "spandrel_protocol_fastcgi_gap_bytes_total",
+        "Of these, those inside bodies (no harm done), and those that may have held records or heads",
+    ),
+    ("spandrel_protocol_fastcgi_lost_total", "How often it was lost where records begin"),
+    (
+        "spandrel_protocol_fastcgi_cut_parameter_bytes_total",
+        "Bytes of parameters that were not read because a request had too many",
+    ),
+    ("spandrel_protocol_fastcgi_cut_fields_total", "Values that were cut because they were too long"),
     ("spandrel_protocol_http2_read_bytes_total", "Bytes that came to a parser of HTTP/2"),
     ("spandrel_protocol_http2_parsed_bytes_total", "Of these, those that were understood, by what they were"),
     (

@@ -7,6 +7,7 @@
 
 use super::held::{Held, length};
 use crate::identity::{Direction, Role};
+use crate::protocol::fastcgi::begins_request;
 use crate::protocol::http1::{Likeness, Side, looks_like};
 use crate::protocol::http2::PREFACE;
 use crate::protocol::http2::frame::{DEFAULT_MAX_FRAME, HEADER, Header, Type};
@@ -19,6 +20,8 @@ pub(super) enum Verdict {
     Http1(Role),
     /// The client's preface: HTTP/2 begins here, and the process plays this part.
     Http2(Role),
+    /// The beginning of a request: FastCGI, and the process plays this part.
+    FastCgi(Role),
     /// It may be the beginning of a start line or a preface, or what a server of HTTP/2 sends before it has read one.
     Wait,
     /// It begins no message.
@@ -35,9 +38,11 @@ pub(super) fn verdict(direction: Direction, piece: &Piece<'_>, held: &Held) -> V
             return verdict;
         }
     }
-    match piece.starts_call {
-        true => likeness(direction, bytes),
-        false => Verdict::Skip,
+    match (piece.starts_call, likeness(direction, bytes)) {
+        // It would wait behind what it does not go on with.
+        (true, Verdict::Wait) if held.holds(direction) => Verdict::Skip,
+        (true, alone) => alone,
+        (false, _) => Verdict::Skip,
     }
 }
 
@@ -49,6 +54,12 @@ fn likeness(direction: Direction, bytes: &[u8]) -> Verdict {
             (true, Direction::Receive) => Verdict::Http2(Role::Server),
             (true, Direction::Send) => Verdict::Http2(Role::Client),
         };
+    }
+    match (begins_request(bytes), direction) {
+        (Some(true), Direction::Receive) => return Verdict::FastCgi(Role::Server),
+        (Some(true), Direction::Send) => return Verdict::FastCgi(Role::Client),
+        (None, _) => return Verdict::Wait,
+        (Some(false), _) => {}
     }
     if begins_with_settings(bytes) {
         return Verdict::Wait;

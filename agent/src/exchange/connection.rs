@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use super::classify::{Proven, Skipped, Verdict, begins_with_frame, verdict};
 use super::conversation::{Conversation, Parsers, State};
+use super::fastcgi::FastCgi;
 use super::held::{Held, length};
 use super::http1::{Http1, Upgrade};
 use super::http2::Http2;
@@ -244,8 +245,12 @@ impl Connection {
                 let http2 = Box::new(Http2::from_preface(self.id, role));
                 self.begin(Conversation::Http2(http2), direction, piece, events);
             }
+            Verdict::FastCgi(role) if self.role.is_none_or(|proven| proven == role) => {
+                let fastcgi = Box::new(FastCgi::new(self.id, role));
+                self.begin(Conversation::FastCgi(fastcgi), direction, piece, events);
+            }
             Verdict::Wait if joining.held.push(direction, piece) => {}
-            Verdict::Http1(_) | Verdict::Http2(_) | Verdict::Wait | Verdict::Skip => {
+            Verdict::Http1(_) | Verdict::Http2(_) | Verdict::FastCgi(_) | Verdict::Wait | Verdict::Skip => {
                 let skipped = joining.held.drop_direction(direction).saturating_add(length(piece));
                 joining.skipped.add(direction, piece);
                 joining.promising |= begins_with_frame(piece);
@@ -318,6 +323,7 @@ impl Connection {
                 State::Doubtful => {
                     let mut joining = Joining::default();
                     joining.skipped.add(direction, piece);
+                    self.role = self.role.or(conversation.proven_role());
                     self.parsers.add(&conversation.parsers());
                     self.phase = Phase::Joining(joining);
                     self.whole = false;

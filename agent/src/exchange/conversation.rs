@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::fastcgi::FastCgi;
 use super::http1::{Http1, Upgrade};
 use super::http2::Http2;
 use super::pairing::Stopped;
@@ -12,7 +13,7 @@ use super::pending::Sink;
 use super::wishes::Wishes;
 use super::{Classified, Policy, Tables};
 use crate::identity::{Direction, Monotonic, Role};
-use crate::protocol::{http1, http2};
+use crate::protocol::{fastcgi, http1, http2};
 use crate::stream::{Closed, Piece};
 
 /// A conversation under way.
@@ -20,6 +21,7 @@ use crate::stream::{Closed, Piece};
 pub(super) enum Conversation {
     Http1(Box<Http1>),
     Http2(Box<Http2>),
+    FastCgi(Box<FastCgi>),
 }
 
 /// What has become of a conversation.
@@ -27,7 +29,7 @@ pub(super) enum Conversation {
 pub(super) enum State {
     /// It goes on.
     Going,
-    /// What seemed to be the first message was none.
+    /// What seemed to be the first message was none, or the place is lost and only another first message can bring it back.
     Doubtful,
     /// No message comes any more, though much is moved.
     Unrecognised,
@@ -42,25 +44,29 @@ pub struct Parsers {
     pub http1: http1::Ledger,
     /// HTTP/2.
     pub http2: http2::Ledger,
+    /// FastCGI.
+    pub fastcgi: fastcgi::Ledger,
 }
 
 impl Parsers {
     /// Adds the books of others to these.
     pub fn add(&mut self, other: &Self) {
-        let Self { http1, http2 } = other;
+        let Self { http1, http2, fastcgi } = other;
         self.http1.add(http1);
         self.http2.add(http2);
+        self.fastcgi.add(fastcgi);
     }
 
     /// Bytes that parsers got, those that they were told are missing included.
     pub fn bytes(&self) -> u64 {
-        let Self { http1, http2 } = self;
-        [http1.bytes, http1.gap, http2.bytes, http2.gap].into_iter().fold(0, u64::saturating_add)
+        let Self { http1, http2, fastcgi } = self;
+        let all = [http1.bytes, http1.gap, http2.bytes, http2.gap, fastcgi.bytes, fastcgi.gap];
+        all.into_iter().fold(0, u64::saturating_add)
     }
 
     /// True if every byte that came in is accounted for.
     pub fn balances(&self) -> bool {
-        self.http1.balances() && self.http2.balances()
+        self.http1.balances() && self.http2.balances() && self.fastcgi.balances()
     }
 }
 
@@ -70,6 +76,7 @@ impl Conversation {
         match self {
             Self::Http1(http1) => http1.piece(direction, piece, sink),
             Self::Http2(http2) => http2.piece(direction, piece, sink),
+            Self::FastCgi(fastcgi) => fastcgi.piece(direction, piece, sink),
         }
     }
 
@@ -78,6 +85,7 @@ impl Conversation {
         match self {
             Self::Http1(http1) => http1.pass(direction, from, to),
             Self::Http2(http2) => http2.pass(direction, to),
+            Self::FastCgi(_) => {}
         }
     }
 
@@ -86,6 +94,7 @@ impl Conversation {
         match self {
             Self::Http1(http1) => http1.closed(closed, sink),
             Self::Http2(http2) => http2.closed(closed, sink),
+            Self::FastCgi(fastcgi) => fastcgi.closed(closed, sink),
         }
     }
 
@@ -94,6 +103,7 @@ impl Conversation {
         match self {
             Self::Http1(http1) => http1.process_exited(time, sink),
             Self::Http2(http2) => http2.process_exited(time, sink),
+            Self::FastCgi(fastcgi) => fastcgi.process_exited(time, sink),
         }
     }
 
@@ -102,6 +112,7 @@ impl Conversation {
         match self {
             Self::Http1(http1) => http1.abandoned(sink),
             Self::Http2(http2) => http2.abandoned(sink),
+            Self::FastCgi(fastcgi) => fastcgi.abandoned(sink),
         }
     }
 
@@ -110,6 +121,7 @@ impl Conversation {
         match self {
             Self::Http1(_) => Classified::Http1,
             Self::Http2(_) => Classified::Http2,
+            Self::FastCgi(_) => Classified::FastCgi,
         }
     }
 
@@ -118,6 +130,7 @@ impl Conversation {
         match self {
             Self::Http1(http1) => http1.proven_role(),
             Self::Http2(http2) => http2.role(),
+            Self::FastCgi(fastcgi) => Some(fastcgi.role()),
         }
     }
 
@@ -131,7 +144,7 @@ impl Conversation {
     /// True once if the HPACK tables of both ends' processes are to be searched for.
     pub fn wants_tables(&mut self) -> bool {
         match self {
-            Self::Http1(_) => false,
+            Self::Http1(_) | Self::FastCgi(_) => false,
             Self::Http2(http2) => http2.wants_tables(),
         }
     }
@@ -167,6 +180,7 @@ impl Conversation {
         match self {
             Self::Http1(http1) => http1.state(),
             Self::Http2(http2) => http2.state(),
+            Self::FastCgi(fastcgi) => fastcgi.state(),
         }
     }
 
@@ -175,6 +189,7 @@ impl Conversation {
         match self {
             Self::Http1(http1) => http1.policy(direction, wishes),
             Self::Http2(http2) => http2.policy(direction, wishes.last(direction)),
+            Self::FastCgi(fastcgi) => fastcgi.policy(direction, wishes.last(direction)),
         }
     }
 
@@ -182,7 +197,7 @@ impl Conversation {
     pub fn take_upgrade(&mut self) -> Option<Upgrade> {
         match self {
             Self::Http1(http1) => http1.take_upgrade(),
-            Self::Http2(_) => None,
+            Self::Http2(_) | Self::FastCgi(_) => None,
         }
     }
 
@@ -190,7 +205,7 @@ impl Conversation {
     pub fn switch(&mut self) {
         match self {
             Self::Http1(http1) => http1.switch(),
-            Self::Http2(_) => {}
+            Self::Http2(_) | Self::FastCgi(_) => {}
         }
     }
 
@@ -199,6 +214,7 @@ impl Conversation {
         match self {
             Self::Http1(http1) => Parsers { http1: http1.parsers(), ..Parsers::default() },
             Self::Http2(http2) => Parsers { http2: http2.parsers(), ..Parsers::default() },
+            Self::FastCgi(fastcgi) => Parsers { fastcgi: fastcgi.parsers(), ..Parsers::default() },
         }
     }
 
@@ -206,7 +222,7 @@ impl Conversation {
     pub fn held_moved(&self) -> u64 {
         match self {
             Self::Http1(http1) => http1.held().moved(),
-            Self::Http2(_) => 0,
+            Self::Http2(_) | Self::FastCgi(_) => 0,
         }
     }
 
@@ -215,6 +231,7 @@ impl Conversation {
         match self {
             Self::Http1(http1) => http1.open_exchanges(),
             Self::Http2(http2) => http2.open_exchanges(),
+            Self::FastCgi(fastcgi) => fastcgi.open_exchanges(),
         }
     }
 
@@ -223,6 +240,7 @@ impl Conversation {
         match self {
             Self::Http1(http1) => http1.held_bytes(),
             Self::Http2(http2) => http2.held_bytes(),
+            Self::FastCgi(fastcgi) => fastcgi.held_bytes(),
         }
     }
 }

@@ -27,6 +27,12 @@ pub fn fuzz_http2(data: &[u8]) {
     play(data, &HTTP2);
 }
 
+/// The same with what FastCGI is made of.
+#[doc(hidden)]
+pub fn fuzz_fastcgi(data: &[u8]) {
+    play(data, &FASTCGI);
+}
+
 fn play(data: &[u8], templates: &[&[u8]]) {
     let Some((&first, mut rest)) = data.split_first() else { return };
     let id = ConnectionId(u64::from(first));
@@ -246,6 +252,22 @@ const TEMPLATES: [&[u8]; 20] = [
 ];
 
 /// Frames of both directions; HEADERS with literals, so that any order of them is legal.
+/// Begin, parameters, bodies, output, ends; a second request's begin; what no client sends.
+const FASTCGI: [&[u8]; 12] = [
+    b"\x01\x01\x00\x01\x00\x08\x00\x00\x00\x01\x01\x00\x00\x00\x00\x00",
+    b"\x01\x04\x00\x01\x00\x0f\x01\x00\x0b\x02REQUEST_URI/a\x00\x01\x04\x00\x01\x00\x00\x00\x00",
+    b"\x01\x04\x00\x01\x00\x00\x00\x00",
+    b"\x01\x05\x00\x01\x00\x03\x05\x00abc\x00\x00\x00\x00\x00",
+    b"\x01\x05\x00\x01\x00\x00\x00\x00",
+    b"\x01\x06\x00\x01\x00\x15\x03\x00Status: 404 N\r\nA: b\r\n\x00\x00\x00",
+    b"\x01\x06\x00\x01\x00\x05\x00\x00\r\nabc",
+    b"\x01\x06\x00\x01\xff\xff\x00\x00\r\nabc",
+    b"\x01\x03\x00\x01\x00\x08\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00",
+    b"\x01\x01\x00\x02\x00\x08\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00",
+    b"\x01\x02\x00\x01\x00\x00\x00\x00",
+    b"\x01\x0c\x00\x01\x00\x00\x00\x00",
+];
+
 const HTTP2: [&[u8]; 20] = [
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
     b"\0\0\x06\x04\0\0\0\0\0\0\x05\0\x40\0\0",
@@ -271,7 +293,7 @@ const HTTP2: [&[u8]; 20] = [
 
 #[cfg(test)]
 mod tests {
-    use super::{fuzz_connection, fuzz_http2};
+    use super::{fuzz_connection, fuzz_fastcgi, fuzz_http2};
 
     /// A generator that needs no state beyond one word (Marsaglia's xorshift).
     fn bytes(mut seed: u64, length: usize) -> Vec<u8> {
@@ -290,6 +312,7 @@ mod tests {
         for seed in 1..=4_000u64 {
             let length = 8 + (seed as usize * 37) % 400;
             fuzz_connection(&bytes(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15), length));
+            fuzz_fastcgi(&bytes(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15), length));
             if seed % 8 == 0 {
                 fuzz_http2(&bytes(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15), length));
             }
@@ -306,6 +329,7 @@ mod tests {
                 data.extend([pair[0] % 20, 0x42 | (pair[1] & 0x0f)]);
             }
             fuzz_connection(&data);
+            fuzz_fastcgi(&data);
             if seed % 8 == 0 {
                 fuzz_http2(&data);
                 // Seen from its preface.

@@ -7,6 +7,7 @@
 //! ```text
 //!   piece ─▶ classify ─▶ conversation: http1: two parsers ─▶ pairing, in order ───▶ events
 //!                                      http2: two parsers ─▶ calls, by stream ────▶ events
+//!                                    fastcgi: two parsers ─▶ one request at a time ▶ events
 //!                                      what they await ───────────────────────────▶ wishes
 //! ```
 //!
@@ -19,6 +20,7 @@
 mod classify;
 mod connection;
 mod conversation;
+mod fastcgi;
 pub mod fuzz;
 mod held;
 mod http1;
@@ -152,6 +154,8 @@ pub enum Classified {
     Http1,
     /// HTTP/2.
     Http2,
+    /// FastCGI.
+    FastCgi,
     /// Nothing that we follow: no more is asked for.
     Other(Other),
 }

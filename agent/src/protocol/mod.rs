@@ -3,6 +3,7 @@
 //! What the protocols have in common stands here: the heads of requests and responses with those
 //! fields that may be kept. No other header value leaves a parser.
 
+pub mod fastcgi;
 pub mod grpc;
 pub mod http1;
 pub mod http2;
@@ -77,6 +78,8 @@ pub enum Version {
     Http10,
     Http11,
     Http2,
+    /// None: what was asked for goes on from a web server to an application in parameters.
+    FastCgi,
 }
 
 /// What a request said of itself before its body.

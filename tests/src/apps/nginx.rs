@@ -2,22 +2,16 @@
 //! stands in maps, so that nothing of it travels.
 
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::{Proxy, Wiring};
+use super::Proxy;
 use crate::process::{Endpoint, Scratch, Service, needed};
 
 /// Starts it. `mode` is `keepalive`, `fresh` (a connection for each call), `unbuffered`, `limit_rate`, or one that calls
-/// twice: `auth`, `mirror`, `subrequest`; `aside` maps a request to the first of these calls.
-pub fn start(
-    mode: &str,
-    at: &Endpoint,
-    proxy: &Proxy,
-    aside: &Path,
-    wiring: &Wiring,
-    scratch: &Scratch,
-) -> Result<Service> {
+/// twice: `auth`, `mirror`, `subrequest`; or by FastCGI: `fastcgi`, `fastcgi_keep`; `aside` maps a request to the first of these calls.
+pub fn start(mode: &str, at: &Endpoint, proxy: &Proxy, aside: &Path, scratch: &Scratch) -> Result<Service> {
     let port = at.port()?;
     let folder = scratch.join(&format!("nginx-{port}"));
     std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
@@ -25,15 +19,30 @@ pub fn start(
     let upstream = proxy.next.target();
     let (map, aside) = (proxy.map.display(), aside.display());
     let user = if nix::unistd::Uid::effective().is_root() { "user root;\n" } else { "" };
-    let keep = if mode == "fresh" { "" } else { "keepalive 64; keepalive_requests 1000000;" };
+    let keep = match mode {
+        "fresh" | "fastcgi" => "",
+        // Each keeps a process of the application.
+        "fastcgi_keep" => "keepalive 8; keepalive_requests 1000000;",
+        _ => "keepalive 64; keepalive_requests 1000000;",
+    };
     let (here, beside) = match mode {
-        "keepalive" | "fresh" => ("", ""),
+        "keepalive" | "fresh" | "fastcgi" => ("", ""),
+        "fastcgi_keep" => ("fastcgi_keep_conn on;", ""),
         "unbuffered" => ("proxy_buffering off; proxy_request_buffering off;", ""),
         "limit_rate" => ("limit_rate 200k;", ""),
         "auth" => ("auth_request /aside;", ASIDE),
         "mirror" => ("mirror /aside;", ASIDE),
         "subrequest" => ("add_before_body /aside; addition_types *;", ASIDE),
         other => bail!("no mode of nginx is called {other}"),
+    };
+    let pass = match mode.starts_with("fastcgi") {
+        false => "proxy_pass http://next$next;".to_owned(),
+        true => format!(
+            "fastcgi_pass next; fastcgi_param REQUEST_URI $next; fastcgi_param REQUEST_METHOD $request_method; \
+             fastcgi_param CONTENT_TYPE $content_type; fastcgi_param CONTENT_LENGTH $content_length; \
+             fastcgi_param SCRIPT_FILENAME {};",
+            super::fpm::script()
+        ),
     };
     let text = format!(
         "daemon off;\n{user}worker_processes 2;\nerror_log {home}/error.log;\npid {home}/pid;\n\
@@ -45,11 +54,11 @@ pub fn start(
          map $request_uri $aside {{ default /none; include {aside}; }}\n\
          upstream next {{ server {upstream}; {keep} }}\n\
          proxy_http_version 1.1;\n  proxy_set_header Connection \"\";\n\
-         server {{ listen 127.0.0.1:{port};\n    location / {{ {here} proxy_pass http://next$next; }}\n{beside}  }}\n}}\n"
+         server {{ listen 127.0.0.1:{port};\n    location / {{ {here} {pass} }}\n{beside}  }}\n}}\n"
     );
     let config = folder.join("nginx.conf");
     std::fs::write(&config, text).with_context(|| format!("writing {}", config.display()))?;
-    let mut command = wiring.command(needed("nginx")?);
+    let mut command = Command::new(needed("nginx")?);
     Service::listening("nginx", command.arg("-p").arg(&folder).arg("-c").arg(&config), scratch, at)
 }
 

@@ -14,6 +14,7 @@
 
 mod bounds;
 mod ends;
+mod fastcgi;
 mod loss;
 mod order;
 mod protocols;

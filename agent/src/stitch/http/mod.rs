@@ -354,6 +354,10 @@ fn network(subject: &Subject<'_>, settings: &Settings, to: &mut Described) {
     }
     // The version that was negotiated is the lower one: what both ends speak (RFC 9110 §2.5).
     let version = match (subject.request.version, subject.response.map(|response| response.version)) {
+        (Version::FastCgi, _) | (_, Some(Version::FastCgi)) => {
+            to.text("network.protocol.name", "fastcgi", settings);
+            "1.0"
+        }
         (Version::Http2, _) | (_, Some(Version::Http2)) => "2",
         (Version::Http11, Some(Version::Http11) | None) => "1.1",
         (Version::Http10, _) | (_, Some(Version::Http10)) => "1.0",

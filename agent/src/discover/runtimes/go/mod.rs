@@ -154,7 +154,7 @@ fn look(elf: &Elf) -> Binary {
         "runtime.newproc1",
         "runtime.semacquire1",
     ];
-    let text = elf.section(".text").map(|section| text_start(elf).unwrap_or(section.address));
+    let text = elf.section(".text").map(|section| section.address);
     let Some(functions) = table::find(&table, text, &wanted) else {
         return Binary::Unknown("its table of functions is of another kind".to_owned());
     };
@@ -184,43 +184,6 @@ fn look(elf: &Elf) -> Binary {
         counters,
         semaphores,
     }))
-}
-
-/// For the fuzz bodies: a file, whatever is in it.
-pub(super) fn read_file(elf: &Elf) {
-    if let Binary::Known(known) = look(elf) {
-        for address in [known.writer, known.reader, known.server, known.background].into_iter().flatten() {
-            assert!(elf.is_code(address), "{address:#x}");
-        }
-        assert!(known.semaphores.is_none_or(|address| elf.is_zeroed(address)));
-    }
-}
-
-/// For the fuzz bodies: memory, whatever is in it.
-pub(super) fn read_memory(data: &[u8]) {
-    let mut image = crate::discover::memory::Image::default();
-    image.put(0x10_0000, data);
-    for minor in 19..28 {
-        let Some(layout) = layout::of_minor(minor) else { continue };
-        for length in [1, 2, MAX_PROCESSORS, u64::MAX] {
-            for list in [0x10_0000, 0x10_0008, 1, u64::MAX - 7] {
-                assert!(latest_batch(&image, &layout, list, length).is_none_or(|end| end > BATCH));
-            }
-        }
-    }
-}
-
-/// Where Go's own code begins, as its module data say (1.26 and later, whose table of functions does not): a linker of C's puts
-/// other code before it in the same section. `pcHeader` is the first word of `runtime.moduledata`, `minpc` the 21st, `text` the 23rd.
-fn text_start(elf: &Elf) -> Option<u64> {
-    let table = elf.section(".gopclntab")?;
-    let words = elf.bytes_at(elf.section(".go.module")?.address, 24 * 8)?;
-    let word = |index: usize| {
-        let bytes = words.get(index * 8..index * 8 + 8)?;
-        bytes.try_into().ok().map(u64::from_le_bytes)
-    };
-    let start = word(22).filter(|start| word(0) == Some(table.address) && word(20) == Some(*start))?;
-    elf.is_code(start).then_some(start)
 }
 
 enum Missing {

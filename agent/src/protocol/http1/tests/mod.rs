@@ -188,6 +188,7 @@ fn version(version: Version) -> &'static str {
         Version::Http10 => " HTTP/1.0",
         Version::Http11 => "",
         Version::Http2 => " of HTTP/2",
+        Version::FastCgi => " of FastCGI",
     }
 }
 
