@@ -15,6 +15,7 @@ type Body = fn(&[u8]);
 const TARGETS: &[(&str, Body)] = &[
     ("btf", spandrel::probe::btf::fuzz_btf),
     ("config", spandrel::config::fuzz::fuzz_config),
+    ("discover_binaries", spandrel::discover::runtimes::fuzz::fuzz_binaries),
     ("discover_cgroup", spandrel::discover::fuzz::fuzz_cgroup),
     ("discover_cmdline", spandrel::discover::fuzz::fuzz_cmdline),
     ("discover_code", spandrel::discover::code::fuzz_returns),
@@ -25,6 +26,8 @@ const TARGETS: &[(&str, Body)] = &[
     ("discover_secrets", spandrel::discover::secrets::fuzz_secrets),
     ("discover_hpack", spandrel::discover::hpack::fuzz_tables),
     ("discover_jvm", spandrel::discover::runtimes::jvm::fuzz::fuzz_structs),
+    ("discover_maps", spandrel::discover::runtimes::fuzz::fuzz_maps),
+    ("discover_proofs", spandrel::discover::runtimes::fuzz::fuzz_proofs),
     ("discover_python", spandrel::discover::runtimes::python::fuzz::fuzz_layout),
     ("discover_stat", spandrel::discover::fuzz::fuzz_stat),
     ("discover_table", spandrel::discover::fuzz::fuzz_table),

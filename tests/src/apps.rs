@@ -6,6 +6,7 @@ pub mod frameworks;
 pub mod nginx;
 pub mod tokio;
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -40,6 +41,8 @@ pub struct Wiring {
     pub background: Option<PathBuf>,
     /// What it runs on.
     pub runtimes: Runtimes,
+    /// In a mount and a pid namespace of its own.
+    pub apart: bool,
 }
 
 /// Other runtimes than those on `PATH`.
@@ -54,6 +57,27 @@ pub struct Runtimes {
 }
 
 impl Wiring {
+    /// Runs a program; apart from others if that is asked for.
+    fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        if !self.apart {
+            return Command::new(program);
+        }
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]).arg(program);
+        command
+    }
+
+    /// As [`Wiring::command`], of a program that is one file: apart, it lies where only its own namespace has it.
+    fn command_of_file(&self, program: &Path) -> Command {
+        if !self.apart {
+            return Command::new(program);
+        }
+        let mut command = self.command("sh");
+        let script = "mount -t tmpfs none /mnt && cp \"$0\" /mnt/service && exec /mnt/service \"$@\"";
+        command.arg("-c").arg(script).arg(program);
+        command
+    }
+
     fn arguments(&self) -> Vec<String> {
         let path =
             |key: &str, value: &Option<PathBuf>| value.as_ref().map(|v| format!("{key}={}", v.display()));
@@ -86,7 +110,7 @@ pub fn python() -> Result<PathBuf> {
 
 /// A Python service of `tests/apps`.
 pub fn python_service(script: &str, at: &Endpoint, wiring: &Wiring, scratch: &Scratch) -> Result<Service> {
-    let mut command = Command::new(python()?);
+    let mut command = wiring.command(python()?);
     command.arg(source(script)).arg(listen(at)).args(wiring.arguments());
     Service::listening(script, command.env("PYTHONDONTWRITEBYTECODE", "1"), scratch, at)
 }
@@ -99,7 +123,7 @@ pub fn python_style(
     wiring: &Wiring,
     scratch: &Scratch,
 ) -> Result<Service> {
-    let mut command = Command::new(virtual_environment()?.join("bin/python"));
+    let mut command = wiring.command(virtual_environment()?.join("bin/python"));
     command.arg(source(script)).args(arguments).arg(listen(at)).args(wiring.arguments());
     Service::listening(script, command.env("PYTHONDONTWRITEBYTECODE", "1"), scratch, at)
 }
@@ -154,13 +178,13 @@ fn chosen(path: Option<&PathBuf>, name: &str) -> Result<PathBuf> {
 
 /// The Go service, built on first use.
 pub fn go(at: &Endpoint, wiring: &Wiring, scratch: &Scratch) -> Result<Service> {
-    let mut command = Command::new(go_service()?);
+    let mut command = wiring.command_of_file(&go_service()?);
     command.arg(listen(at)).args(wiring.arguments());
     Service::listening("go-service", &mut command, scratch, at)
 }
 
 /// The Go service in one of its styles, with `+context` at the end if the request's context is passed; `build` is
-/// `plain`, `stripped`, `pie`, or one that lies: of another `version`, with the `names` of functions exchanged, with build
+/// `plain`, `stripped`, `pie`, linked by C's linker (`external`, `pie-external`), or one that lies: of another `version`, with the `names` of functions exchanged, with build
 /// `info` that is corrupt, or with another `table` of functions than its own.
 pub fn go_style(
     style: &str,
@@ -172,13 +196,15 @@ pub fn go_style(
     let flags: &[&str] = match build {
         "stripped" => &["-ldflags=-s -w"],
         "pie" => &["-ldflags=-s -w", "-buildmode=pie"],
+        "external" => &["-ldflags=-s -w -linkmode=external"],
+        "pie-external" => &["-ldflags=-s -w -linkmode=external", "-buildmode=pie"],
         _ => &[],
     };
     let program = match build {
         "version" | "names" | "info" | "table" => go_lying(build)?,
         _ => go_built(&format!("go-service-{build}"), flags)?,
     };
-    let mut command = Command::new(program);
+    let mut command = wiring.command_of_file(&program);
     command.arg(listen(at)).args(wiring.arguments());
     match style.split_once('+') {
         Some((style, _)) => command.args([format!("style={style}"), "context=1".to_owned()]),

@@ -28,6 +28,7 @@ pub mod gaps;
 pub mod grpc;
 pub mod judge;
 pub mod load;
+pub mod many;
 pub mod otlp;
 pub mod plan;
 pub mod process;

@@ -23,6 +23,7 @@ use crate::process::{Endpoint, PATIENCE, Scratch, Service, until};
 
 mod go;
 mod jvm;
+pub mod mix;
 mod node;
 mod pool;
 mod proxied;
@@ -133,6 +134,8 @@ pub struct Row {
     pub posts: bool,
     /// The first of two calls of a service may be given up.
     pub gives_up: bool,
+    /// Each service is in a mount and a pid namespace of its own.
+    pub apart: bool,
     /// Only `spandrel-truth` runs it, not `cargo xtask test`: its like is in another row.
     pub long: bool,
 }
@@ -150,6 +153,7 @@ const fn row(name: &'static str, programs: &'static [Program], claim: Claim) -> 
         attached: "",
         posts: false,
         gives_up: false,
+        apart: false,
         long: false,
     }
 }
@@ -592,6 +596,7 @@ impl Stage {
                 copy: row.copies == edge,
                 background: (row.timer == edge).then(|| background.clone()),
                 runtimes: how.runtimes.clone(),
+                apart: row.apart,
             };
             services.push(start(program, edge, &at, &wiring, &plan, scratch)?);
             next = Some(at);
@@ -624,7 +629,7 @@ fn start(
         Gunicorn | GunicornOverUnix => apps::gunicorn(at, wiring, scratch),
         ApachePrefork => apps::apache("prefork", at, &proxy("")?, scratch),
         ApacheWorker => apps::apache("worker", at, &proxy("")?, scratch),
-        Nginx => apps::nginx::start("keepalive", at, &proxy(";")?, &map(1, ";")?, scratch),
+        Nginx => apps::nginx::start("keepalive", at, &proxy(";")?, &map(1, ";")?, wiring, scratch),
         Node => apps::node("await", at, wiring, scratch),
         NodeStyle(style) => apps::node(style, at, wiring, scratch),
         Jvm(style) => apps::jvm(style, at, wiring, scratch),
@@ -642,9 +647,9 @@ fn start(
         // The second call is the one that goes on; the first is made on the way.
         NginxAs(mode @ ("auth" | "mirror" | "subrequest")) => {
             let proxy = Proxy { map: map(1, ";")?, ..proxy(";")? };
-            apps::nginx::start(mode, at, &proxy, &map(0, ";")?, scratch)
+            apps::nginx::start(mode, at, &proxy, &map(0, ";")?, wiring, scratch)
         }
-        NginxAs(mode) => apps::nginx::start(mode, at, &proxy(";")?, &map(1, ";")?, scratch),
+        NginxAs(mode) => apps::nginx::start(mode, at, &proxy(";")?, &map(1, ";")?, wiring, scratch),
         Tokio(service) => apps::tokio::start(service, at, wiring, scratch),
     }
 }

@@ -2,16 +2,22 @@
 //! stands in maps, so that nothing of it travels.
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::Proxy;
+use super::{Proxy, Wiring};
 use crate::process::{Endpoint, Scratch, Service, needed};
 
 /// Starts it. `mode` is `keepalive`, `fresh` (a connection for each call), `unbuffered`, `limit_rate`, or one that calls
 /// twice: `auth`, `mirror`, `subrequest`; or by FastCGI: `fastcgi`, `fastcgi_keep`; `aside` maps a request to the first of these calls.
-pub fn start(mode: &str, at: &Endpoint, proxy: &Proxy, aside: &Path, scratch: &Scratch) -> Result<Service> {
+pub fn start(
+    mode: &str,
+    at: &Endpoint,
+    proxy: &Proxy,
+    aside: &Path,
+    wiring: &Wiring,
+    scratch: &Scratch,
+) -> Result<Service> {
     let port = at.port()?;
     let folder = scratch.join(&format!("nginx-{port}"));
     std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
@@ -58,7 +64,7 @@ pub fn start(mode: &str, at: &Endpoint, proxy: &Proxy, aside: &Path, scratch: &S
     );
     let config = folder.join("nginx.conf");
     std::fs::write(&config, text).with_context(|| format!("writing {}", config.display()))?;
-    let mut command = Command::new(needed("nginx")?);
+    let mut command = wiring.command(needed("nginx")?);
     Service::listening("nginx", command.arg("-p").arg(&folder).arg("-c").arg(&config), scratch, at)
 }
 

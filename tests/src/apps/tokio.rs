@@ -18,6 +18,8 @@ pub enum Build {
     Stripped,
     /// The same, static and not position-independent.
     Static,
+    /// The same as `Stripped`, with musl: static and position-independent.
+    Musl,
 }
 
 /// What is started.
@@ -38,7 +40,7 @@ pub fn start(
     wiring: &Wiring,
     scratch: &Scratch,
 ) -> Result<process::Service> {
-    let mut command = Command::new(executable(service.build)?);
+    let mut command = wiring.command_of_file(&executable(service.build)?);
     command.arg(listen(at)).args(wiring.arguments()).arg(format!("style={}", service.style));
     if service.one_thread {
         command.arg("flavor=current");
@@ -48,29 +50,32 @@ pub fn start(
 
 /// Its executable.
 pub fn executable(build: Build) -> Result<PathBuf> {
-    let (name, profile, flags) = match build {
-        Build::Symbols => ("tokio-symbols", "release", ""),
-        Build::Stripped => ("tokio-stripped", "stripped", ""),
+    let (name, profile, target, flags) = match build {
+        Build::Symbols => ("tokio-symbols", "release", "", ""),
+        Build::Stripped => ("tokio-stripped", "stripped", "", ""),
         Build::Static => {
-            ("tokio-static", "stripped", "-C target-feature=+crt-static -C relocation-model=static")
+            ("tokio-static", "stripped", GLIBC, "-C target-feature=+crt-static -C relocation-model=static")
         }
+        // `rustup target add` brings it; static-pie is its default.
+        Build::Musl => ("tokio-musl", "stripped", MUSL, ""),
     };
-    built(name, &source("tokio/src/main.rs"), |target| {
+    built(name, &source("tokio/src/main.rs"), |made_at| {
         let mut folder = workspace().join("target/tests-tokio");
         let mut command = Command::new(needed("cargo")?);
         command.current_dir(source("tokio")).args(["build", "--locked", "--quiet", "--profile", profile]);
         // What the tests' own build was told is none of the service's business.
         command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS").env_remove("CARGO_TARGET_DIR");
-        if !flags.is_empty() {
+        if !target.is_empty() {
             // With a target of its own, so that build scripts are not linked in this way.
             folder = workspace().join("target/tests-tokio-static");
-            command.env("RUSTFLAGS", flags).args(["--target", TARGET]);
+            command.env("RUSTFLAGS", flags).args(["--target", target]);
         }
         output(command.arg("--target-dir").arg(&folder))?;
-        let folder = if flags.is_empty() { folder } else { folder.join(TARGET) };
+        let folder = folder.join(target);
         let made = folder.join(profile).join("tokio-service");
-        std::fs::copy(&made, target).with_context(|| format!("copying {}", made.display())).map(drop)
+        std::fs::copy(&made, made_at).with_context(|| format!("copying {}", made.display())).map(drop)
     })
 }
 
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+const GLIBC: &str = "x86_64-unknown-linux-gnu";
+const MUSL: &str = "x86_64-unknown-linux-musl";

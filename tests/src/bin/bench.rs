@@ -15,6 +15,7 @@ use clap::Parser;
 use spandrel_tests::agent::{Agent, Options};
 use spandrel_tests::follow;
 use spandrel_tests::load::{Load, Nginx, Sink, Usage, only, saturate};
+use spandrel_tests::many;
 use spandrel_tests::process::{Scratch, output};
 use spandrel_tests::sdk;
 
@@ -46,6 +47,9 @@ struct Arguments {
     /// Instead: following HTTP/2 frames in the kernel beside the flat copy of a call's first 4 KiB.
     #[arg(long)]
     frames: bool,
+    /// Instead: how long an agent takes that starts beside so many processes of mixed runtimes with requests under way.
+    #[arg(long, value_name = "PROCESSES")]
+    many: Option<usize>,
     /// With --sdk: only services whose name contains this; repeatable.
     #[arg(long)]
     subject: Vec<String>,
@@ -66,6 +70,9 @@ fn bench(arguments: &Arguments) -> Result<()> {
         std::iter::once(None).chain(arguments.backend.iter().map(|backend| Some(backend.clone()))).collect();
     let scratch = Scratch::new("bench")?;
     println!("{}", machine()?);
+    if let Some(count) = arguments.many {
+        return beside_many(count, &scratch);
+    }
     if arguments.sdk {
         return beside_sdks(arguments, &scratch);
     }
@@ -187,6 +194,31 @@ fn follower(arguments: &Arguments, scratch: &Scratch) -> Result<()> {
             let ([w0, w1], [r0, r1]) = (cost.write, cost.read);
             println!("{:<32} {:>7} {w0:>9.0} {w1:>9.0} {r0:>9.0} {r1:>9.0}", cost.carries, cost.bytes);
         }
+    }
+    Ok(())
+}
+
+/// How an agent starts beside many processes.
+fn beside_many(count: usize, scratch: &Scratch) -> Result<()> {
+    let start = many::start(count, scratch)?;
+    let services: Vec<_> = start.services.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    println!("\n{count} services: {}", services.join(", "));
+    println!("ready after                {:>8.2} s", start.ready.as_secs_f64());
+    println!("the first span after       {:>8.2} s   budget: 2 s", start.first_span.as_secs_f64());
+    for (kind, at) in &start.proved {
+        match at {
+            Some(at) => println!("the last {kind:<8} proved after {:>5.2} s", at.as_secs_f64()),
+            None => println!("the last {kind:<8} never proved"),
+        }
+    }
+    println!("not proved                 {:>8}", start.unproved);
+    println!("end after SIGINT           {:>8.2} s", start.end.as_secs_f64());
+    println!("{:<26} {:>8} {:>8} {:>8} {:>8}", "latency, ms", "requests", "p50", "p99", "longest");
+    for (when, latency) in ["before", "until all is proved", "after"].iter().zip(start.latencies) {
+        println!(
+            "{when:<26} {:>8} {:>8.1} {:>8.1} {:>8.1}",
+            latency.requests, latency.p50, latency.p99, latency.longest
+        );
     }
     Ok(())
 }

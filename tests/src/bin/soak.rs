@@ -1,5 +1,6 @@
 //! `spandrel-soak`: whether the agent's memory stays flat, and nothing is held back, over minutes of what tempts it to
-//! keep things: connections that come and go, and a WebSocket that stays open while its handler calls out.
+//! keep things: connections that come and go, a WebSocket that stays open while its handler calls out, and processes of
+//! several runtimes that begin, grow and end, each call of which is judged.
 //!
 //! Memory is anonymous memory and the kernel's maps without the ring, sampled each second; a minute counts by its
 //! median, and no minute after the first may differ from the second by more than [`FLAT`]. It must never leave a
@@ -18,6 +19,7 @@ use spandrel_tests::agent::{Agent, Options};
 use spandrel_tests::apps;
 use spandrel_tests::load::{Nginx, Sink, Usage, only};
 use spandrel_tests::process::{Endpoint, Scratch, Service, needed};
+use spandrel_tests::rows::{self, mix};
 
 /// Watches the agent's memory (`SPANDREL_BIN`, or target/release/spandrel) over minutes.
 #[derive(Debug, Parser)]
@@ -43,15 +45,18 @@ struct Arguments {
 enum Part {
     Connections,
     Websocket,
+    Mix,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let wanted = |part| arguments.only.is_none_or(|only| only == part);
     let mut failed = false;
-    for (part, run) in
-        [(Part::Connections, connections as fn(&Arguments) -> Result<()>), (Part::Websocket, websocket)]
-    {
+    for (part, run) in [
+        (Part::Connections, connections as fn(&Arguments) -> Result<()>),
+        (Part::Websocket, websocket),
+        (Part::Mix, mixed),
+    ] {
         if wanted(part)
             && let Err(error) = run(&arguments)
         {
@@ -206,6 +211,40 @@ fn websocket(arguments: &Arguments) -> Result<()> {
         percent(spans, 2 * number)
     );
     flat(&minutes)
+}
+
+/// Rows of the truth table in turns under one agent.
+fn mixed(arguments: &Arguments) -> Result<()> {
+    println!("services of several runtimes in turns, {} minutes", arguments.minutes);
+    let mix = mix::run(arguments.minutes, &arguments.backend)?;
+    let (mut wrong, mut missing) = (mix.warm_up.wrong, 0);
+    println!(
+        "{:<20} {:>6} {:>9} {:>10} {:>8} {:>8} {:>8} {:>6}",
+        "row", "turns", "requests", "complete", "right", "orphan", "missing", "wrong"
+    );
+    for (name, turns, verdict) in &mix.rows {
+        println!(
+            "{name:<20} {turns:>6} {:>9} {:>9.2}% {:>8} {:>8} {:>8} {:>6}",
+            verdict.requests,
+            verdict.complete_percent(),
+            verdict.right,
+            verdict.orphan,
+            verdict.missing,
+            verdict.wrong
+        );
+        wrong += verdict.wrong;
+        missing += verdict.missing;
+        if verdict.wrong + verdict.missing > 0 {
+            verdict.examples.iter().for_each(|example| println!("    {example}"));
+        }
+    }
+    println!("{} services were started; in warm-ups {} orphans", mix.processes, mix.warm_up.orphan);
+    let megabytes: Vec<_> = mix.memory.iter().map(|bytes| format!("{:.1}", bytes / MIB)).collect();
+    println!("memory by minute, MiB: {}", megabytes.join(" "));
+    ensure!(wrong == 0 && missing == 0, "{wrong} wrong, {missing} missing");
+    let grown = rows::grown(&mix.memory);
+    ensure!(grown <= FLAT, "memory grew by {:.1} % of the second minute's", grown * 100.0);
+    Ok(())
 }
 
 fn percent(part: u64, whole: u64) -> f64 {

@@ -63,4 +63,6 @@ pub(super) const ROWS: &[Row] = &[
     Row { long: true, ..row("go-corrupt-info", &[GoStyle("inline", "info"), Threaded], ORPHANS) },
     Row { long: true, ..row("go-corrupt-table", &[GoStyle("inline", "table"), Threaded], ORPHANS) },
     fan(row("go-pie", &[GoStyle("fan", "pie"), Threaded], WAITED)),
+    Row { long: true, ..fan(row("go-external", &[GoStyle("fan", "external"), Threaded], WAITED)) },
+    Row { long: true, ..fan(row("go-pie-external", &[GoStyle("fan", "pie-external"), Threaded], WAITED)) },
 ];

@@ -40,6 +40,7 @@ pub(super) const ROWS: &[Row] = &[
     long(spawned(tokio("tokio-symbols-detached", &[with_symbols("detached"), Threaded]))),
     long(tokio("tokio-static", &[fixed("inline"), Threaded])),
     long(spawned(tokio("tokio-static-spawn", &[fixed("spawn"), Threaded]))),
+    long(tokio("tokio-musl", &[MUSL, Threaded])),
     chain("chain", &[Nginx, Go, UVICORN, stripped("inline"), Threaded]),
     // Five runtimes. Node's promises are followed only where links by descent are allowed.
     Row {
@@ -49,9 +50,13 @@ pub(super) const ROWS: &[Row] = &[
         claim: Claim::Complete(99.0),
         ..chain("chain-six", &[Jvm("thread"), Node, Go, UVICORN, stripped("inline"), Nginx, Threaded])
     },
+    // Each service in namespaces of its own, the Go and the Rust program in a file system that only they have.
+    Row { apart: true, ..chain("chain-apart", &[Nginx, Go, UVICORN, stripped("inline"), Threaded]) },
     chain("chain-reverse", &[Threaded, stripped("inline"), UVICORN, Go, Nginx, Clock]),
 ];
 
+/// Linked with musl.
+const MUSL: Program = Tokio(Service { style: "inline", build: Build::Musl, one_thread: false });
 /// Under uvicorn, calls made by the task that answers.
 const UVICORN: Program =
     Python { script: "async_service.py", arguments: &["server=uvicorn", "style=inline"] };

@@ -41,7 +41,7 @@ pub fn watched(pid: u32) -> Vec<Watched> {
 
 /// The lines `tfd: 13 events: 80002019 data: 7f56f4003880 …` of an epoll set's `fdinfo` (fs/eventpoll.c,
 /// `ep_show_fdinfo`).
-fn parse(text: &[u8]) -> impl Iterator<Item = Watched> {
+pub(super) fn parse(text: &[u8]) -> impl Iterator<Item = Watched> {
     text.split(|&byte| byte == b'\n').filter_map(|line| {
         let line = std::str::from_utf8(line).ok()?;
         let mut words = line.split_ascii_whitespace();

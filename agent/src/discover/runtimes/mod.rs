@@ -12,6 +12,8 @@
 //! Start reading at [`Runtime`] and [`Reader`]; `worker` is the thread, `readers` what the pipeline holds.
 
 mod epoll;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod go;
 pub mod jvm;
 mod nginx;

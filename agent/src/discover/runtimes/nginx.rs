@@ -73,6 +73,15 @@ fn is_connection(memory: &dyn ReadMemory, watched: &Watched) -> bool {
         && read.and_then(|event| memory.word(event)) == Some(connection)
 }
 
+/// For the fuzz bodies: memory, whatever is in it.
+pub(super) fn read_memory(data: &[u8]) {
+    let mut image = crate::discover::memory::Image::default();
+    image.put(0x10_0000, data);
+    for (descriptor, word) in [(0, 0x10_0001), (7, 0x10_0010), (-1, u64::MAX), (1, 0)] {
+        is_connection(&image, &Watched { descriptor, word });
+    }
+}
+
 fn walks() -> Walks {
     let steps = vec![
         Step::epoll_word(4),

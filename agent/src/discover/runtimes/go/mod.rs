@@ -186,6 +186,30 @@ fn look(elf: &Elf) -> Binary {
     }))
 }
 
+/// For the fuzz bodies: a file, whatever is in it.
+pub(super) fn read_file(elf: &Elf) {
+    if let Binary::Known(known) = look(elf) {
+        for address in [known.writer, known.reader, known.server, known.background].into_iter().flatten() {
+            assert!(elf.is_code(address), "{address:#x}");
+        }
+        assert!(known.semaphores.is_none_or(|address| elf.is_zeroed(address)));
+    }
+}
+
+/// For the fuzz bodies: memory, whatever is in it.
+pub(super) fn read_memory(data: &[u8]) {
+    let mut image = crate::discover::memory::Image::default();
+    image.put(0x10_0000, data);
+    for minor in 19..28 {
+        let Some(layout) = layout::of_minor(minor) else { continue };
+        for length in [1, 2, MAX_PROCESSORS, u64::MAX] {
+            for list in [0x10_0000, 0x10_0008, 1, u64::MAX - 7] {
+                assert!(latest_batch(&image, &layout, list, length).is_none_or(|end| end > BATCH));
+            }
+        }
+    }
+}
+
 enum Missing {
     Yet,
     Because(String),

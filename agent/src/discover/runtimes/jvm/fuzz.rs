@@ -3,6 +3,7 @@
 use super::classes::{ClassLayout, Classes};
 use super::layout::Layout;
 use super::structs::Structs;
+use crate::discover::elf::Elf;
 use crate::discover::memory::Image;
 
 /// No memory makes the reading of tables and classes panic or go on without end; what is found are offsets within a
@@ -29,6 +30,14 @@ pub fn fuzz_structs(data: &[u8]) {
     }
     let _ = Layout::prove(&image, &symbol, BASE);
 }
+
+/// A file, whatever is in it.
+pub(in super::super) fn read_file(elf: &Elf) {
+    assert!(super::Symbols::of(elf).0.len() <= super::MAX_KEPT);
+}
+
+/// Symbols by which it is looked for in a file.
+pub(in super::super) const BY_NAME: &[&str] = SYMBOLS;
 
 const BASE: u64 = 0x10_0000;
 /// Longer than any structure that is read, so that reads within one are not cut by the image.

@@ -100,6 +100,9 @@ impl Runtime for Jvm {
     }
 }
 
+/// Symbols that are kept of a libjvm: it has some forty, and a file that lies may have a million.
+const MAX_KEPT: usize = 256;
+
 /// The symbols of a libjvm that are used.
 struct Symbols(std::collections::HashMap<String, u64>);
 
@@ -110,7 +113,7 @@ impl Symbols {
             if name.starts_with(b"gHotSpotVM") || SYMBOLS.iter().any(|known| name == known.as_bytes()) {
                 found.insert(String::from_utf8_lossy(name).into_owned(), symbol.address);
             }
-            true
+            found.len() < MAX_KEPT
         });
         Self(found)
     }

@@ -127,6 +127,12 @@ const RUNS: &str = "Builtins_RunMicrotasks";
 /// What calls a function.
 const CALLS: &str = "Builtins_Call_ReceiverIsNullOrUndefined";
 
+/// All symbols that are looked for.
+pub fn symbols() -> impl Iterator<Item = &'static str> {
+    let turns = TURNS.iter().map(|(name, ..)| *name);
+    turns.chain(PROMISES.iter().map(|(name, _)| *name)).chain([CALLS])
+}
+
 /// The places of a binary; none if it is not Node.
 pub fn places(elf: &Elf) -> Option<Places> {
     let mut turns: Vec<Option<Symbol>> = vec![None; TURNS.len()];

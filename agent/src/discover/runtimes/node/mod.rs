@@ -39,6 +39,19 @@ use reader::NodeReader;
 /// The runtime.
 pub struct Node;
 
+/// For the fuzz bodies: a file, whatever is in it.
+pub(super) fn read_file(elf: &Elf) {
+    let Some(places) = binary::places(elf) else { return };
+    for place in places.turns.iter().chain(&places.promises) {
+        assert_eq!(elf.bytes_at(place.address, place.bytes.len()).as_ref(), Some(&place.bytes));
+    }
+}
+
+/// For the fuzz bodies: the symbols that are looked for.
+pub(super) fn symbols() -> impl Iterator<Item = &'static str> {
+    binary::symbols()
+}
+
 impl Runtime for Node {
     fn name(&self) -> &'static str {
         "node"

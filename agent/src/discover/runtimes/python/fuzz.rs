@@ -1,7 +1,8 @@
 //! Fuzz body: the search for a layout over memory that anybody made up.
 
-use super::greenlet;
 use super::layout::{Binary, find};
+use super::{greenlet, lineage};
+use crate::discover::elf::Elf;
 use crate::discover::memory::Image;
 
 /// No memory makes the search panic or read without end; what it finds are offsets that it may look at.
@@ -16,5 +17,18 @@ pub fn fuzz_layout(data: &[u8]) {
     }
     let _ = greenlet::search(&image, BASE, BASE + 0x5000, 16);
 }
+
+/// A file, whatever is in it.
+pub(in super::super) fn read_file(elf: &Elf) {
+    for path in [&b"/usr/bin/python3.11"[..], b"libpython3.999999999999.so", b""] {
+        let Some(binary) = Binary::of(elf, path) else { continue };
+        for point in lineage::points(elf, &binary.moved(u64::MAX), 1).into_iter().flatten() {
+            drop(point);
+        }
+    }
+}
+
+/// The symbols that are looked for.
+pub(in super::super) const SYMBOLS: &[&str] = &["_PyRuntime", "PyContext_Type", "PyContext_CopyCurrent"];
 
 const BASE: u64 = 0x10_0000;

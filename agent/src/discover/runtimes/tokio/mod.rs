@@ -184,6 +184,19 @@ fn find_spawns(elf: &Elf) -> Spawns {
     Spawns::Loops(sites)
 }
 
+/// For the fuzz bodies: a file, whatever is in it.
+pub(super) fn read_file(elf: &Elf) {
+    mentions_tokio(elf);
+    match find_spawns(elf) {
+        Spawns::Functions(functions) => {
+            assert!(functions.iter().all(|(_, bytes)| bytes.len() == ENTRY_BYTES));
+        }
+        Spawns::Loops(sites) => {
+            assert!(sites.values().flatten().all(|site| usize::from(site.register) < SAVED.len()));
+        }
+    }
+}
+
 /// What is compared before a probe is set on a function.
 const ENTRY_BYTES: usize = 8;
 /// One for each scheduler, and for each unit of code that has its own.
