@@ -154,7 +154,7 @@ fn look(elf: &Elf) -> Binary {
         "runtime.newproc1",
         "runtime.semacquire1",
     ];
-    let text = elf.section(".text").map(|section| section.address);
+    let text = elf.section(".text").map(|section| text_start(elf).unwrap_or(section.address));
     let Some(functions) = table::find(&table, text, &wanted) else {
         return Binary::Unknown("its table of functions is of another kind".to_owned());
     };
@@ -208,6 +208,19 @@ pub(super) fn read_memory(data: &[u8]) {
             }
         }
     }
+}
+
+/// Where Go's own code begins, as its module data say (1.26 and later, whose table of functions does not): a linker of C's puts
+/// other code before it in the same section. `pcHeader` is the first word of `runtime.moduledata`, `minpc` the 21st, `text` the 23rd.
+fn text_start(elf: &Elf) -> Option<u64> {
+    let table = elf.section(".gopclntab")?;
+    let words = elf.bytes_at(elf.section(".go.module")?.address, 24 * 8)?;
+    let word = |index: usize| {
+        let bytes = words.get(index * 8..index * 8 + 8)?;
+        bytes.try_into().ok().map(u64::from_le_bytes)
+    };
+    let start = word(22).filter(|start| word(0) == Some(table.address) && word(20) == Some(*start))?;
+    elf.is_code(start).then_some(start)
 }
 
 enum Missing {
