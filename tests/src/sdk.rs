@@ -1,6 +1,7 @@
 //! The same service as it is, traced by Spandrel, and under the auto-instrumentation that a user would pick instead:
-//! Flask under `opentelemetry-instrument`, Node under `@opentelemetry/auto-instrumentations-node`, the JVM under the
-//! OpenTelemetry Java agent. Both send their spans to a backend that throws them away.
+//! Flask and aiohttp under `opentelemetry-instrument`, Node under `@opentelemetry/auto-instrumentations-node`, the JVM under the
+//! OpenTelemetry Java agent; Go has none that installs by itself (OpenTelemetry's for Go is eBPF as well, and its module comes
+//! without its objects), so it is measured with and without Spandrel alone. All send their spans to a backend that throws them away.
 //!
 //! It must never compare two runs: the three modes take turns in each round, and a ratio is of one round. What it needs is
 //! installed under `target/` on first use and by nothing else: `cargo xtask test` does not come here.
@@ -11,7 +12,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use crate::agent::{Agent, Options};
-use crate::apps::{built, jvm_classes, npm_packages, python, source, workspace};
+use crate::apps::{built, go_service, jvm_classes, npm_packages, python, source, workspace};
 use crate::load::{Nginx, Sink, Usage, only, saturate};
 use crate::process::{Endpoint, Scratch, Service, needed, output};
 
@@ -29,6 +30,8 @@ pub struct Subject {
 #[derive(Clone, Copy, Debug)]
 enum Program {
     Flask,
+    Aiohttp(&'static str),
+    Go(&'static str),
     Node(&'static str),
     Jvm(&'static str),
 }
@@ -36,6 +39,10 @@ enum Program {
 /// All of them.
 pub const SUBJECTS: &[Subject] = &[
     Subject { name: "Flask, Gunicorn's threads", executable: "python3*", program: Program::Flask },
+    Subject { name: "aiohttp, await", executable: "python3*", program: Program::Aiohttp("inline") },
+    Subject { name: "aiohttp, gather", executable: "python3*", program: Program::Aiohttp("gather") },
+    Subject { name: "Go, the handler", executable: "go-service*", program: Program::Go("inline") },
+    Subject { name: "Go, a goroutine a call", executable: "go-service*", program: Program::Go("fan") },
     Subject { name: "Node, callbacks", executable: "node", program: Program::Node("callback") },
     Subject { name: "Node, await http", executable: "node", program: Program::Node("await") },
     Subject { name: "Node, await fetch", executable: "node", program: Program::Node("fetch") },
@@ -60,6 +67,8 @@ pub struct Lost {
     pub spandrel: Vec<f64>,
     /// To the SDK.
     pub sdk: Vec<f64>,
+    /// The 99th percentile of latencies in microseconds: alone, with Spandrel, with the SDK.
+    pub p99: [Vec<f64>; 3],
     /// The service's own CPU a request, in microseconds: alone, with Spandrel, with the SDK.
     pub cpu: [Vec<f64>; 3],
     /// Hits of Spandrel's probes a request.
@@ -76,6 +85,9 @@ pub fn compare(subject: &Subject, rounds: usize, seconds: u64, scratch: &Scratch
         for turn in 0..WATCHERS.len() {
             let index = (turn + round) % WATCHERS.len();
             let (Some(&watcher), Some(rate)) = (WATCHERS.get(index), rates.get_mut(index)) else { continue };
+            if watcher == Watcher::Sdk && !subject.program.has_sdk() {
+                continue;
+            }
             let at = Endpoint::free()?;
             let before = sink.received();
             let with = (watcher == Watcher::Sdk).then_some(&sink);
@@ -88,6 +100,7 @@ pub fn compare(subject: &Subject, rounds: usize, seconds: u64, scratch: &Scratch
             *rate = load.rate;
             let used = (Usage::of(service.pid())?.cpu - used).as_secs_f64() * 1e6 / load.requests as f64;
             lost.cpu[index].push(used);
+            lost.p99[index].push(load.p99);
             let mut hits = String::new();
             if let Some(agent) = agent {
                 let outcome = agent.stop()?;
@@ -101,15 +114,18 @@ pub fn compare(subject: &Subject, rounds: usize, seconds: u64, scratch: &Scratch
             // A watcher that sends nothing costs nothing and says nothing.
             ensure!((watcher == Watcher::Nobody) == (sent == 0.0), "{watcher:?} sent {sent} bytes of spans");
             println!(
-                "{:<5} {:<28} {watcher:<10?} {:>10.0} requests/s {used:>8.0} µs a request {hits}",
+                "{:<5} {:<28} {watcher:<10?} {:>10.0} requests/s {used:>8.0} µs a request, p99 {:>8.0} µs {hits}",
                 round + 1,
                 subject.name,
-                load.rate
+                load.rate,
+                load.p99
             );
         }
         let [nobody, spandrel, sdk] = rates;
         lost.spandrel.push((1.0 - spandrel / nobody) * 100.0);
-        lost.sdk.push((1.0 - sdk / nobody) * 100.0);
+        if subject.program.has_sdk() {
+            lost.sdk.push((1.0 - sdk / nobody) * 100.0);
+        }
     }
     Ok(lost)
 }
@@ -143,6 +159,10 @@ fn sdk(command: &mut Command, sink: &Sink) {
 }
 
 impl Program {
+    fn has_sdk(self) -> bool {
+        !matches!(self, Self::Go(_))
+    }
+
     fn start(
         self,
         at: &Endpoint,
@@ -162,6 +182,25 @@ impl Program {
         };
         match self {
             Self::Flask => flask(at, with, scratch),
+            Self::Aiohttp(style) => {
+                let bin = python_environment()?.join("bin");
+                let mut command = match with {
+                    Some(sink) => {
+                        let mut command = Command::new(bin.join("opentelemetry-instrument"));
+                        sdk(&mut command, sink);
+                        command.arg(bin.join("python"));
+                        command
+                    }
+                    None => Command::new(bin.join("python")),
+                };
+                command.arg(source("async_service.py")).arg("server=aiohttp").args(told(style));
+                Service::listening("aiohttp", command.env("PYTHONDONTWRITEBYTECODE", "1"), scratch, at)
+            }
+            Self::Go(style) => {
+                let mut command = Command::new(go_service()?);
+                command.args(told(style));
+                Service::listening("go-service", &mut command, scratch, at)
+            }
             Self::Node(style) => {
                 let mut command = Command::new(needed("node")?);
                 if let Some(sink) = with {
@@ -188,7 +227,7 @@ impl Program {
 }
 
 fn flask(at: &Endpoint, with: Option<&Sink>, scratch: &Scratch) -> Result<Service> {
-    let bin = flask_environment()?.join("bin");
+    let bin = python_environment()?.join("bin");
     let mut command = match with {
         Some(sink) => {
             let mut command = Command::new(bin.join("opentelemetry-instrument"));
@@ -204,7 +243,7 @@ fn flask(at: &Endpoint, with: Option<&Sink>, scratch: &Scratch) -> Result<Servic
     Service::listening("flask", &mut command, scratch, at)
 }
 
-fn flask_environment() -> Result<PathBuf> {
+fn python_environment() -> Result<PathBuf> {
     let target = workspace().join("target/sdk-python");
     let packages = source("sdk/requirements.txt");
     built("sdk-python.done", &packages, |done| {

@@ -236,6 +236,8 @@ fn beside_sdks(arguments: &Arguments, scratch: &Scratch) -> Result<()> {
             "{}: throughput lost to Spandrel {spandrel:.1} %, to the SDK {sdk:.1} %, median of {} rounds",
             subject.name, arguments.rounds
         );
+        let [alone, traced, instrumented] = lost.p99.map(median);
+        println!("    p99: alone {alone:.0} µs, with Spandrel {traced:.0}, with the SDK {instrumented:.0}");
         let [alone, traced, instrumented] = lost.cpu.map(median);
         println!(
             "    CPU of the service a request: alone {alone:.0} µs, with Spandrel {traced:.0}, with the SDK \

@@ -36,6 +36,12 @@ struct Arguments {
     /// Only this part.
     #[arg(long)]
     only: Option<Part>,
+    /// Of the mix: this row takes turns, instead of the usual ones; repeatable.
+    #[arg(long)]
+    row: Vec<String>,
+    /// Of the mix: what the agent is told.
+    #[arg(long, value_name = "KIND")]
+    weakest_link: Option<String>,
     /// The agent's backend.
     #[arg(long, default_value = "auto")]
     backend: String,
@@ -216,7 +222,8 @@ fn websocket(arguments: &Arguments) -> Result<()> {
 /// Rows of the truth table in turns under one agent.
 fn mixed(arguments: &Arguments) -> Result<()> {
     println!("services of several runtimes in turns, {} minutes", arguments.minutes);
-    let mix = mix::run(arguments.minutes, &arguments.backend)?;
+    let weakest = arguments.weakest_link.as_deref();
+    let mix = mix::run(arguments.minutes, &arguments.backend, &arguments.row, weakest)?;
     let (mut wrong, mut missing) = (mix.warm_up.wrong, 0);
     println!(
         "{:<20} {:>6} {:>9} {:>10} {:>8} {:>8} {:>8} {:>6}",

@@ -51,11 +51,15 @@ pub struct Mix {
     pub memory: Vec<f64>,
 }
 
-/// Goes on for so many minutes.
-pub fn run(minutes: u64, backend: &str) -> Result<Mix> {
+/// Goes on for so many minutes. These rows take turns, or those of [`LANES`]; `weakest` link is what the agent is told, if anything.
+pub fn run(minutes: u64, backend: &str, rows: &[String], weakest: Option<&str>) -> Result<Mix> {
+    let lanes = lanes(rows)?;
     let scratch = Scratch::new("mix")?;
     let file = scratch.join("mix.jsonl");
-    let options = Options::new(&scratch).backend(backend).no_file();
+    let mut options = Options::new(&scratch).backend(backend).no_file();
+    if let Some(weakest) = weakest {
+        options = options.arguments(["--weakest-link", weakest]);
+    }
     let export = format!("file:{}", file.display());
     let agent = Agent::start(&options.arguments(["--export", &export]))?;
     let over = Instant::now() + Duration::from_secs(minutes * 60);
@@ -65,20 +69,19 @@ pub fn run(minutes: u64, backend: &str) -> Result<Mix> {
     let mut mix = Mix::default();
     std::thread::scope(|scope| -> Result<()> {
         let reader = scope.spawn(|| read(file, &arrived, &stop));
-        let lanes: Vec<_> = LANES
+        let lanes: Vec<_> = lanes
             .iter()
             .zip(&arrived)
             .zip(0u64..)
-            .map(|((names, arrived), lane)| {
+            .map(|((rows, arrived), lane)| {
                 let (turns, processes) = (&turns, &processes);
                 scope.spawn(move || -> Result<()> {
-                    for (turn, name) in (1u64..).zip(names.iter().cycle()) {
+                    for (turn, row) in (1u64..).zip(rows.iter().copied().cycle()) {
                         if Instant::now() >= over {
                             return Ok(());
                         }
-                        let row = named(name)?;
                         let (warm, verdict) = take_turn(row, lane << 32 | turn, arrived)
-                            .with_context(|| format!("row {name}, turn {turn}"))?;
+                            .with_context(|| format!("row {}, turn {turn}", row.name))?;
                         processes.fetch_add(row.programs.len() as u64, Ordering::Relaxed);
                         if let Ok(mut turns) = turns.lock() {
                             turns.push((row, warm, verdict));
@@ -117,6 +120,22 @@ pub fn run(minutes: u64, backend: &str) -> Result<Mix> {
         }
     }
     Ok(mix)
+}
+
+/// The rows of each lane.
+fn lanes(rows: &[String]) -> Result<[Vec<&'static Row>; 2]> {
+    let mut lanes: [Vec<&'static Row>; 2] = Default::default();
+    let [one, other] = &mut lanes;
+    if rows.is_empty() {
+        for (lane, names) in [one, other].into_iter().zip(LANES) {
+            *lane = names.iter().map(|name| named(name)).collect::<Result<_>>()?;
+        }
+    } else {
+        for (number, name) in rows.iter().enumerate() {
+            (if number % 2 == 0 { &mut *one } else { &mut *other }).push(named(name)?);
+        }
+    }
+    Ok(lanes)
 }
 
 /// One row, from the start of its services to their end: the warm-up's verdict, and the others'.
