@@ -286,7 +286,7 @@ impl JvmReader {
     ) -> Option<Option<u64>> {
         let epoch = words.buffer.epoch;
         if let (Some(path), Some(reference)) = (self.client.path(), words.subscription) {
-            let found = path.exchange(reference, self.memory.as_ref());
+            let found = path.exchange(reference, words.descriptor, self.memory.as_ref());
             // What was read afterwards is what it was at the call if nothing was moved since.
             let stays = words.buffer.start != 0 && self.layout.is_after(self.memory.as_ref(), epoch);
             return Some(found.filter(|_| stays));
@@ -298,10 +298,11 @@ impl JvmReader {
             return None;
         }
         let depth = self.threads.get(&thread).and_then(|slot| slot.depth);
-        if let (Some(depth), Some(narrow)) = (depth, self.layout.narrow)
-            && self.client.look((depth, object, class), (layout, narrow), self.memory.as_ref())
-        {
-            self.walk(wishes);
+        if let (Some(depth), Some(narrow)) = (depth, self.layout.narrow) {
+            let ran = client::Ran { depth, object, class, descriptor: words.descriptor };
+            if self.client.look(ran, (layout, narrow), self.memory.as_ref()) {
+                self.walk(wishes);
+            }
         }
         Some(None)
     }

@@ -47,10 +47,44 @@ pub struct Path {
 #[derive(Debug, Default)]
 pub struct Finder {
     path: Option<Path>,
-    /// Where the descriptor may be, and the sockets that were looked at.
-    places: Option<HashSet<u64>>,
-    sockets: HashSet<u64>,
+    descriptor: Places,
     looks: u32,
+}
+
+/// Where in objects of one class a number is, by its value.
+#[derive(Debug, Default)]
+pub struct Places {
+    /// Where it may be, and the objects that were looked at.
+    places: Option<HashSet<u64>>,
+    objects: HashSet<u64>,
+    looks: u32,
+}
+
+impl Places {
+    /// Looks at one more object: the place, if there is only one left and enough of them agree. `is` tells whether a number may be the one.
+    pub fn look(
+        &mut self,
+        object: u64,
+        layout: &ClassLayout,
+        memory: &dyn ReadMemory,
+        is: &dyn Fn(u32) -> bool,
+    ) -> Option<u64> {
+        self.looks += 1;
+        let mut places = HashSet::new();
+        for place in members(object, layout, memory) {
+            if memory.u32(object + place).is_some_and(is) {
+                places.insert(place);
+            }
+        }
+        let places = match self.places.take() {
+            Some(known) => known.intersection(&places).copied().collect(),
+            None => places,
+        };
+        self.objects.insert(object);
+        let only = if places.len() == 1 { places.iter().next().copied() } else { None };
+        self.places = Some(places).filter(|places| !places.is_empty());
+        only.filter(|_| self.objects.len() >= SOCKETS || self.looks >= LOOKS)
+    }
 }
 
 impl Finder {
@@ -78,24 +112,11 @@ impl Finder {
             let Some((place, next)) = the_only(at, wanted, layout, narrow, memory) else { return false };
             (*offset, at) = (place, next);
         }
-        let mut places = HashSet::new();
-        for place in members(at, layout, memory) {
-            if memory.u32(at + place).is_some_and(|number| serves(number.into())) {
-                places.insert(place);
-            }
-        }
-        let places = match self.places.take() {
-            Some(known) => known.intersection(&places).copied().collect(),
-            None => places,
-        };
-        self.sockets.insert(at);
-        if let (1, Some(&place)) = (places.len(), places.iter().next())
-            && (self.sockets.len() >= SOCKETS || self.looks >= LOOKS)
-        {
+        let is = |number: u32| serves(number.into());
+        if let Some(place) = self.descriptor.look(at, layout, memory, &is) {
             let [wrapper, channel, socket, _] = offsets;
             self.path = Some(Path { class, offsets: [wrapper, channel, socket, place], narrow });
         }
-        self.places = Some(places).filter(|places| !places.is_empty());
         self.path.is_some()
     }
 }
