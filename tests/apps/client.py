@@ -1,4 +1,4 @@
-"""An HTTP/1.1 client on `http.client`, one keep-alive connection per object, over TCP or a unix socket.
+"""An HTTP/1.1 client on `http.client`, one keep-alive connection per object, over TCP, TLS or a unix socket.
 
 It counts the bytes it moves, from the outside of the system calls, so that the harness can say where a request
 was. It must never read ahead of a response.
@@ -7,6 +7,7 @@ was. It must never read ahead of a response.
 import http.client
 import io
 import socket
+import ssl
 
 
 class _Counting(io.RawIOBase):
@@ -24,14 +25,16 @@ class _Counting(io.RawIOBase):
 
 
 class Connection(http.client.HTTPConnection):
-    """`target` is `host:port` or `unix:/path`."""
+    """`target` is `host:port` or `unix:/path`; `secure` if it is asked over TLS, with whatever certificate it has."""
 
-    def __init__(self, target, log=None):
+    def __init__(self, target, log=None, secure=False):
         self._unix = target[5:] if target.startswith("unix:") else None
         host, _, port = ("localhost", "", "80") if self._unix else target.rpartition(":")
         super().__init__(host, int(port), timeout=30)
         self.sent = self.received = 0
-        self._log = log
+        # Where its bytes lie on the wire is not known from outside of TLS.
+        self._log = None if secure else log
+        self._context = ssl._create_unverified_context() if secure else None
         owner = self
 
         class Response(http.client.HTTPResponse):
@@ -48,6 +51,8 @@ class Connection(http.client.HTTPConnection):
             self.sock.connect(self._unix)
         else:
             super().connect()
+        if self._context:
+            self.sock = self._context.wrap_socket(self.sock)
 
     def send(self, data):
         if self.sock is None:

@@ -1,12 +1,16 @@
 """A service with a thread per connection: `http.server.ThreadingHTTPServer`, `http.client`, a connection per thread.
 
     threaded.py port=N|unix=PATH routes=FILE [next=HOST:PORT|unix:PATH] [log=FILE] [copy=1] [background=FILE every=MS]
+                [serve=tls] [call=tls]
 """
 
 import http.server
 import socket
 import socketserver
+import ssl
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -21,7 +25,7 @@ mine = threading.local()
 
 def call(path, headers):
     if getattr(mine, "connection", None) is None:
-        mine.connection = client.Connection(settings.next, log)
+        mine.connection = client.Connection(settings.next, log, settings.call == "tls")
     mine.connection.call(path, headers)
 
 
@@ -68,9 +72,27 @@ class TcpServer(http.server.ThreadingHTTPServer):
     request_queue_size = 128
 
 
+class TlsServer(TcpServer):
+    """With a certificate made for the occasion; the handshake is the handler's thread's."""
+
+    def __init__(self, *arguments):
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        with tempfile.TemporaryDirectory() as folder:
+            key, shown = folder + "/key", folder + "/certificate"
+            made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+            made += ["-days", "2", "-subj", "/CN=localhost", "-keyout", key, "-out", shown]
+            subprocess.run(made, check=True, stderr=subprocess.DEVNULL)
+            self.context.load_cert_chain(shown, key)
+        super().__init__(*arguments)
+
+    def get_request(self):
+        sock, address = super().get_request()
+        return self.context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False), address
+
+
 def timer(paths):
     """Calls that belong to no request, from a thread that serves none."""
-    connection = client.Connection(settings.next, log)
+    connection = client.Connection(settings.next, log, settings.call == "tls")
     for path in paths:
         time.sleep(int(settings.every or "20") / 1000)
         connection.call(path)
@@ -79,5 +101,6 @@ def timer(paths):
 paths = common.background(settings.background)
 if paths:
     threading.Thread(target=timer, args=(paths,), daemon=True).start()
-server = UnixServer(settings.unix, Handler) if settings.unix else TcpServer(("127.0.0.1", int(settings.port)), Handler)
+Server = TlsServer if settings.serve == "tls" else TcpServer
+server = UnixServer(settings.unix, Handler) if settings.unix else Server(("127.0.0.1", int(settings.port)), Handler)
 server.serve_forever()

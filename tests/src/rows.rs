@@ -183,6 +183,15 @@ const PROVED: Claim = Complete(99.99);
 const ROWS: &[Row] = &[
     row("threaded", &[Threaded, Threaded], PROVED),
     Row { timer: 1, ..row("threaded-timer", &[Threaded, Threaded], PROVED) },
+    row(
+        "threaded-tls",
+        &[
+            Python { script: "threaded.py", arguments: &["call=tls"] },
+            Python { script: "threaded.py", arguments: &["serve=tls", "call=tls"] },
+            Python { script: "threaded.py", arguments: &["serve=tls"] },
+        ],
+        PROVED,
+    ),
     row("gunicorn", &[Gunicorn, Threaded], PROVED),
     // With more requests at once than threads Puma's reactor reads them, and then the thread that calls is not the one that read.
     row("puma", &[Puma, Threaded], OrphansNeverWrong { service: 1 }),

@@ -12,7 +12,7 @@ use spandrel_tests::apps;
 use spandrel_tests::checks::{joined, machine, nothing_wrong, scaled};
 use spandrel_tests::load::anonymous;
 use spandrel_tests::process::{Endpoint, Scratch, Service, output, until};
-use spandrel_tests::tls::{self, Client, Server, Verdict, python};
+use spandrel_tests::tls::{self, Client, Server, Verdict, postgres, python};
 
 /// Runs a client against a server that is there already, the agent started between the two: so many percent of the requests are
 /// seen at both ends and joined, and every other one is of a session that is counted as having no key.
@@ -68,20 +68,49 @@ fn go_with_its_own_tls() -> Result<()> {
     row((Server::Go, Client::Go), "1.3", scaled(400, 10_000), 95)
 }
 
-/// Nothing of rustls tells where its keys are, so that they are searched for: those of a connection that lasts are found.
+/// Programs in which nothing tells where the keys are, so that they are searched for, over four connections that last: those are
+/// found, and half of the requests at the least.
+fn searched((server, client): (Server, Client), version: &str, count: usize) -> Result<Outcome> {
+    let scratch = Scratch::new("tls-searched")?;
+    let at = Endpoint::free()?;
+    let _server = server.start(version, &at, &scratch)?;
+    let agent = Agent::start(&Options::new(&scratch))?;
+    output(&mut client.over(&at, "/searched", count, 4, count)?)?;
+    agent.settle_for(2 * count, "/searched")?;
+    let outcome = agent.stop()?;
+    judge(&Verdict::of(&outcome.spans, "/searched", count, version), &outcome, 50)?;
+    Ok(outcome)
+}
+
 #[test]
 fn rustls_without_a_symbol() -> Result<()> {
     let _machine = machine();
-    let scratch = Scratch::new("tls-rust")?;
-    let at = Endpoint::free()?;
-    let _server = Server::Rustls.start("1.3", &at, &scratch)?;
-    let count = scaled(2_000, 10_000);
-    let agent = Agent::start(&Options::new(&scratch))?;
-    output(&mut Client::Rustls.over(&at, "/rust", count, 4, count)?)?;
-    agent.settle_for(2 * count, "/rust")?;
-    let outcome = agent.stop()?;
-    let verdict = Verdict::of(&outcome.spans, "/rust", count, "1.3");
-    judge(&verdict, &outcome, 50)
+    searched((Server::Rustls, Client::Rustls), "1.3", scaled(2_000, 10_000)).map(drop)
+}
+
+/// Neither a secret nor random bytes are known of these: the expanded keys of AES are found.
+#[test]
+fn go_with_tls_1_2() -> Result<()> {
+    let _machine = machine();
+    let outcome = searched((Server::Go, Client::Go), "1.2", scaled(200, 2_000))?;
+    ensure!(outcome.counters.sum(&["spandrel_tls_searched_keys_total"]) >= 4, "{:?}", outcome.counters);
+    Ok(())
+}
+
+#[test]
+fn java_with_its_own_tls() -> Result<()> {
+    let _machine = machine();
+    let outcome = searched((Server::Java, Client::Java), "1.3", scaled(200, 2_000))?;
+    ensure!(outcome.counters.sum(&["spandrel_tls_searched_keys_total"]) >= 4, "{:?}", outcome.counters);
+    Ok(())
+}
+
+#[test]
+fn queries_of_postgresql_go_on_right_and_are_no_requests() -> Result<()> {
+    let _machine = machine();
+    let found = postgres::run(scaled(300, 10_000), &[])?;
+    ensure!(found.right == found.sent && found.spans == 0, "{found:?}");
+    Ok(())
 }
 
 #[test]

@@ -6,14 +6,14 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::Parser;
 use spandrel_tests::tls::tables::{self, Bulk, Cost, First, Late, Many};
-use spandrel_tests::tls::{self, Client, Server, Verdict};
+use spandrel_tests::tls::{self, Client, Server, Verdict, postgres};
 
 /// Runs the tables of TLS against the real agent (`SPANDREL_BIN`, or target/release/spandrel).
 #[derive(Parser, Debug)]
 struct Arguments {
     /// Tables: programs, first (the first session of a new program, 200 times), late (sessions that are older than the agent), cost (a
     /// busy nginx, without an agent, with one that reads no TLS, with one that does), many (200 programs with one library), bulk (a
-    /// file of 1 GiB). All if none is named.
+    /// file of 1 GiB), postgres (queries, which are no HTTP). All if none is named.
     table: Vec<String>,
     /// 10,000 requests a row.
     #[arg(long)]
@@ -43,7 +43,7 @@ struct Arguments {
 
 /// Server, client, version of TLS, and how many of 1,000 requests must be joined: keys of sessions that are over before a search
 /// are not found.
-const PROGRAMS: [(&str, Server, Client, &str, usize); 20] = [
+const PROGRAMS: [(&str, Server, Client, &str, usize); 21] = [
     ("threads", Server::Threads, Client::Threads, "1.3", 999),
     ("threads-1.2", Server::Threads, Client::Threads, "1.2", 999),
     ("asyncio", Server::Asyncio, Client::Asyncio, "1.3", 999),
@@ -56,6 +56,7 @@ const PROGRAMS: [(&str, Server, Client, &str, usize); 20] = [
     ("nginx-curl-1.2", Server::Nginx, Client::Curl, "1.2", 999),
     ("nginx-wget", Server::Nginx, Client::Wget, "1.3", 999),
     ("rustls", Server::Rustls, Client::Rustls, "1.3", 500),
+    ("rustls-1.2", Server::Rustls, Client::Rustls, "1.2", 500),
     ("nginx-rustls", Server::Nginx, Client::Rustls, "1.3", 999),
     ("apache", Server::Apache, Client::Threads, "1.3", 999),
     ("go", Server::Go, Client::Go, "1.3", 999),
@@ -80,7 +81,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<bool> {
     let tables: Vec<&str> = match arguments.table.as_slice() {
-        [] => vec!["programs", "first", "late", "cost", "many", "bulk"],
+        [] => vec!["programs", "first", "late", "cost", "many", "bulk", "postgres"],
         named => named.iter().map(String::as_str).collect(),
     };
     let mut good = true;
@@ -92,10 +93,20 @@ fn run(arguments: &Arguments) -> Result<bool> {
             "late" => late(arguments),
             "cost" => cost(arguments)?,
             "many" => many(arguments)?,
-            other => bail!("no table is called {other:?}: programs, first, late, cost, many, bulk"),
+            "postgres" => queries(arguments)?,
+            other => bail!("no table is called {other:?}: programs, first, late, cost, many, bulk, postgres"),
         };
     }
     Ok(good)
+}
+
+fn queries(arguments: &Arguments) -> Result<bool> {
+    let count = if arguments.full { 10_000 } else { arguments.requests };
+    let postgres::Postgres { sent, right, version, opened, spans } = postgres::run(count, &arguments.agent)?;
+    println!(
+        "psql to PostgreSQL over {version}: {right} of {sent} queries answered right, {spans} spans, {opened} ends of sessions opened"
+    );
+    Ok(right == sent && spans == 0)
 }
 
 fn bulk(arguments: &Arguments) -> bool {

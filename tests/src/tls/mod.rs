@@ -3,6 +3,7 @@
 //! Each request has a path of its own, which only its two ends know: what is seen at both ends and joined is right, what is
 //! joined otherwise is wrong. It must never call a request seen by anything but its path.
 
+pub mod postgres;
 pub mod tables;
 
 use std::collections::{HashMap, HashSet};
@@ -186,6 +187,7 @@ impl Server {
             Self::Rustls => {
                 let mut command = rust()?;
                 command.args(["serve", &port]).arg(certificate).arg(key);
+                command.args((version == "1.2").then_some("1.2"));
                 command
             }
             Self::Java => {

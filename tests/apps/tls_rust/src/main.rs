@@ -1,6 +1,6 @@
 //! HTTP/1.1 over TLS with rustls on tokio, and its client; stripped. Nothing here knows that it is traced.
 //!
-//!     tls_rust serve PORT CERTIFICATE KEY
+//!     tls_rust serve PORT CERTIFICATE KEY [1.2]
 //!     tls_rust client PORT PREFIX COUNT CONCURRENCY PER_CONNECTION
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, ServerConfig, SignatureScheme};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -32,10 +33,14 @@ async fn message(stream: &mut (impl AsyncRead + Unpin), held: &mut Vec<u8>) -> O
     }
 }
 
-async fn serve(port: u16, certificate: &str, key: &str) {
+async fn serve(port: u16, certificate: &str, key: &str, version: Option<&str>) {
     let chain = CertificateDer::pem_file_iter(certificate).unwrap().map(Result::unwrap).collect();
     let key = PrivateKeyDer::from_pem_file(key).unwrap();
-    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
+    let versions = match version {
+        Some("1.2") => vec![&TLS12],
+        _ => vec![&TLS12, &TLS13],
+    };
+    let config = ServerConfig::builder_with_protocol_versions(&versions).with_no_client_auth().with_single_cert(chain, key).unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
     let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 200\r\n\r\n{}", "x".repeat(200));
@@ -130,7 +135,7 @@ async fn main() {
     let number = |at: usize| arguments[at].parse().unwrap();
     let port = arguments[1].parse().unwrap();
     if arguments[0] == "serve" {
-        serve(port, &arguments[2], &arguments[3]).await;
+        serve(port, &arguments[2], &arguments[3], arguments.get(4).map(String::as_str)).await;
     } else {
         client(port, arguments[2].clone(), number(3), number(4), number(5)).await;
     }
