@@ -271,9 +271,14 @@ impl Kernel {
     /// Begins to detach the programs, which takes the kernel tens of milliseconds each. Once the thread has
     /// ended, nothing new is counted or written into the ring. `None` if that was done before.
     pub fn detach(&mut self) -> Option<JoinHandle<()>> {
-        let attached = self.attached.take()?;
+        let mut attached = self.attached.take()?;
+        let links = self.uprobes.take_all(&mut attached);
+        let detach = move || {
+            uprobes::end(links);
+            drop(attached);
+        };
         // Where there is no thread to be had, the closure is dropped, and with it the programs.
-        std::thread::Builder::new().name("spandrel-detach".to_owned()).spawn(move || drop(attached)).ok()
+        std::thread::Builder::new().name("spandrel-detach".to_owned()).spawn(detach).ok()
     }
 
     /// The books.

@@ -9,10 +9,11 @@ use std::fs::File;
 use std::num::NonZeroU32;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::mpsc::{Sender, channel};
 
 use anyhow::{Context as _, anyhow, ensure};
 use aya::Ebpf;
-use aya::programs::uprobe::{UProbeLinkId, UProbeScope};
+use aya::programs::uprobe::{UProbeLink, UProbeLinkId, UProbeScope};
 use aya::programs::{Program, UProbe};
 
 use super::WalkMaps;
@@ -24,6 +25,7 @@ use crate::probe::load::load;
 #[derive(Default)]
 pub struct Uprobes {
     sets: HashMap<(ProcessKey, &'static str), Attached>,
+    off: Off,
     ledger: Ledger,
 }
 
@@ -40,6 +42,29 @@ pub struct Ledger {
     pub unwanted: u64,
     /// Sets whose process ended.
     pub ended: u64,
+}
+
+/// Where links end: on a thread of its own, begun with the first. The kernel waits at each until no processor can be in its
+/// handler any more, some ten milliseconds, and a process may have a dozen. What waits is no more than was attached.
+#[derive(Default)]
+struct Off(Option<Sender<UProbeLink>>);
+
+impl Off {
+    fn take(&mut self, link: UProbeLink) {
+        let begin = || {
+            let (send, links) = channel::<UProbeLink>();
+            let thread = std::thread::Builder::new().name("spandrel-detach".to_owned());
+            thread.spawn(move || links.into_iter().for_each(drop)).ok().map(|_| send)
+        };
+        if self.0.is_none() {
+            self.0 = begin();
+        }
+        match &self.0 {
+            // Without the thread it ends here.
+            Some(thread) => drop(thread.send(link)),
+            None => drop(link),
+        }
+    }
 }
 
 struct Attached {
@@ -66,7 +91,7 @@ impl Uprobes {
         if self.sets.contains_key(&(process, name)) {
             return Ok(());
         }
-        let result = attach(ebpf, walks, process, set);
+        let result = attach(ebpf, walks, &mut self.off, process, set);
         match result {
             Ok(points) => {
                 self.ledger.attached += 1;
@@ -91,7 +116,7 @@ impl Uprobes {
     ) {
         if let Some(set) = self.sets.remove(&(process, name)) {
             self.ledger.unwanted += 1;
-            detach(ebpf, walks, process, set.points);
+            detach(ebpf, walks, &mut self.off, process, set.points);
         }
     }
 
@@ -101,7 +126,7 @@ impl Uprobes {
         for name in names {
             if let Some(set) = self.sets.remove(&(process, name)) {
                 self.ledger.ended += 1;
-                detach(ebpf, walks, process, set.points);
+                detach(ebpf, walks, &mut self.off, process, set.points);
             }
         }
     }
@@ -134,10 +159,17 @@ impl Uprobes {
         for &(process, name, _) in &over {
             if let Some(set) = self.sets.remove(&(process, name)) {
                 self.ledger.over_budget += 1;
-                detach(ebpf, walks, process, set.points);
+                detach(ebpf, walks, &mut self.off, process, set.points);
             }
         }
         over
+    }
+
+    /// At the agent's end: the links of all sets.
+    pub fn take_all(&mut self, ebpf: &mut Ebpf) -> Vec<UProbeLink> {
+        let Ok(program) = program(ebpf) else { return Vec::new() };
+        let points = self.sets.drain().flat_map(|(_, set)| set.points);
+        points.filter_map(|(_, link)| program.take_link(link).ok()).collect()
     }
 
     /// The books.
@@ -145,6 +177,25 @@ impl Uprobes {
         self.ledger
     }
 }
+
+/// Ends links, many at a time: those that wait in the kernel at once wait as long as one.
+pub fn end(links: Vec<UProbeLink>) {
+    let each = links.len().div_ceil(AT_ONCE).max(1);
+    let mut links = links.into_iter();
+    std::thread::scope(|scope| {
+        loop {
+            let some: Vec<_> = links.by_ref().take(each).collect();
+            if some.is_empty() {
+                return;
+            }
+            // Where there is no thread to be had, the closure is dropped, and with it the links.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, move || drop(some));
+        }
+    });
+}
+
+/// Threads that end links at the agent's end.
+const AT_ONCE: usize = 16;
 
 fn hits(walks: &WalkMaps, process: ProcessKey, set: &Attached) -> u64 {
     set.points.iter().flat_map(|(addresses, _)| addresses).map(|&at| walks.hits(process, at)).sum()
@@ -160,6 +211,7 @@ fn program(ebpf: &mut Ebpf) -> anyhow::Result<&mut UProbe> {
 fn attach(
     ebpf: &mut Ebpf,
     walks: &mut WalkMaps,
+    off: &mut Off,
     process: ProcessKey,
     set: &ProbeSet,
 ) -> anyhow::Result<Vec<Point>> {
@@ -194,7 +246,7 @@ fn attach(
     match result {
         Ok(()) => Ok(points),
         Err(error) => {
-            detach(ebpf, walks, process, points);
+            detach(ebpf, walks, off, process, points);
             Err(error)
         }
     }
@@ -213,13 +265,13 @@ fn verified(process: ProcessKey, point: &ProbePoint) -> anyhow::Result<PathBuf> 
     Ok(path)
 }
 
-fn detach(ebpf: &mut Ebpf, walks: &mut WalkMaps, process: ProcessKey, points: Vec<Point>) {
+fn detach(ebpf: &mut Ebpf, walks: &mut WalkMaps, off: &mut Off, process: ProcessKey, points: Vec<Point>) {
     for (addresses, link) in points {
-        if let Ok(program) = program(ebpf) {
-            // A link of a process that is gone is gone too.
-            let _ = program.detach(link);
-        }
+        // Until it is off, a hit finds no walk, and makes no record.
         addresses.iter().for_each(|&at| walks.unprobe(process, at));
+        if let Ok(link) = program(ebpf).and_then(|program| Ok(program.take_link(link)?)) {
+            off.take(link);
+        }
     }
 }
 
