@@ -231,17 +231,25 @@ fn beside_sdks(arguments: &Arguments, scratch: &Scratch) -> Result<()> {
     };
     for subject in sdk::SUBJECTS.iter().filter(|subject| chosen(subject.name)) {
         let lost = sdk::compare(subject, arguments.rounds, arguments.seconds, scratch)?;
+        // Go has no SDK that installs by itself.
+        let said = |figure: f64| if figure.is_nan() { "–".to_owned() } else { format!("{figure:.0}") };
         let (spandrel, sdk) = (median(lost.spandrel), median(lost.sdk));
         println!(
-            "{}: throughput lost to Spandrel {spandrel:.1} %, to the SDK {sdk:.1} %, median of {} rounds",
-            subject.name, arguments.rounds
+            "{}: throughput lost to Spandrel {spandrel:.1} %, to the SDK {} %, median of {} rounds",
+            subject.name,
+            said(sdk),
+            arguments.rounds
         );
         let [alone, traced, instrumented] = lost.p99.map(median);
-        println!("    p99: alone {alone:.0} µs, with Spandrel {traced:.0}, with the SDK {instrumented:.0}");
+        println!(
+            "    p99: alone {alone:.0} µs, with Spandrel {traced:.0}, with the SDK {}",
+            said(instrumented)
+        );
         let [alone, traced, instrumented] = lost.cpu.map(median);
         println!(
-            "    CPU of the service a request: alone {alone:.0} µs, with Spandrel {traced:.0}, with the SDK \
-             {instrumented:.0}; {:.1} hits of probes a request",
+            "    CPU of the service a request: alone {alone:.0} µs, with Spandrel {traced:.0}, with the SDK {}; \
+             {:.1} hits of probes a request",
+            said(instrumented),
             median(lost.hits)
         );
     }
