@@ -157,6 +157,11 @@ impl GapIndex {
         index
     }
 
+    /// Whether any loss was reported.
+    pub fn any(&self) -> bool {
+        self.unplaced > 0 || !self.lost.is_empty()
+    }
+
     fn of(&self, local: u16, peer: u16) -> impl Iterator<Item = &Stretch> {
         self.lost.get(&(local, peer)).into_iter().flatten()
     }

@@ -60,6 +60,9 @@ pub struct Verdict {
     pub missing: usize,
     /// Of these, ones that overlap no gap that was reported.
     pub unexplained: usize,
+    /// Of these, ones of a program that does not note where its calls are, while some gap was reported: which of the two it is cannot
+    /// be told.
+    pub unplaced: usize,
     /// Spans with a wrong parent, and spans made twice.
     pub wrong: usize,
     /// Spans that start before their parent or end after it, though they are on the same connection.
@@ -95,6 +98,7 @@ impl Verdict {
             orphan_provable,
             missing,
             unexplained,
+            unplaced,
             wrong,
             acausal,
             background,
@@ -109,6 +113,7 @@ impl Verdict {
         self.orphan_provable += orphan_provable;
         self.missing += missing;
         self.unexplained += unexplained;
+        self.unplaced += unplaced;
         self.wrong += wrong;
         self.acausal += acausal;
         self.background += background;
@@ -123,7 +128,7 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} of {} requests complete; {} spans: {} right, {} orphan ({} provable), {} missing ({} unexplained), {} wrong, {} acausal",
+            "{} of {} requests complete; {} spans: {} right, {} orphan ({} provable), {} missing ({} unexplained, {} unplaced), {} wrong, {} acausal",
             self.complete,
             self.requests,
             self.spans,
@@ -132,6 +137,7 @@ impl fmt::Display for Verdict {
             self.orphan_provable,
             self.missing,
             self.unexplained,
+            self.unplaced,
             self.wrong,
             self.acausal
         )?;
@@ -268,9 +274,13 @@ impl<'a> Judge<'a> {
         self.verdict.spans += 1;
         let Some(found) = self.seen.get(&(path.as_str(), kind)) else {
             self.verdict.missing += 1;
-            if !self.places.get(path).is_some_and(|place| place.meets(kind, self.gaps)) {
-                self.verdict.unexplained += 1;
-                self.verdict.example(|| format!("missing: {kind:?} {path}, no gap reported there"));
+            match self.places.get(path) {
+                Some(place) if place.meets(kind, self.gaps) => {}
+                None if self.gaps.any() => self.verdict.unplaced += 1,
+                _ => {
+                    self.verdict.unexplained += 1;
+                    self.verdict.example(|| format!("missing: {kind:?} {path}, no gap reported there"));
+                }
             }
             return false;
         };

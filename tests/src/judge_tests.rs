@@ -165,11 +165,19 @@ fn a_missing_span_is_explained_only_by_a_gap_at_its_place() {
         };
         GapIndex::new(&[gap], &[((40000, 80), 1000)].into())
     };
-    for (gaps, unexplained) in [(GapIndex::default(), 1), (gap(95), 0), (gap(100), 1)] {
-        let verdict = judge(&plan, &plan.roots, Provable::ALL, &spans, &places, &gaps);
+    let none = HashMap::new();
+    let cases = [
+        (&places, GapIndex::default(), (1, 0)),
+        (&places, gap(95), (0, 0)),
+        (&places, gap(100), (1, 0)),
+        (&none, GapIndex::default(), (1, 0)),
+        (&none, gap(100), (0, 1)),
+    ];
+    for (places, gaps, (unexplained, unplaced)) in cases {
+        let verdict = judge(&plan, &plan.roots, Provable::ALL, &spans, places, &gaps);
         assert_eq!(
-            (verdict.missing, verdict.unexplained, verdict.complete),
-            (1, unexplained, 49),
+            (verdict.missing, verdict.unexplained, verdict.unplaced, verdict.complete),
+            (1, unexplained, unplaced, 49),
             "{verdict}"
         );
     }

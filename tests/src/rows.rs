@@ -523,6 +523,10 @@ impl Row {
             return misses;
         }
         miss(total.unexplained > 0, format!("{} missing without a reported gap", total.unexplained));
+        miss(
+            total.unplaced > 0,
+            format!("{} missing of which nobody noted where they were; losses were reported", total.unplaced),
+        );
         let percent = match self.claim {
             Complete(percent) | CompleteBelow { percent, .. } => percent,
             Timed => 99.99,
