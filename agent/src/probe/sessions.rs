@@ -209,7 +209,9 @@ pub fn describe(pid: u32) -> &'static str {
                 "1.2 only, by the keys of its sessions: this build of OpenSSL is not known"
             }
             Maker::OpenSsl(_) => "of OpenSSL, read by the keys of its sessions",
-            Maker::Go(_) => "of Go, 1.3 only, read by the keys of its sessions",
+            Maker::Go(_) => {
+                "of Go, read by the keys of its sessions: 1.2 by a search for the key of AES (--tls-search)"
+            }
         };
     }
     let has = |part: &str| {
@@ -217,14 +219,14 @@ pub fn describe(pid: u32) -> &'static str {
     };
     match () {
         () if has("libgnutls") => {
-            "of GnuTLS: 1.3 only, by a search for the keys of each session (--tls-search)"
+            "of GnuTLS: by a search for the keys of each session, 1.2 with AES-GCM only (--tls-search)"
         }
         () if has("libnss3") => "of NSS: not read",
         () if has("libjvm") => {
-            "of Java, if it has any: 1.3 only, by a search for the keys of each session (--tls-search)"
+            "of Java, if it has any: by a search for the keys of each session, with AES-GCM (--tls-search)"
         }
         () => {
-            "none that is known; what is linked in without symbols (rustls, BoringSSL): 1.3 only, by a search for the keys of each session (--tls-search)"
+            "none that is known; what is linked in without symbols (rustls, BoringSSL): by a search for the keys of each session, 1.2 with AES-GCM only (--tls-search)"
         }
     }
 }

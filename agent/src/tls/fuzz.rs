@@ -6,7 +6,7 @@
 use super::handshake::{Hello, MAX_HELLO, Reader};
 use super::record::{Framed, Framer, MAX_BODY};
 use super::testing::moment;
-use super::{Layer, MAX_WAITING_BYTES, May, Secret, Secrets};
+use super::{Layer, MAX_WAITING_BYTES, May, Secret, Secrets, Trial};
 use crate::identity::Direction;
 use crate::stream::{Content, GapCause, Piece};
 
@@ -70,6 +70,12 @@ pub fn fuzz_layer(data: &[u8]) {
                 came += length;
             }
             _ => {
+                let mut trial = Trial::default();
+                trial.add_key(&[operation; 16]);
+                trial.add_key(&[operation; 32]);
+                if let Some(found) = layer.fits(&mut trial, 0) {
+                    assert!(found.traffic.is_empty() && !found.keys.is_empty());
+                }
                 let secret = Secret::new(&[operation; 48]);
                 let key = Secret::new(&[operation; 44]);
                 let secrets =
