@@ -49,6 +49,8 @@ pub struct Books {
     pub tls: tls::Ledger,
     /// TLS sessions and their secrets.
     pub keys: tls::keys::Ledger,
+    /// Plaintext that probes have read, in bytes.
+    pub clear: tls::clear::Ledger,
     /// Bytes of all parsers.
     pub parsers: exchange::Parsers,
     /// Bytes, requests and responses of all connections, closed ones included.
@@ -115,6 +117,7 @@ impl Report for Books {
             stream,
             tls,
             keys,
+            clear,
             parsers,
             exchange,
             stitch,
@@ -135,6 +138,7 @@ impl Report for Books {
         stream.counters(out);
         tls.counters(out);
         keys.counters(out);
+        clear.counters(out);
         let exchange::Parsers { http1, http2, fastcgi } = parsers;
         http1.counters(out);
         http2.counters(out);
@@ -341,6 +345,22 @@ impl Report for tls::keys::Ledger {
             "spandrel_tls_unused_sessions_total",
             [("unasked", unasked), ("keyless", keyless), ("forgotten", forgotten), ("replayed", replayed)],
         );
+    }
+}
+
+impl Report for tls::clear::Ledger {
+    fn counters(&self, out: &mut Vec<Counter>) {
+        let Self { moved, passed, unknown, ambiguous, misplaced, held, lost, counted, uncounted } = *self;
+        out.push(Counter::new("spandrel_tls_clear_moved_bytes_total", moved));
+        out.push(Counter::new("spandrel_tls_clear_passed_bytes_total", passed));
+        push_by(
+            out,
+            "spandrel_tls_clear_dropped_bytes_total",
+            [("unknown", unknown), ("ambiguous", ambiguous), ("misplaced", misplaced)],
+        );
+        out.push(Counter::new("spandrel_tls_clear_held_bytes", held));
+        out.push(Counter::new("spandrel_tls_clear_lost_bytes_total", lost));
+        push_by(out, "spandrel_tls_clear_sessions_total", [("counted", counted), ("uncounted", uncounted)]);
     }
 }
 

@@ -17,6 +17,8 @@ use foldhash::{HashMap, HashMapExt as _};
 use spandrel_proto::counter::Counter as KernelCounter;
 use spandrel_proto::record::{self, Data, FLAG_FIRST, FLAG_SEND, Record};
 
+use spandrel_proto::tls::OF_GNUTLS;
+
 use crate::books::{self, Books};
 use crate::discover::hpack;
 use crate::discover::runtimes::readers::{self, Order, Readers};
@@ -31,7 +33,7 @@ use crate::export::Exporter;
 use crate::gaps::GapReport;
 use crate::identity::{Address, ConnectionId, Direction, Moment, Monotonic, ProcessKey, Role, ThreadId};
 use crate::intake::Kernel;
-use crate::probe::sessions::Sessions;
+use crate::probe::sessions::{How, Sessions};
 use crate::screen::Screen;
 use crate::stitch::{Endpoints, Input, Output, Serving, Stitcher};
 use crate::stream::{self, Event, Streams};
@@ -63,6 +65,8 @@ const FRESH: usize = 64;
 /// When to look for the libraries of a program that has begun, nanoseconds after it did: its linker takes
 /// milliseconds, an interpreter's imports longer.
 const LOADED: [u64; 4] = [20_000_000, 60_000_000, 120_000_000, 300_000_000];
+/// With probes, what comes before they are there is not seen.
+const LOADED_SOONER: [u64; 2] = [2_000_000, 8_000_000];
 
 /// Connections whose secrets may come before the first record of them, which is milliseconds late at most. More are found
 /// again at their next calls, or counted as sessions without a key.
@@ -166,6 +170,13 @@ struct Behind {
     searches: bool,
     /// Connections whose secrets are waited for.
     keyless: Vec<Keyless>,
+    /// Plaintext comes from probes.
+    probed: bool,
+    /// What of it waits for a hello.
+    waiting: tls::clear::Waiting,
+    clear: tls::clear::Ledger,
+    /// Sessions whose bytes need not be counted any more: of which process, and which party.
+    over: Vec<(tls::Random, u32, tls::clear::Party)>,
     /// Processes that begin TLS sessions, and may not be known for it.
     encrypting: Vec<ProcessKey>,
     /// The books of connections that are gone.
@@ -208,6 +219,12 @@ struct End {
     asked: [Option<exchange::Policy>; 2],
     /// Secrets that were found before a hello was read.
     early: Option<tls::Secrets>,
+    /// When it was opened.
+    opened: Monotonic,
+    /// Its plaintext, if probes read it.
+    clear: Option<(tls::clear::Ways, ProcessKey)>,
+    /// The last calls on its socket while probes read its plaintext: that received, that sent.
+    calls: [Option<Moment>; 2],
     /// It is among those whose secrets are waited for.
     keyless: bool,
     /// The other end, if it is here.
@@ -276,6 +293,10 @@ impl Pipeline {
                 tls_selection: Selection::default(),
                 searches: false,
                 keyless: Vec::new(),
+                probed: false,
+                waiting: Default::default(),
+                clear: Default::default(),
+                over: Vec::new(),
                 encrypting: Vec::new(),
                 closed: Default::default(),
                 ledger: Ledger::default(),
@@ -286,13 +307,13 @@ impl Pipeline {
         }
     }
 
-    /// From now on TLS is read, by the keys of its sessions, of these among the selected processes. Looks at all processes that are
-    /// there.
-    pub fn read_tls(&mut self, of: Selection) {
+    /// From now on TLS is read, in this way, of these among the selected processes. Looks at all processes that are there.
+    pub fn read_tls(&mut self, how: How, of: Selection) {
         self.behind.tls = tls::May::Begin;
+        self.behind.probed = how == How::Probes;
         self.behind.tls_selection = of;
         let Behind { table, selection, tls_selection, .. } = &self.behind;
-        let mut sessions = Sessions::default();
+        let mut sessions = Sessions::new(how);
         for (pid, description) in table.scanned() {
             let wanted = |selection: &Selection| {
                 selection.is_everything()
@@ -373,10 +394,10 @@ impl Pipeline {
                 && self.behind.may_look_into(process)
                 && self.behind.reads_tls(process)
             {
-                sessions.look(process.pid, &mut self.kernel);
+                sessions.look_again(process.pid, &mut self.kernel);
             }
         }
-        let has_plans = sessions.has_plans();
+        let has_plans = sessions.has_plans() && sessions.how() == How::Keys;
         if has_plans {
             let behind = &mut self.behind;
             self.kernel.take_secrets(&mut |found| behind.secrets(found, now));
@@ -394,7 +415,8 @@ impl Pipeline {
 
     /// Takes at most so many records; how many there were.
     fn drain(&mut self, most: usize) -> usize {
-        let Self { kernel, readers, words, stitcher, streams, behind, exits, drop_one_in, .. } = self;
+        let Self { kernel, readers, words, stitcher, streams, behind, exits, drop_one_in, sessions, .. } =
+            self;
         kernel.drain(most, &mut |record| match record {
             Record::Data { data, words: found, bytes } => {
                 let dropped = drop_one_in.is_some_and(|every| rand::random_ratio(1, every.get()));
@@ -485,6 +507,15 @@ impl Pipeline {
                     behind.inputs.push(Input::Born { process, birth });
                 }
             }
+            Record::Plain { plain, bytes } => {
+                let process = stream::process(&plain.header);
+                if behind.admits_process(process) == Verdict::Selected {
+                    let since = sessions
+                        .as_ref()
+                        .and_then(|sessions| sessions.since(process.pid, plain.party & OF_GNUTLS));
+                    behind.plain(clear(&plain, bytes, since));
+                }
+            }
             Record::Exit(header) => {
                 let (process, time) = (stream::process(&header), Monotonic(header.time));
                 streams.process_exited(process, time, &mut |event| behind.event(event));
@@ -519,8 +550,11 @@ impl Pipeline {
             {
                 // What was known of it was another program's.
                 sessions.exited(process.pid, kernel);
-                for delay in LOADED {
-                    self.loading.push_back((Monotonic(clock::monotonic().0 + delay), process));
+                let sooner = LOADED_SOONER.into_iter().filter(|_| sessions.how() == How::Probes);
+                for delay in sooner.chain(LOADED) {
+                    let due = Monotonic(clock::monotonic().0 + delay);
+                    let place = self.loading.partition_point(|(other, _)| *other <= due);
+                    self.loading.insert(place, (due, process));
                 }
             }
             if behind.looks > 0 {
@@ -572,6 +606,7 @@ impl Pipeline {
         }
         self.behind.table.expire(now);
         self.behind.keys.expire(now);
+        self.behind.waiting.expire(now, &mut self.behind.clear);
         if let Some(sessions) = &mut self.sessions {
             sessions.sweep();
         }
@@ -640,6 +675,13 @@ impl Pipeline {
             }
         }
         self.recall();
+        for (random, pid, party) in self.behind.over.drain(..) {
+            let party = match party {
+                tls::clear::Party::Client => record::PARTY_CLIENT,
+                tls::clear::Party::Server => record::PARTY_SERVER,
+            };
+            self.kernel.forget_clear(&random, pid, party);
+        }
         for process in self.behind.ignore.drain(..) {
             self.kernel.set_ignored(process.pid, Some(process.started));
         }
@@ -692,6 +734,7 @@ impl Pipeline {
             stream: self.streams.ledger(),
             tls,
             keys: self.behind.keys.ledger(),
+            clear: self.behind.clear,
             parsers,
             exchange,
             stitch: self.stitcher.ledger(),
@@ -780,6 +823,38 @@ fn serving(table: &mut ProcessTable, process: ProcessKey) -> Serving {
     }
 }
 
+/// A piece of plaintext, as `tls` sees it.
+fn clear(plain: &record::Plain, bytes: &[u8], since: Option<Monotonic>) -> tls::clear::Clear {
+    let flag = |flag: u16| plain.header.flags & flag != 0;
+    let behind = u64::from(plain.total.saturating_sub(plain.skip).saturating_sub(plain.captured));
+    tls::clear::Clear {
+        random: plain.random,
+        party: match plain.party & !OF_GNUTLS {
+            record::PARTY_CLIENT => Some(tls::clear::Party::Client),
+            record::PARTY_SERVER => Some(tls::clear::Party::Server),
+            _ => None,
+        },
+        direction: if flag(FLAG_SEND) { Direction::Send } else { Direction::Receive },
+        place: plain.place.saturating_add(u64::from(plain.skip)),
+        rest: if flag(record::FLAG_LAST) { behind } else { 0 },
+        first: flag(FLAG_FIRST),
+        last: flag(record::FLAG_LAST),
+        counted: !flag(record::FLAG_LATE),
+        since,
+        began: Monotonic(plain.began),
+        moment: Moment {
+            time: Monotonic(plain.header.time),
+            process: stream::process(&plain.header),
+            thread: ThreadId(plain.header.thread),
+            // How the socket is set, its own calls tell.
+            nonblocking: true,
+            in_epoll: true,
+            evidence: None,
+        },
+        bytes: bytes.to_vec(),
+    }
+}
+
 /// A call, as the readers of runtimes see it.
 fn seen<'a>(data: &Data, words: &'a [u64], bytes: &'a [u8]) -> Seen<'a> {
     Seen {
@@ -864,6 +939,7 @@ impl Behind {
                     tls: None,
                 };
                 let fresh = conversation(self.recall, opened.connection, opened.born_here);
+                let layer = if self.probed { tls::Layer::probed() } else { tls::Layer::default() };
                 self.connections
                     .entry(opened.connection)
                     .and_modify(|end| end.ends = ends.clone())
@@ -871,7 +947,10 @@ impl Behind {
                         exchanges: fresh,
                         ends,
                         process: None,
-                        layer: tls::Layer::default(),
+                        layer,
+                        opened: opened.time,
+                        clear: None,
+                        calls: [None; 2],
                         hello: None,
                         asked: [None; 2],
                         early: None,
@@ -918,6 +997,7 @@ impl Behind {
                     exchanges.piece(direction, &piece, scratch);
                 });
                 if layer.state() != tls::State::Plain {
+                    end.calls[usize::from(direction == Direction::Send)] = Some(*piece.moment);
                     self.encrypted(connection, piece.moment);
                 }
                 self.pass_on(connection);
@@ -1033,6 +1113,11 @@ impl Behind {
             if let (Some(random), Some(secrets)) = (random, early) {
                 self.found(random, &secrets, moment.time);
             }
+            if let Some(random) = random.filter(|_| self.probed) {
+                for clear in self.waiting.take(&random, &mut self.clear) {
+                    self.place(clear);
+                }
+            }
         }
         if let Some(end) = self.connections.get_mut(&connection)
             && self.searches
@@ -1143,6 +1228,76 @@ impl Behind {
                 self.found(ask.random, &secrets, now);
             }
         }
+    }
+
+    /// A probe has read plaintext.
+    fn plain(&mut self, clear: tls::clear::Clear) {
+        self.clear.moved += clear.bytes.len() as u64 + clear.rest;
+        self.place(clear);
+    }
+
+    /// Puts plaintext where it belongs, or keeps it until that is known.
+    fn place(&mut self, mut clear: tls::clear::Clear) {
+        use tls::clear::{Candidate, Choice, Ways, choose};
+        let candidates = self.keys.connections(&clear.random).iter().filter_map(|&connection| {
+            let end = self.connections.get(&connection)?;
+            Some(Candidate { connection, process: end.process?, party: end.layer.party() })
+        });
+        let connection = match choose(candidates, clear.moment.process, clear.party) {
+            Choice::One(connection) => connection,
+            Choice::None => return self.waiting.keep(clear, &mut self.clear),
+            Choice::Several => {
+                self.clear.ambiguous += clear.bytes.len() as u64 + clear.rest;
+                return;
+            }
+        };
+        let Some(end) = self.connections.get_mut(&connection) else { return };
+        let Some(party) = end.layer.party() else { return };
+        let fresh = end.clear.is_none();
+        // A call that was under way when the probes came is not seen at its end: a connection must be younger than they are.
+        let from_birth = clear.party.is_some()
+            && end.ends.born_here
+            && clear.since.is_some_and(|since| end.opened > since);
+        let process = clear.moment.process;
+        let (mut ways, first) = end.clear.unwrap_or_else(|| (Ways::new(from_birth, party), process));
+        // Each process that has a session, or both parties where they are not told apart, are counted by themselves.
+        clear.counted &= first == process && clear.party.is_some();
+        if fresh {
+            self.keys.read(&clear.random);
+            *if from_birth { &mut self.clear.counted } else { &mut self.clear.uncounted } += 1;
+            if !from_birth {
+                // Calls that were under way may have moved what was not seen.
+                let fresh = conversation(self.recall, connection, false);
+                let mut unseen = std::mem::replace(&mut end.exchanges, fresh);
+                unseen.abandoned(&mut self.scratch);
+                self.closed.0.add(&unseen.ledger());
+                self.closed.1.add(&unseen.parser_ledger());
+            }
+        }
+        let call = end.calls[usize::from(clear.direction == Direction::Send)];
+        let moment = match call {
+            // What a call of the library does inside, it does on the same behalf.
+            Some(call) => Moment {
+                nonblocking: call.nonblocking,
+                in_epoll: call.in_epoll,
+                evidence: call.evidence.filter(|_| {
+                    let inside = clear.began <= call.time && call.time <= clear.moment.time;
+                    inside && call.thread == clear.moment.thread
+                }),
+                ..clear.moment
+            },
+            None => clear.moment,
+        };
+        let End { exchanges, layer, .. } = end;
+        let scratch = &mut self.scratch;
+        let (plaintext, missing) = ways.piece(&clear, &moment, &mut self.clear, &mut |direction, piece| {
+            exchanges.piece(direction, &piece, scratch);
+        });
+        layer.told(plaintext, missing);
+        end.clear = Some((ways, first));
+        // What is wanted of the plaintext says nothing of the socket.
+        scratch.wishes.clear();
+        self.pass_on(connection);
     }
 
     /// Secrets were found beside these random bytes.
@@ -1259,8 +1414,11 @@ impl Behind {
                 _ => Policy::Everything,
             };
         }
-        if end.layer.state() == tls::State::Hopeless {
-            wanted = [Policy::Nothing; 2];
+        match end.layer.state() {
+            tls::State::Hopeless => wanted = [Policy::Nothing; 2],
+            // Its calls say how the socket is set and on whose behalf they are, its bytes nothing.
+            tls::State::Probed => wanted = [Policy::FirstBlock; 2],
+            _ => {}
         }
         for (index, direction) in [Direction::Receive, Direction::Send].into_iter().enumerate() {
             if end.asked[index] != Some(wanted[index]) {
@@ -1273,6 +1431,9 @@ impl Behind {
     /// A connection is over: so are its session's secrets here.
     fn end_layer(&mut self, connection: ConnectionId, end: &mut End) {
         end.layer.close();
+        if let (Some(random), Some((_, process)), Some(party)) = (end.hello, end.clear, end.layer.party()) {
+            self.over.push((random, process.pid, party));
+        }
         if let Some(random) = end.hello.take() {
             self.keys.closed(&random, connection);
         }

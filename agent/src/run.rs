@@ -14,9 +14,10 @@ use anyhow::Context as _;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rand::SeedableRng as _;
+use spandrel_proto::layout::{TLS_KEYS, TLS_PROBES};
 
 use crate::config::{self, Export, Settings};
-use crate::discover::runtimes::How;
+use crate::discover::runtimes;
 use crate::discover::runtimes::readers::Readers;
 use crate::discover::table::ProcessTable;
 use crate::export::settings::{OtlpSettings, Signal as OtlpSignal};
@@ -26,6 +27,7 @@ use crate::intake::{Kernel, sockets};
 use crate::pipeline::{Pipeline, Processes, Sinks};
 use crate::probe::feature::{Found, Places};
 use crate::probe::plan::Backend;
+use crate::probe::sessions::How;
 use crate::probe::{attach, check, plan};
 use crate::screen::Screen;
 use crate::stitch::{self, Stitcher, sampler::Sampler};
@@ -77,7 +79,11 @@ pub fn trace(settings: &Settings) -> anyhow::Result<ExitCode> {
         ring_bytes: settings.ring_bytes as u32,
         capture_bytes: settings.capture_bytes as u32,
         selective: !settings.selection.is_everything(),
-        tls: settings.tls == config::Tls::Keys,
+        tls: match settings.tls {
+            config::Tls::Keys => TLS_KEYS,
+            config::Tls::Probes => TLS_PROBES,
+            config::Tls::Off => 0,
+        },
         log_level: if settings.log >= log::Level::Debug { settings.log as u8 + 1 } else { 0 },
     };
     let attached = attach_best(&found, wanted, options)?;
@@ -120,8 +126,9 @@ pub fn trace(settings: &Settings) -> anyhow::Result<ExitCode> {
 
     let drop_one_in = env("SPANDREL_TEST_DROP_ONE_IN").and_then(|every| every.parse().ok());
     let streams = Streams::new(stream::Limits::default(), old_sockets);
-    let readers = Readers::start(How { off: settings.no_runtime.clone(), weakest: settings.weakest_link })
-        .context("starting the thread that looks at processes")?;
+    let readers =
+        Readers::start(runtimes::How { off: settings.no_runtime.clone(), weakest: settings.weakest_link })
+            .context("starting the thread that looks at processes")?;
     let of_processes =
         Processes { table, readers, selection: settings.selection.clone(), probe_hits: settings.probe_hits };
     let mut pipeline = Pipeline::new(kernel, of_processes, streams, stitcher, sinks, drop_one_in);
@@ -130,10 +137,14 @@ pub fn trace(settings: &Settings) -> anyhow::Result<ExitCode> {
     }
     if settings.tls == config::Tls::Keys {
         keep_to_ourselves();
-        pipeline.read_tls(settings.tls_selection.clone());
+        pipeline.read_tls(How::Keys, settings.tls_selection.clone());
         if settings.tls_search == config::TlsSearch::On {
             pipeline.search_secrets().context("starting the thread that searches for keys")?;
         }
+    }
+    if settings.tls == config::Tls::Probes {
+        keep_to_ourselves();
+        pipeline.read_tls(How::Probes, settings.tls_selection.clone());
     }
     eprintln!(
         "ready: {processes} processes, backend {backend}, {:.2} s after the start",
@@ -143,7 +154,7 @@ pub fn trace(settings: &Settings) -> anyhow::Result<ExitCode> {
     end(pipeline, signals)
 }
 
-/// The agent will hold secrets of others: no core of it is written, and nobody without privileges reads its memory.
+/// The agent will hold secrets of others, or what they have sealed: no core of it is written, and nobody without privileges reads its memory.
 fn keep_to_ourselves() {
     if let Err(error) = nix::sys::prctl::set_dumpable(false) {
         log::warn(format_args!("the agent's memory may be written to a core: {error}"));

@@ -15,6 +15,7 @@
 // `off!` and `run!` bring their own `unsafe`, also where there is one around them.
 #![allow(unused_unsafe)]
 
+mod clear;
 mod frames;
 mod gather;
 mod maps;
@@ -27,11 +28,12 @@ mod transferred;
 mod walk;
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::macros::{btf_tracepoint, tracepoint, uprobe};
-use aya_ebpf::programs::{BtfTracePointContext, ProbeContext, TracePointContext};
+use aya_ebpf::macros::{btf_tracepoint, tracepoint, uprobe, uretprobe};
+use aya_ebpf::programs::{BtfTracePointContext, ProbeContext, RetProbeContext, TracePointContext};
 use aya_log_ebpf::debug;
 use spandrel_proto::call::{self, Way};
 use spandrel_proto::record::tcp_state;
+use spandrel_proto::tls::OF_GNUTLS;
 
 use crate::maps::run;
 use crate::memory::Registers;
@@ -93,6 +95,62 @@ pub fn session_begun(context: ProbeContext) -> u32 {
     if let Some(session) = context.arg::<u64>(0) {
         tls::begun(pid, session);
     }
+    0
+}
+
+/// `int SSL_read(SSL *, void *, int)`.
+#[uprobe]
+pub fn clear_read(context: ProbeContext) -> u32 {
+    clear::entered(context.as_ptr() as *const u8, 0, 0, 0);
+    0
+}
+
+/// `int SSL_write(SSL *, const void *, int)`.
+#[uprobe]
+pub fn clear_write(context: ProbeContext) -> u32 {
+    clear::entered(context.as_ptr() as *const u8, 0, 1, 0);
+    0
+}
+
+/// `int SSL_read_ex(SSL *, void *, size_t, size_t *)`.
+#[uprobe]
+pub fn clear_read_counted(context: ProbeContext) -> u32 {
+    clear::entered(context.as_ptr() as *const u8, 0, 0, 1);
+    0
+}
+
+/// `int SSL_write_ex(SSL *, const void *, size_t, size_t *)`.
+#[uprobe]
+pub fn clear_write_counted(context: ProbeContext) -> u32 {
+    clear::entered(context.as_ptr() as *const u8, 0, 1, 1);
+    0
+}
+
+/// The return from any of these.
+#[uretprobe]
+pub fn clear_returned(context: RetProbeContext) -> u32 {
+    clear::returned(context.as_ptr() as *const u8, 0);
+    0
+}
+
+/// `ssize_t gnutls_record_recv(gnutls_session_t, void *, size_t)`.
+#[uprobe]
+pub fn gnutls_read(context: ProbeContext) -> u32 {
+    clear::entered(context.as_ptr() as *const u8, OF_GNUTLS, 0, 0);
+    0
+}
+
+/// `ssize_t gnutls_record_send2(gnutls_session_t, const void *, size_t, …)`.
+#[uprobe]
+pub fn gnutls_write(context: ProbeContext) -> u32 {
+    clear::entered(context.as_ptr() as *const u8, OF_GNUTLS, 1, 0);
+    0
+}
+
+/// The return from these.
+#[uretprobe]
+pub fn gnutls_returned(context: RetProbeContext) -> u32 {
+    clear::returned(context.as_ptr() as *const u8, OF_GNUTLS);
     0
 }
 

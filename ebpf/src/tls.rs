@@ -23,6 +23,12 @@ use crate::memory::user;
 #[map]
 static TLS_PLANS: HashMap<u32, Plan> = HashMap::with_max_entries(PROCESSES, 1 /* BPF_F_NO_PREALLOC */);
 
+/// The plan of a process.
+#[inline(always)]
+pub fn plan(pid: u32) -> Option<*const Plan> {
+    TLS_PLANS.get_ptr(pid)
+}
+
 /// Sessions that have begun, by thread group id. The agent removes the entries.
 #[map]
 static TLS_PENDING: HashMap<u32, Pending> =

@@ -13,6 +13,7 @@ use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_probe_read_kern
 use spandrel_proto::call::{self, Way};
 use spandrel_proto::counter::Counter;
 use spandrel_proto::head::{STEP, empty_line};
+use spandrel_proto::layout::TLS_KEYS;
 use spandrel_proto::policy::{BLOCK, Decision, Policy, decide};
 use spandrel_proto::record::{
     Connecting, Data, FLAG_ACTIVE, FLAG_FIRST, FLAG_IN_EPOLL, FLAG_LAST, FLAG_LATE, FLAG_NONBLOCKING,
@@ -91,7 +92,7 @@ pub unsafe fn transferred<M: Memory>(transfer: &Transfer) {
         let Some(scratch) = maps::scratch(index) else {
             return socket::count_stateless(total as u64);
         };
-        if run!(tls) != 0 && crate::tls::may_seek((*state).sought) {
+        if run!(tls) == TLS_KEYS && crate::tls::may_seek((*state).sought) {
             let (stack, descriptor) = (registers.word(call::SP), registers.word(call::DI) as u32);
             (*state).sought += crate::tls::tls_seek(index, pid, stack, (*state).id, descriptor);
         }

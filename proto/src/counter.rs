@@ -56,11 +56,23 @@ pub enum Counter {
     TlsSessions,
     /// Secrets that found their map full.
     TlsSecretsFull,
+    /// Hits of probes in TLS libraries, of processes whose plaintext is read.
+    ClearHits,
+    /// Bytes of plaintext in records of such calls.
+    ClearCaptured,
+    /// Of such calls, by why nothing is told of all they moved, or not where it belongs: no room to note that it began.
+    ClearCallsFull,
+    /// The session's bytes are not counted: its map is full.
+    ClearSessionsFull,
+    /// The session or the number of bytes could not be read.
+    ClearUnreadable,
+    /// The ring was full.
+    ClearRingFull,
 }
 
 impl Counter {
     /// How many there are.
-    pub const COUNT: usize = 25;
+    pub const COUNT: usize = 31;
 
     /// All, with the metric and the cause under which they are exported.
     pub const ALL: [(Self, &'static str, Option<&'static str>); Self::COUNT] = [
@@ -89,6 +101,12 @@ impl Counter {
         (Self::FramesLost, "spandrel_kernel_frames_lost_total", None),
         (Self::TlsSessions, "spandrel_kernel_tls_sessions_total", None),
         (Self::TlsSecretsFull, "spandrel_kernel_tls_secrets_full_total", None),
+        (Self::ClearHits, "spandrel_kernel_tls_probe_hits_total", None),
+        (Self::ClearCaptured, "spandrel_kernel_tls_clear_bytes_total", None),
+        (Self::ClearCallsFull, "spandrel_kernel_tls_clear_calls_lost_total", Some("calls_full")),
+        (Self::ClearSessionsFull, "spandrel_kernel_tls_clear_calls_lost_total", Some("sessions_full")),
+        (Self::ClearUnreadable, "spandrel_kernel_tls_clear_calls_lost_total", Some("unreadable")),
+        (Self::ClearRingFull, "spandrel_kernel_tls_clear_calls_lost_total", Some("ring_full")),
     ];
 }
 

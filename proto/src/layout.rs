@@ -156,9 +156,14 @@ pub struct Run {
     pub selective: u32,
     /// The ring's size in bytes; the reader is woken when it is half full.
     pub ring_bytes: u32,
-    /// Whether TLS sessions are looked for.
+    /// How TLS is read: 0, or a `TLS_` constant.
     pub tls: u32,
 }
+
+/// By the keys of its sessions.
+pub const TLS_KEYS: u32 = 1;
+/// By probes in its libraries.
+pub const TLS_PROBES: u32 = 2;
 
 /// Addresses that only the running kernel can tell, learned from a socket of the agent's own.
 #[repr(C)]

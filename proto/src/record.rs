@@ -47,6 +47,9 @@ pub const TAG_OBSERVED: u16 = 7;
 /// A TCP connection is asked for.
 pub const TAG_CONNECTING: u16 = 8;
 
+/// A call of a TLS library moved bytes, in clear.
+pub const TAG_PLAIN: u16 = 9;
+
 /// The process wrote the bytes; else it read them.
 pub const FLAG_SEND: u16 = 1;
 /// `O_NONBLOCK` or `MSG_DONTWAIT`.
@@ -332,6 +335,35 @@ pub struct Observed {
     pub reserved: u32,
 }
 
+/// [`TAG_PLAIN`]: a piece of what a call of a TLS library moved, in clear. The bytes follow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Plain {
+    /// What all records begin with. [`FLAG_LATE`]: the bytes before this call were not counted.
+    pub header: Header,
+    /// The ClientHello's random bytes, as the session has them.
+    pub random: [u8; 32],
+    /// Bytes that the session's calls before this one moved in this direction, since they were first counted.
+    pub place: u64,
+    /// When the call began, `CLOCK_MONOTONIC` in nanoseconds.
+    pub began: u64,
+    /// Bytes that the whole call moved.
+    pub total: u32,
+    /// Bytes of the call before this piece.
+    pub skip: u32,
+    /// Bytes of this piece that are here.
+    pub captured: u32,
+    /// Which party this end is: a `PARTY_` constant; and [`crate::tls::OF_GNUTLS`], if it is of that library.
+    pub party: u32,
+}
+
+/// Which party it is cannot be told.
+pub const PARTY_UNKNOWN: u32 = 0;
+/// It sent the ClientHello.
+pub const PARTY_CLIENT: u32 = 1;
+/// It received the ClientHello.
+pub const PARTY_SERVER: u32 = 2;
+
 /// What was lost of one connection while the ring was full, noted beside the ring: the value of the map
 /// `LOSSES`, whose key is the connection.
 #[repr(C)]
@@ -364,6 +396,7 @@ const _: () = {
     assert!(size_of::<Fork>() == 56);
     assert!(size_of::<Observed>() == 56);
     assert!(size_of::<Loss>() == 88);
+    assert!(size_of::<Plain>() == 104);
 };
 
 /// A record, decoded; its bytes are still in the ring.
@@ -415,6 +448,13 @@ pub enum Record<'a> {
         observed: Observed,
         /// The evidence words, 8 bytes each.
         words: &'a [u8],
+    },
+    /// [`TAG_PLAIN`]
+    Plain {
+        /// The record's fixed part.
+        plain: Plain,
+        /// What was captured.
+        bytes: &'a [u8],
     },
 }
 
@@ -517,6 +557,23 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, Undecodable> {
                 reserved: reader.u32()?,
             };
             Ok(Record::Observed { observed, words: reader.take(usize::from(observed.words) * 8)? })
+        }
+        TAG_PLAIN => {
+            let plain = Plain {
+                header,
+                random: reader.array()?,
+                place: reader.u64()?,
+                began: reader.u64()?,
+                total: reader.u32()?,
+                skip: reader.u32()?,
+                captured: reader.u32()?,
+                party: reader.u32()?,
+            };
+            let bytes = reader.take(plain.captured as usize)?;
+            match plain.skip.checked_add(plain.captured) {
+                Some(end) if end <= plain.total => Ok(Record::Plain { plain, bytes }),
+                _ => Err(Undecodable::Length),
+            }
         }
         other => Err(Undecodable::Tag(other)),
     }
@@ -665,6 +722,34 @@ mod tests {
             fuzz_decode(&bytes[..cut]);
         }
         fuzz_decode(&bytes);
+    }
+
+    #[test]
+    fn a_piece_of_plaintext_is_read_field_by_field_and_never_beyond_its_call() {
+        let record = |total: u32, skip: u32, captured: &[u8]| {
+            let mut out = data_record(0, 0, b"");
+            out.truncate(size_of::<Header>());
+            out[0] = TAG_PLAIN as u8;
+            out[4] = (size_of::<Plain>() + captured.len()) as u8;
+            out.extend([7; 32]);
+            out.extend([1000u64, 5].map(u64::to_ne_bytes).concat());
+            out.extend([total, skip, captured.len() as u32, PARTY_SERVER].map(u32::to_ne_bytes).concat());
+            out.extend(captured);
+            out
+        };
+        let bytes = record(10, 2, b"hello");
+        let Ok(Record::Plain { plain, bytes: captured }) = decode(&bytes) else { panic!() };
+        assert_eq!((plain.random, plain.place, plain.began, plain.party), ([7; 32], 1000, 5, PARTY_SERVER));
+        assert_eq!((plain.total, plain.skip, captured), (10, 2, &b"hello"[..]));
+        for cut in 0..bytes.len() {
+            assert!(decode(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+        assert_eq!(decode(&record(6, 2, b"hello")), Err(Undecodable::Length));
+        assert_eq!(decode(&record(6, u32::MAX, b"hello")), Err(Undecodable::Length));
+        // The ring's item may be longer than the record in it.
+        let mut longer = bytes.clone();
+        longer.extend([0; 100]);
+        assert_eq!(decode(&longer), decode(&bytes));
     }
 
     #[test]

@@ -46,6 +46,12 @@ pub struct Plan {
     pub slots: [u32; SLOTS],
     /// A `KIND_` constant.
     pub kind: u32,
+    /// With [`KIND_CLEAR`]: the 32-bit number in the session that says which party this end is.
+    pub party: u32,
+    /// Its values at a client and at a server.
+    pub parties: [u32; 2],
+    /// Spelled-out padding.
+    pub reserved: u32,
 }
 
 /// The secrets lie in the session, beside the random bytes.
@@ -53,7 +59,76 @@ pub const KIND_PLACES: u32 = 0;
 /// The secrets are slices: pointer, length, capacity. There are no random bytes, so the connection says whose they are.
 pub const KIND_SLICES: u32 = 1;
 
-const _: () = assert!(size_of::<Plan>() == 72);
+/// No secret is taken: probes read what the library's calls move, in clear.
+pub const KIND_CLEAR: u32 = 2;
+
+const _: () = assert!(size_of::<Plan>() == 88);
+
+/// Set in a process's number where its plan is for GnuTLS: a program may have both libraries. No process's number is as large
+/// (`PID_MAX_LIMIT`, include/linux/threads.h).
+pub const OF_GNUTLS: u32 = 1 << 31;
+
+/// Calls of TLS libraries that may be under way at once.
+pub const CLEAR_CALLS: u32 = 16_384;
+/// Sessions whose bytes are counted at once.
+pub const CLEAR_SESSIONS: u32 = 65_536;
+
+/// A call of a TLS library that is under way: by the process and by where its frame begins, which is unique among the calls that
+/// are, in whichever threads, nested or not, and however stacks are switched.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct ClearFrame {
+    /// The stack pointer where it was entered.
+    pub stack: u64,
+    /// The thread group id.
+    pub pid: u32,
+    /// Spelled-out padding.
+    pub reserved: u32,
+}
+
+/// What is kept of it until it returns.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct ClearCall {
+    /// The session.
+    pub session: u64,
+    /// The buffer.
+    pub buffer: u64,
+    /// Where the call will put how many bytes it moved; 0 if it returns that.
+    pub count: u64,
+    /// When it began.
+    pub began: u64,
+    /// 1 if it writes.
+    pub sends: u64,
+}
+
+/// A session at one of its ends, for as long as its bytes are counted: the ClientHello's random bytes, and the process. A
+/// session's address is used again, these are not.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct ClearSession {
+    /// The ClientHello's random bytes.
+    pub random: [u64; 4],
+    /// The thread group id.
+    pub pid: u32,
+    /// Which party.
+    pub party: u32,
+}
+
+/// Bytes that a session's calls have moved.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct ClearCount {
+    /// Read, written.
+    pub moved: [u64; 2],
+}
+
+const _: () = assert!(
+    size_of::<ClearFrame>() == 16
+        && size_of::<ClearCall>() == 40
+        && size_of::<ClearSession>() == 40
+        && size_of::<ClearCount>() == 16
+);
 
 /// Sessions of one process that have begun.
 #[repr(C)]

@@ -31,6 +31,7 @@ pub fn imbalances(books: &Books) -> Vec<String> {
         stream,
         tls,
         keys: _,
+        clear,
         parsers,
         exchange,
         stitch,
@@ -51,6 +52,7 @@ pub fn imbalances(books: &Books) -> Vec<String> {
     found.stream(stream);
     found.stream_to_tls(stream, tls);
     found.tls_to_exchange(tls, exchange);
+    found.clear(clear);
     found.exchange(exchange);
     let parsed = [("got by parsers", parsers.bytes())];
     found.sum("exchange, bytes parsed", exchange.bytes_parsed, &parsed);
@@ -156,6 +158,28 @@ impl Found {
         let gaps = stream.gaps.iter().fold(0u64, |sum, bytes| sum.saturating_add(*bytes));
         let parts = [("passed on by the streams", stream.passed), ("in gaps", gaps)];
         self.sum("tls, bytes moved", tls.moved, &parts);
+    }
+
+    fn clear(&mut self, clear: &tls::clear::Ledger) {
+        let tls::clear::Ledger {
+            moved,
+            passed,
+            unknown,
+            ambiguous,
+            misplaced,
+            held,
+            lost: _,
+            counted: _,
+            uncounted: _,
+        } = *clear;
+        let parts = [
+            ("passed on", passed),
+            ("of unknown sessions", unknown),
+            ("of ambiguous sessions", ambiguous),
+            ("misplaced", misplaced),
+            ("held", held),
+        ];
+        self.sum("tls, bytes that probes have read", moved, &parts);
     }
 
     fn tls_to_exchange(&mut self, tls: &tls::Ledger, exchange: &exchange::Ledger) {

@@ -42,6 +42,12 @@ pub const DOCUMENTED: &[(&str, &str)] = &[
         "spandrel_kernel_unseen_call_bytes_total",
         "Bytes left out as `no_buffer`, by system call; `unknown` if the call is not one of a 64-bit program",
     ),
+    ("spandrel_kernel_tls_probe_hits_total", "Hits of probes that read plaintext in TLS libraries"),
+    ("spandrel_kernel_tls_clear_bytes_total", "Bytes of plaintext that they have copied"),
+    (
+        "spandrel_kernel_tls_clear_calls_lost_total",
+        "Calls of TLS libraries of which not everything could be told; but for a full ring, no session joins afterwards",
+    ),
     ("spandrel_kernel_tls_sessions_total", "TLS sessions that a probe saw begin"),
     (
         "spandrel_kernel_tls_secrets_full_total",
@@ -100,6 +106,24 @@ pub const DOCUMENTED: &[(&str, &str)] = &[
         "Records that would not fit where they wait for a key, and lost their bodies",
     ),
     ("spandrel_tls_mistaken_sessions_total", "Beginnings that looked like TLS and were not"),
+    (
+        "spandrel_tls_clear_moved_bytes_total",
+        "Bytes of plaintext that calls of TLS libraries moved, as probes told",
+    ),
+    ("spandrel_tls_clear_passed_bytes_total", "Of these, those that were passed on"),
+    (
+        "spandrel_tls_clear_dropped_bytes_total",
+        "Of these, those whose connection is not known, may be several, or that came out of order",
+    ),
+    ("spandrel_tls_clear_held_bytes", "Of these, those that wait for the ClientHello of their session"),
+    (
+        "spandrel_tls_clear_lost_bytes_total",
+        "Bytes of plaintext that no record told of, between two that did",
+    ),
+    (
+        "spandrel_tls_clear_sessions_total",
+        "Ends of sessions read by probes, by whether their bytes were counted from the first: only then they join",
+    ),
     ("spandrel_tls_hellos_total", "ClientHellos read; each is read at both ends"),
     ("spandrel_tls_found_secrets_total", "Sessions whose secrets were found"),
     (

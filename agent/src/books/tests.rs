@@ -107,6 +107,7 @@ fn balanced() -> Books {
             ..Default::default()
         },
         keys: Default::default(),
+        clear: Default::default(),
         parsers: exchange::Parsers { http1, ..Default::default() },
         exchange: exchange::Ledger {
             bytes: 850,

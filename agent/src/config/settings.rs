@@ -119,6 +119,8 @@ pub enum Times {
 pub enum Tls {
     /// With the keys of its sessions.
     Keys,
+    /// By probes in its libraries.
+    Probes,
     /// Not at all.
     Off,
 }
@@ -292,13 +294,14 @@ pub const SETTINGS: [Setting; 25] = [
     },
     Setting {
         key: "tls",
-        value: "keys|off",
+        value: "keys|probes|off",
         times: Times::Once,
         default: Some("keys"),
         heading: SELECTION,
-        text: "How to read TLS; keys: take the keys of each session out of the traced program's memory, keep them in the agent's memory alone until the session ends, and decrypt what the socket moves; off: do not",
+        text: "How to read TLS; keys: take the keys of each session out of the traced program's memory, keep them in the agent's memory alone until the session ends, and decrypt what the socket moves; probes: take no key, but what the calls of OpenSSL and GnuTLS read and write, which costs the traced program two probe hits for each; off: do not",
         set: |settings, text| {
-            settings.tls = value::choice(text, &[("keys", Tls::Keys), ("off", Tls::Off)])?;
+            settings.tls =
+                value::choice(text, &[("keys", Tls::Keys), ("probes", Tls::Probes), ("off", Tls::Off)])?;
             Ok(())
         },
     },

@@ -38,7 +38,7 @@ const LOOKED_AT: usize = 256;
 
 /// Bytes of names in a table for debuggers that are read in search of the accessors; a program with OpenSSL linked in that
 /// exports none of them, and has more than this, is not read.
-const MAX_DEBUG_NAMES: u64 = 4 << 20;
+pub(super) const MAX_DEBUG_NAMES: u64 = 4 << 20;
 
 /// A program's own sessions are no smaller than this, and no larger: offsets beyond are not believed.
 const OFFSETS: std::ops::RangeInclusive<u64> = 0x8..=0x2000;
@@ -93,7 +93,7 @@ fn offset(displacement: u64) -> Option<u32> {
 }
 
 /// The place of the random bytes: the first address that is taken, and what it is relative to.
-fn random(address: u64, bytes: &[u8]) -> Option<(u32, u32)> {
+pub(super) fn random(address: u64, bytes: &[u8]) -> Option<(u32, u32)> {
     let (mut base, mut base_register) = (NOWHERE, Register::None);
     for instruction in Decoder::with_ip(64, bytes, address, DecoderOptions::NONE).iter().take(48) {
         let memory = instruction.memory_base();

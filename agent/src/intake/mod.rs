@@ -22,14 +22,16 @@ use aya::{Ebpf, Pod};
 use spandrel_proto::counter::{CALL_NUMBERS, Counter};
 use spandrel_proto::policy::Policy;
 use spandrel_proto::record::{Loss, Record, decode};
-use spandrel_proto::tls::{Found, FoundKey, Plan, SESSIONS};
+use spandrel_proto::tls::{ClearSession, Found, FoundKey, OF_GNUTLS, Plan, SESSIONS};
 use zeroize::Zeroize as _;
 
 use crate::discover::runtimes::ProbeSet;
 use crate::identity::{ConnectionId, Direction, Monotonic, ProcessKey};
 use crate::probe::attach::Attached;
 use crate::probe::load::load;
-use crate::probe::pod::{PodFound, PodLoss, PodPending, PodPlan};
+use crate::probe::pod::{
+    PodClearCall, PodClearCount, PodClearFrame, PodClearSession, PodFound, PodLoss, PodPending, PodPlan,
+};
 use policies::Policies;
 pub use uprobes::Ledger as UprobeLedger;
 use uprobes::Uprobes;
@@ -87,6 +89,8 @@ impl Kernel {
                 plans: hash(&mut ebpf, "TLS_PLANS")?,
                 pending: hash(&mut ebpf, "TLS_PENDING")?,
                 secrets: hash(&mut ebpf, "TLS_SECRETS")?,
+                clear_calls: hash(&mut ebpf, "CLEAR_CALLS")?,
+                clear_counts: hash(&mut ebpf, "CLEAR_COUNTS")?,
             },
             complete: attached.complete,
             ledger: Ledger::default(),
@@ -227,29 +231,55 @@ impl Kernel {
         new
     }
 
-    /// Says where the secrets of a process's TLS sessions are. False if there is no room.
-    pub fn plan_sessions(&mut self, pid: u32, plan: &Plan) -> bool {
-        self.sessions.plans.insert(pid, PodPlan(*plan), 0).is_ok()
+    /// Says where the secrets of a process's TLS sessions are, or their names: the process, and in its number which library's.
+    /// False if there is no room.
+    pub fn plan_sessions(&mut self, key: u32, plan: &Plan) -> bool {
+        self.sessions.plans.insert(key, PodPlan(*plan), 0).is_ok()
     }
 
     /// Nothing more is to be taken of this process's sessions.
     pub fn forget_sessions(&mut self, pid: u32) {
         // Neither need be there.
         let _ = self.sessions.plans.remove(&pid);
+        let _ = self.sessions.plans.remove(&(pid | OF_GNUTLS));
         let _ = self.sessions.pending.remove(&pid);
     }
 
-    /// Puts a probe where sessions begin: at this offset of the file behind this path, in all processes.
-    pub fn probe_sessions(&mut self, path: &str, offset: u64) -> anyhow::Result<UProbeLink> {
+    /// Puts a probe for this program at this offset of the file behind this path, in all processes.
+    pub fn probe_library(&mut self, name: &str, path: &str, offset: u64) -> anyhow::Result<UProbeLink> {
         let ebpf = self.attached.as_mut().ok_or_else(|| anyhow!("the programs are detached"))?;
-        let program = ebpf.program_mut("session_begun").ok_or_else(|| anyhow!("there is no such program"))?;
+        let program = ebpf.program_mut(name).ok_or_else(|| anyhow!("there is no program {name}"))?;
         let program: &mut UProbe = program.try_into()?;
         if program.fd().is_err() {
-            load(|| program.load()).context("loading session_begun")?;
+            load(|| program.load()).with_context(|| format!("loading {name}"))?;
         }
         let link =
             program.attach(UProbeAttachLocation::AbsoluteOffset(offset), path, UProbeScope::AllProcesses);
         Ok(program.take_link(link?)?)
+    }
+
+    /// Counts the bytes of a session at this process, which is this party, no more.
+    pub fn forget_clear(&mut self, random: &[u8; 32], pid: u32, party: u32) {
+        let (words, _) = random.as_chunks();
+        let mut session = ClearSession { pid, party, ..ClearSession::default() };
+        for (to, word) in session.random.iter_mut().zip(words) {
+            *to = u64::from_ne_bytes(*word);
+        }
+        // It need not be there.
+        let _ = self.sessions.clear_counts.remove(&PodClearSession(session));
+    }
+
+    /// A process whose plaintext was read is gone, with its calls and sessions.
+    pub fn forget_clear_process(&mut self, pid: u32) {
+        let TlsMaps { clear_calls, clear_counts, .. } = &mut self.sessions;
+        let calls: Vec<_> = clear_calls.keys().flatten().filter(|call| call.0.pid == pid).collect();
+        let sessions: Vec<_> = clear_counts.keys().flatten().filter(|session| session.0.pid == pid).collect();
+        for call in calls {
+            let _ = clear_calls.remove(&call);
+        }
+        for session in sessions {
+            let _ = clear_counts.remove(&session);
+        }
     }
 
     /// Takes out what the kernel side has found of sessions: it is deleted there, and overwritten here once it
@@ -292,6 +322,8 @@ struct TlsMaps {
     plans: HashMap<MapData, u32, PodPlan>,
     pending: HashMap<MapData, u32, PodPending>,
     secrets: HashMap<MapData, FoundKey, PodFound>,
+    clear_calls: HashMap<MapData, PodClearFrame, PodClearCall>,
+    clear_counts: HashMap<MapData, PodClearSession, PodClearCount>,
 }
 
 fn hash<K: Pod, V: Pod>(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<HashMap<MapData, K, V>> {

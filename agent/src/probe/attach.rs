@@ -33,7 +33,7 @@ pub struct Options {
     /// Whether the map of ignored processes is looked at.
     pub selective: bool,
     /// Whether TLS sessions are looked for.
-    pub tls: bool,
+    pub tls: u32,
     /// The level of the kernel programs' own log: 0 is off and free.
     pub log_level: u8,
 }
@@ -66,7 +66,7 @@ pub fn attach(plan: &Plan, found: &Found, options: Options) -> anyhow::Result<At
         capture_limit: options.capture_bytes,
         selective: options.selective.into(),
         ring_bytes: options.ring_bytes,
-        tls: options.tls.into(),
+        tls: options.tls,
     };
     let cpus = aya::util::nr_cpus().map_err(|(path, error)| anyhow!("counting CPUs in {path}: {error}"))?;
     let (offsets, run) = (PodOffsets(offsets), PodRun(run));

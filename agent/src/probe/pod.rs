@@ -7,7 +7,7 @@
 
 use spandrel_proto::layout::{Learned, Offsets, Run};
 use spandrel_proto::record::Loss;
-use spandrel_proto::tls::{Found, Pending, Plan};
+use spandrel_proto::tls::{ClearCall, ClearCount, ClearFrame, ClearSession, Found, Pending, Plan};
 use spandrel_proto::walk::{MAX_STEPS, Probed, ProbedAt, Step, Walked};
 
 macro_rules! plain {
@@ -43,6 +43,14 @@ plain! {
     PodPlan(Plan);
     /// [`Pending`], as a map value.
     PodPending(Pending);
+    /// [`ClearFrame`], as a map key.
+    PodClearFrame(ClearFrame);
+    /// [`ClearCall`], as a map value.
+    PodClearCall(ClearCall);
+    /// [`ClearSession`], as a map key.
+    PodClearSession(ClearSession);
+    /// [`ClearCount`], as a map value.
+    PodClearCount(ClearCount);
 }
 
 /// [`Found`], as a map value; it has secrets in it, so it cannot be printed, and whoever takes it overwrites it.

@@ -9,21 +9,27 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
 use aya::programs::uprobe::UProbeLink;
-use spandrel_proto::tls::{KIND_PLACES, KIND_SLICES, NOWHERE, Plan, SLOTS};
+use spandrel_proto::tls::{KIND_CLEAR, KIND_PLACES, KIND_SLICES, NOWHERE, Plan, SLOTS};
 
 use crate::discover::elf::Elf;
 use crate::discover::go_tls::Go;
 use crate::discover::maps::{self, FileKey, Maps};
 use crate::discover::openssl::Library;
+use crate::discover::plaintext::Functions;
+use crate::identity::Monotonic;
 use crate::intake::Kernel;
-use crate::log;
 use crate::tls::Version;
+use crate::{clock, log};
 
 /// Files that are remembered. Beyond, no further library is looked into, which is counted.
 const MAX_FILES: usize = 4096;
+
+/// How often a file's probes may be refused before it is left alone.
+const MAX_REFUSED: usize = 8;
 
 /// How long a file's probe stays when the last process that was seen with it has ended.
 const KEPT: Duration = Duration::from_secs(30);
@@ -43,12 +49,22 @@ pub struct Ledger {
     pub failed: u64,
 }
 
+/// How sessions are read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum How {
+    /// By their keys.
+    Keys,
+    /// By probes at the calls that move their plaintext.
+    Probes,
+}
+
 /// What is known of files and processes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Sessions {
+    how: How,
     files: HashMap<FileKey, File>,
-    /// Processes with a plan, and the file that it is for.
-    processes: HashMap<u32, FileKey>,
+    /// Processes with a plan, the files that it is for, and since when it is complete for each, probes included.
+    processes: HashMap<u32, Vec<(FileKey, Monotonic)>>,
     ledger: Ledger,
 }
 
@@ -57,6 +73,7 @@ pub struct Sessions {
 enum Maker {
     OpenSsl(Library),
     Go(Go),
+    Clear(Functions),
 }
 
 impl Maker {
@@ -64,6 +81,7 @@ impl Maker {
         match self {
             Self::OpenSsl(library) => library.kind,
             Self::Go(_) => "Go's crypto/tls",
+            Self::Clear(functions) => functions.kind,
         }
     }
 
@@ -73,74 +91,153 @@ impl Maker {
             (Self::Go(_), version) => version != Some(Version::Tls12),
             (Self::OpenSsl(library), Some(Version::Tls13)) => library.traffic != [NOWHERE; 2],
             (Self::OpenSsl(library), Some(Version::Tls12)) => library.master != NOWHERE,
-            (Self::OpenSsl(_), None) => true,
+            (Self::OpenSsl(_), None) | (Self::Clear(_), _) => true,
         }
     }
 
-    fn begins(&self) -> &[u64] {
+    /// What is probed, in this order: kernel programs and offsets in the file. No return may be seen of a call whose beginning
+    /// was not.
+    fn probes(&self) -> Vec<(&'static str, u64)> {
         match self {
-            Self::OpenSsl(library) => &library.begins,
-            Self::Go(_) => &[],
+            Self::OpenSsl(library) => library.begins.iter().map(|at| ("session_begun", *at)).collect(),
+            Self::Go(_) => Vec::new(),
+            Self::Clear(functions) => {
+                let returns = functions.entries.iter().map(|(_, at)| (functions.returned, *at));
+                functions.entries.iter().copied().chain(returns).collect()
+            }
         }
+    }
+
+    /// What is set in the key of a plan for it.
+    fn library(&self) -> u32 {
+        match self {
+            Self::OpenSsl(_) | Self::Go(_) => 0,
+            Self::Clear(functions) => functions.library,
+        }
+    }
+
+    /// Whether some of the probes are of no use without the others.
+    fn needs_all(&self) -> bool {
+        matches!(self, Self::Clear(_))
     }
 }
 
 #[derive(Debug, Default)]
 struct File {
     library: Option<Maker>,
+    /// To probe it by: a process and its mappings may be gone by then.
+    opened: Option<std::fs::File>,
     users: usize,
     /// When the last of them ended.
     left: Option<Instant>,
     probes: Vec<UProbeLink>,
+    /// How often they were refused.
+    refused: usize,
 }
 
 impl Sessions {
+    /// None are known yet.
+    pub fn new(how: How) -> Self {
+        Self { how, files: HashMap::new(), processes: HashMap::new(), ledger: Ledger::default() }
+    }
+
     /// Looks at a process, unless it has a plan. True if it has one now.
     pub fn look(&mut self, pid: u32, kernel: &mut Kernel) -> bool {
         if self.processes.contains_key(&pid) {
             return true;
         }
         self.ledger.looked += 1;
+        self.look_for_more(pid, kernel)
+    }
+
+    /// Looks at a process that may have loaded a library since the last look.
+    pub fn look_again(&mut self, pid: u32, kernel: &mut Kernel) {
+        match (self.how, self.processes.contains_key(&pid)) {
+            (How::Keys, true) => {}
+            (How::Probes, true) => {
+                self.look_for_more(pid, kernel);
+            }
+            (_, false) => {
+                self.look(pid, kernel);
+            }
+        }
+    }
+
+    /// Has the kernel side look into the sessions of libraries that a process has and no plan yet. True if it has one now.
+    fn look_for_more(&mut self, pid: u32, kernel: &mut Kernel) -> bool {
+        let known = self.processes.get(&pid).cloned().unwrap_or_default();
         let Ok(maps) = Maps::of(pid) else { return false };
-        let Some((key, mapping)) =
-            maps.programs().filter(|(_, mapping)| may_be_library(&maps, mapping)).find(|(key, mapping)| {
-                if let Entry::Vacant(entry) = self.files.entry(*key) {
-                    let library = read(pid, mapping);
-                    if let Some(library) = &library {
-                        log::debug(format_args!(
-                            "TLS: {} of process {pid} is {}",
-                            String::from_utf8_lossy(&mapping.path),
-                            library.name()
-                        ));
-                    }
-                    entry.insert(File { library, ..File::default() });
+        let mut chosen: Vec<(FileKey, &maps::Mapping)> = Vec::new();
+        for (key, mapping) in maps.programs().filter(|(_, mapping)| may_be_library(&maps, mapping)) {
+            if let Entry::Vacant(entry) = self.files.entry(key) {
+                let (library, opened) = read(pid, mapping, self.how).unzip();
+                if let Some(library) = &library {
+                    log::debug(format_args!(
+                        "TLS: {} of process {pid} is {}",
+                        String::from_utf8_lossy(&mapping.path),
+                        library.name()
+                    ));
                 }
-                self.files.get(key).is_some_and(|file| file.library.is_some())
-            })
-        else {
+                let probed = library.as_ref().is_some_and(|library| !library.probes().is_empty());
+                entry.insert(File { library, opened: opened.filter(|_| probed), ..File::default() });
+            }
+            let made = |key: &FileKey| self.files.get(key).and_then(|file| file.library.as_ref());
+            // Of each library one: a plan is for one build of it.
+            if let Some(library) = made(&key)
+                && !known.iter().any(|(other, _)| made(other).map(Maker::library) == Some(library.library()))
+                && !chosen.iter().any(|(other, _)| made(other).map(Maker::library) == Some(library.library()))
+            {
+                chosen.push((key, mapping));
+            }
+        }
+        if chosen.is_empty() && !known.is_empty() {
+            return true;
+        }
+        if chosen.is_empty() {
             self.ledger.without += 1;
             if self.files.len() > MAX_FILES {
                 self.files.retain(|_, file| file.users > 0);
             }
             return false;
-        };
+        }
+        // What is probed already takes no time; each other probe takes the kernel some ten milliseconds.
+        chosen.sort_by_key(|(key, _)| self.files.get(key).is_some_and(|file| file.probes.is_empty()));
+        let mut served = Vec::new();
+        for (key, mapping) in chosen {
+            if self.serve(pid, &maps, (key, mapping), kernel) {
+                served.push((key, clock::monotonic()));
+            }
+        }
+        if served.is_empty() {
+            return !known.is_empty();
+        }
+        self.ledger.planned += u64::from(known.is_empty());
+        served.extend(known);
+        self.processes.insert(pid, served);
+        true
+    }
+
+    /// Has the kernel side look into the sessions that this library makes in this process.
+    fn serve(
+        &mut self,
+        pid: u32,
+        maps: &Maps,
+        (key, mapping): (FileKey, &maps::Mapping),
+        kernel: &mut Kernel,
+    ) -> bool {
         let Some(file) = self.files.get_mut(&key) else { return false };
         let Some(library) = &file.library else { return false };
         let (start, end) = maps
             .of_file(key)
             .fold((u64::MAX, 0), |(start, end), mapping| (start.min(mapping.start), end.max(mapping.end)));
-        if !kernel.plan_sessions(pid, &plan(library, start..end)) {
+        if !kernel.plan_sessions(pid | library.library(), &plan(library, start..end)) {
             self.ledger.failed += 1;
             return false;
         }
-        file.users += 1;
-        file.left = None;
-        self.processes.insert(pid, key);
-        self.ledger.planned += 1;
-        if file.probes.is_empty() {
-            let path = format!("/proc/{pid}/map_files/{:x}-{:x}", mapping.start, mapping.end);
-            for &offset in library.begins() {
-                match kernel.probe_sessions(&path, offset) {
+        if let (true, Some(opened)) = (file.probes.is_empty(), &file.opened) {
+            let path = format!("/proc/self/fd/{}", opened.as_raw_fd());
+            for (program, offset) in library.probes() {
+                match kernel.probe_library(program, &path, offset) {
                     Ok(link) => file.probes.push(link),
                     Err(error) => {
                         self.ledger.failed += 1;
@@ -148,44 +245,73 @@ impl Sessions {
                             "TLS sessions of {} will be seen less often: a probe at {offset:#x} was refused: {error:#}",
                             String::from_utf8_lossy(&mapping.path)
                         ));
+                        if library.needs_all() {
+                            unprobe(std::mem::take(&mut file.probes));
+                            file.refused += 1;
+                            if file.refused >= MAX_REFUSED {
+                                file.library = None;
+                            }
+                            return false;
+                        }
                     }
                 }
             }
             self.ledger.probed += u64::from(!file.probes.is_empty());
         }
+        file.users += 1;
+        file.left = None;
         true
+    }
+
+    /// Since when a process's sessions of this library are looked into, with all that is needed for it.
+    pub fn since(&self, pid: u32, library: u32) -> Option<Monotonic> {
+        let of_library = |key: &FileKey| {
+            let made = self.files.get(key).and_then(|file| file.library.as_ref());
+            made.is_some_and(|maker| maker.library() == library)
+        };
+        self.processes.get(&pid)?.iter().find(|(key, _)| of_library(key)).map(|(_, since)| *since)
+    }
+
+    /// How sessions are read.
+    pub fn how(&self) -> How {
+        self.how
     }
 
     /// A process has ended.
     pub fn exited(&mut self, pid: u32, kernel: &mut Kernel) {
         kernel.forget_sessions(pid);
-        let Some(key) = self.processes.remove(&pid) else { return };
-        let Some(file) = self.files.get_mut(&key) else { return };
-        file.users = file.users.saturating_sub(1);
-        if file.users == 0 {
-            file.left = Some(Instant::now());
+        let Some(keys) = self.processes.remove(&pid) else { return };
+        if self.how == How::Probes {
+            kernel.forget_clear_process(pid);
+        }
+        for (key, _) in keys {
+            let Some(file) = self.files.get_mut(&key) else { continue };
+            file.users = file.users.saturating_sub(1);
+            if file.users == 0 {
+                file.left = Some(Instant::now());
+            }
         }
     }
 
     /// Takes probes off that nobody has used for some time: of programs that come and go, each would be too late for its first
     /// session.
     pub fn sweep(&mut self) {
-        for file in self.files.values_mut() {
+        let ledger = &mut self.ledger;
+        self.files.retain(|_, file| {
             if file.probes.is_empty() || file.left.is_none_or(|left| left.elapsed() < KEPT) {
-                continue;
+                return true;
             }
-            let probes = std::mem::take(&mut file.probes);
-            self.ledger.probed = self.ledger.probed.saturating_sub(1);
-            // The kernel takes a tenth of a second for each; without a thread, it is done here.
-            let _ =
-                std::thread::Builder::new().name("spandrel-unprobe".to_owned()).spawn(move || drop(probes));
-        }
+            ledger.probed = ledger.probed.saturating_sub(1);
+            unprobe(std::mem::take(&mut file.probes));
+            // It is read again for whoever uses it next; until then nothing keeps it open.
+            false
+        });
     }
 
     /// Whether a process's sessions of this version are looked into at their calls.
     pub fn has_plan(&self, pid: u32, version: Option<Version>) -> bool {
-        let file = self.processes.get(&pid).and_then(|key| self.files.get(key));
-        file.and_then(|file| file.library.as_ref()).is_some_and(|maker| maker.reads(version))
+        let files = self.processes.get(&pid).into_iter().flatten().filter_map(|(key, _)| self.files.get(key));
+        files.filter_map(|file| file.library.as_ref()).any(|maker| maker.reads(version))
     }
 
     /// Whether there is a process whose sessions are looked into: without one, no secret is found.
@@ -199,12 +325,23 @@ impl Sessions {
     }
 }
 
+/// Takes probes off, for which the kernel takes a tenth of a second each; without a thread, it is done here.
+fn unprobe(probes: Vec<UProbeLink>) {
+    if !probes.is_empty() {
+        let _ = std::thread::Builder::new().name("spandrel-unprobe".to_owned()).spawn(move || drop(probes));
+    }
+}
+
 /// What `check` says of a process's TLS.
-pub fn describe(pid: u32) -> &'static str {
+pub fn describe(pid: u32, how: How) -> &'static str {
     let Ok(maps) = Maps::of(pid) else { return "not known: its memory map cannot be read" };
     let readable = maps.programs().filter(|(_, mapping)| may_be_library(&maps, mapping));
-    if let Some(maker) = readable.filter_map(|(_, mapping)| read(pid, mapping)).next() {
+    if let Some(maker) =
+        readable.filter_map(|(_, mapping)| read(pid, mapping, how)).map(|(maker, _)| maker).next()
+    {
         return match maker {
+            Maker::Clear(functions) if functions.library == 0 => "of OpenSSL, read by probes at its calls",
+            Maker::Clear(_) => "of GnuTLS, read by probes at its calls",
             Maker::OpenSsl(library) if library.traffic[0] == NOWHERE => {
                 "1.2 only, by the keys of its sessions: this build of OpenSSL is not known"
             }
@@ -213,6 +350,9 @@ pub fn describe(pid: u32) -> &'static str {
                 "of Go, read by the keys of its sessions: 1.2 by a search for the key of AES (--tls-search)"
             }
         };
+    }
+    if how == How::Probes {
+        return "none that probes read: they read OpenSSL and GnuTLS, as libraries or with their symbols";
     }
     let has = |part: &str| {
         maps.iter().any(|mapping| mapping.path.windows(part.len()).any(|window| window == part.as_bytes()))
@@ -236,12 +376,20 @@ fn may_be_library(maps: &Maps, mapping: &maps::Mapping) -> bool {
     let name = mapping.path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
     let named = |part: &[u8]| name.windows(part.len()).any(|window| window == part);
     let first = maps.iter().find_map(maps::Mapping::file);
-    named(b"ssl") || named(b"node") || (first.is_some() && mapping.file() == first)
+    named(b"ssl") || named(b"gnutls") || named(b"node") || (first.is_some() && mapping.file() == first)
 }
 
-fn read(pid: u32, mapping: &maps::Mapping) -> Option<Maker> {
-    let elf = Elf::open(maps::open(pid, mapping).ok()?).ok()?;
-    Go::of(&elf).map(Maker::Go).or_else(|| Library::of(&elf).map(Maker::OpenSsl))
+fn read(pid: u32, mapping: &maps::Mapping, how: How) -> Option<(Maker, std::fs::File)> {
+    let opened = maps::open(pid, mapping).ok()?;
+    let again = opened.try_clone().ok()?;
+    maker(&Elf::open(opened).ok()?, how).map(|maker| (maker, again))
+}
+
+fn maker(elf: &Elf, how: How) -> Option<Maker> {
+    if how == How::Probes {
+        return Functions::of(elf).map(Maker::Clear);
+    }
+    Go::of(elf).map(Maker::Go).or_else(|| Library::of(elf).map(Maker::OpenSsl))
 }
 
 fn plan(maker: &Maker, code: std::ops::Range<u64>) -> Plan {
@@ -256,6 +404,7 @@ fn plan(maker: &Maker, code: std::ops::Range<u64>) -> Plan {
             master: library.master,
             slots: slots(library),
             kind: KIND_PLACES,
+            ..NOTHING
         },
         Maker::Go(go) => Plan {
             guarded: [0; 2],
@@ -268,9 +417,34 @@ fn plan(maker: &Maker, code: std::ops::Range<u64>) -> Plan {
             // The kernel side looks for them, once a program.
             slots: [0; SLOTS],
             kind: KIND_SLICES,
+            ..NOTHING
+        },
+        Maker::Clear(functions) => Plan {
+            random_base: functions.random_base,
+            random: functions.random,
+            kind: KIND_CLEAR,
+            party: functions.party,
+            parties: functions.parties,
+            ..NOTHING
         },
     }
 }
+
+/// A plan by which nothing is found.
+const NOTHING: Plan = Plan {
+    guarded: [0; 2],
+    guard: NOWHERE,
+    random_base: NOWHERE,
+    random: NOWHERE,
+    traffic: [NOWHERE; 2],
+    master_base: NOWHERE,
+    master: NOWHERE,
+    slots: [0; SLOTS],
+    kind: KIND_PLACES,
+    party: NOWHERE,
+    parties: [0; 2],
+    reserved: 0,
+};
 
 /// Distances measured between the stack pointer at a socket call and the session, in programs with one thread and
 /// with several (glibc's cancellable calls take 40 bytes more).

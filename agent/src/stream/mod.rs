@@ -126,6 +126,8 @@ pub struct Opened {
     pub peer: Address,
     /// It was seen from its first byte.
     pub born_here: bool,
+    /// When it was opened, or met.
+    pub time: crate::identity::Monotonic,
 }
 
 /// Bytes that were moved and are not here, with all that tells them apart from other bytes.

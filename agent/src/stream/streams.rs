@@ -157,7 +157,7 @@ impl Streams {
             Place::Unix(unix) => (None, self.born_here(&unix)),
             _ => (None, false),
         };
-        let opened = Opened { connection, local, peer, born_here };
+        let opened = Opened { connection, local, peer, born_here, time: moment.time };
         let met = Met { role, moment, known_addresses: true, from_birth: born_here };
         self.create(&record.socket, opened, met, out);
     }
@@ -249,7 +249,8 @@ impl Streams {
             // Its *opened* record was lost; it is met late, at addresses that are not known yet.
             let nowhere = Address::Ip(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
             let born_here = matches!(&place, Place::Unix(unix) if self.born_here(unix));
-            let opened = Opened { connection, local: nowhere.clone(), peer: nowhere, born_here };
+            let time = moment.time;
+            let opened = Opened { connection, local: nowhere.clone(), peer: nowhere, born_here, time };
             let met = Met { role: None, moment, known_addresses: false, from_birth: false };
             self.create(&data.socket, opened, met, out);
         }

@@ -43,6 +43,8 @@ pub struct Ledger {
 struct Session {
     secrets: Option<Secrets>,
     connections: Vec<ConnectionId>,
+    /// Its plaintext was read by probes, which needs no secret.
+    read: bool,
     since: Monotonic,
 }
 
@@ -86,6 +88,18 @@ impl Keys {
         self.sessions.get(random).map(|session| session.since)
     }
 
+    /// The connections that have this hello.
+    pub fn connections(&self, random: &Random) -> &[ConnectionId] {
+        self.sessions.get(random).map_or(&[], |session| &session.connections)
+    }
+
+    /// Plaintext of this session was read by probes.
+    pub fn read(&mut self, random: &Random) {
+        if let Some(session) = self.sessions.get_mut(random) {
+            session.read = true;
+        }
+    }
+
     /// True if secrets are known of this session and no connection has its hello: the session may be older than we are.
     pub fn is_unasked(&self, random: &Random) -> bool {
         self.sessions.get(random).is_some_and(|session| session.connections.is_empty())
@@ -96,7 +110,7 @@ impl Keys {
         let Some(session) = self.sessions.get_mut(random) else { return };
         session.connections.retain(|other| *other != connection);
         if session.connections.is_empty() {
-            self.ledger.keyless += u64::from(session.secrets.is_none());
+            self.ledger.keyless += u64::from(session.secrets.is_none() && !session.read);
             self.sessions.remove(random);
         }
     }

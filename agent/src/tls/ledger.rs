@@ -17,11 +17,14 @@ pub enum Sealed {
     Lost,
     /// Only its beginning is here, and nothing proves its number.
     Unproven,
+    /// Its plaintext is read by probes.
+    Probed,
 }
 
 impl Sealed {
     /// All.
-    pub const ALL: [Self; 5] = [Self::NoKey, Self::Refused, Self::Unsupported, Self::Lost, Self::Unproven];
+    pub const ALL: [Self; 6] =
+        [Self::NoKey, Self::Refused, Self::Unsupported, Self::Lost, Self::Unproven, Self::Probed];
 
     /// Its name as a label.
     pub fn name(self) -> &'static str {
@@ -31,6 +34,7 @@ impl Sealed {
             Self::Unsupported => "unsupported",
             Self::Lost => "lost",
             Self::Unproven => "unproven",
+            Self::Probed => "probed",
         }
     }
 }

@@ -18,6 +18,7 @@
 //! for, a certificate or a ticket.
 
 mod cipher;
+pub mod clear;
 pub mod fuzz;
 mod handshake;
 pub mod keys;
@@ -53,6 +54,8 @@ pub struct Layer {
     doubtful: [Option<(u64, u64)>; 2],
     /// Secrets of a session that is older than we are, and that may be this connection's.
     late: Option<Secrets>,
+    /// Probes read its plaintext: nothing is to be opened.
+    probed: bool,
     ledger: Ledger,
 }
 
@@ -66,6 +69,20 @@ pub enum May {
 }
 
 impl Layer {
+    /// One whose plaintext comes from probes.
+    pub fn probed() -> Self {
+        Self { probed: true, ..Self::default() }
+    }
+
+    /// So many bytes of plaintext came from probes, and so many as gaps.
+    pub fn told(&mut self, plaintext: u64, missing: u64) {
+        self.ledger.plaintext += plaintext;
+        self.ledger.missing += missing;
+        if let Some(session) = &mut self.session {
+            session.told(&mut self.ledger);
+        }
+    }
+
     /// Takes the next piece of one direction; what is plain goes on.
     pub fn piece(&mut self, direction: Direction, piece: &Piece<'_>, may: May, out: &mut Sink<'_>) {
         let moved = match piece.content {
@@ -81,7 +98,7 @@ impl Layer {
             self.ledger.sessions += 1;
             self.session = Some(Box::new(match self.late.take() {
                 Some(secrets) if !begins(piece) => Session::late(direction, piece.offset, &secrets),
-                _ => Session::new(direction, piece.offset),
+                _ => Session::new(direction, piece.offset, self.probed),
             }));
         }
         let Some(session) = &mut self.session else { return };
@@ -169,6 +186,14 @@ impl Layer {
         self.session.as_ref().and_then(|session| session.random())
     }
 
+    /// Which party this end is, if this is TLS and its ClientHello was seen.
+    pub fn party(&self) -> Option<clear::Party> {
+        self.session.as_ref()?.client().map(|client| match client {
+            Direction::Send => clear::Party::Client,
+            Direction::Receive => clear::Party::Server,
+        })
+    }
+
     /// What the two ends have agreed on; none if this is not TLS.
     pub fn agreed(&self) -> Option<Agreed> {
         self.session.as_ref().filter(|session| session.is_genuine()).map(|session| session.agreed())
@@ -183,6 +208,7 @@ impl Layer {
     pub fn state(&self) -> State {
         match &self.session {
             None => State::Plain,
+            Some(session) if session.is_probed() => State::Probed,
             Some(session) if session.is_hopeless() => State::Hopeless,
             Some(session) if session.is_open() => State::Open,
             Some(session) if session.waits() => State::Waiting,
@@ -208,6 +234,8 @@ pub enum State {
     Waiting,
     /// Plaintext comes out of both directions.
     Open,
+    /// What is sealed stays so: probes read its plaintext.
+    Probed,
     /// No plaintext will come.
     Hopeless,
 }

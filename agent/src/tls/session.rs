@@ -68,6 +68,8 @@ pub(super) struct Session {
     /// It is older than we are: no hello was seen, and none will be.
     late: bool,
     opened_both: bool,
+    /// Probes read its plaintext: nothing is to be opened.
+    probed: bool,
     /// Records that no suite has opened, with what is known now.
     guesses: u32,
     renewals: u32,
@@ -104,7 +106,7 @@ enum Fate {
 
 impl Session {
     /// One whose first record begins at this offset of this direction.
-    pub fn new(direction: Direction, offset: u64) -> Self {
+    pub fn new(direction: Direction, offset: u64, probed: bool) -> Self {
         let mut session = Self {
             send: Way::default(),
             receive: Way::default(),
@@ -118,6 +120,7 @@ impl Session {
             genuine: false,
             late: false,
             opened_both: false,
+            probed,
             guesses: 0,
             renewals: 0,
         };
@@ -127,7 +130,7 @@ impl Session {
 
     /// One whose handshake was not seen, with secrets that may be its own.
     pub fn late(direction: Direction, offset: u64, secrets: &Secrets) -> Self {
-        let mut session = Self::new(direction, offset);
+        let mut session = Self::new(direction, offset, false);
         session.secrets.add(secrets);
         (session.late, session.genuine) = (true, true);
         session
@@ -143,6 +146,24 @@ impl Session {
     /// The random bytes of the ClientHello, once it was seen.
     pub fn random(&self) -> Option<Random> {
         self.random
+    }
+
+    /// In which direction the ClientHello went, once it was seen.
+    pub fn client(&self) -> Option<Direction> {
+        self.client
+    }
+
+    /// True if all that follows stays sealed, since probes read its plaintext.
+    pub fn is_probed(&self) -> bool {
+        let sealed = |way: &Way| matches!(way.epoch, Epoch::Sealed);
+        self.probed && (sealed(&self.send) || sealed(&self.receive))
+    }
+
+    /// Probes have read something of it.
+    pub fn told(&mut self, ledger: &mut Ledger) {
+        if !std::mem::replace(&mut self.opened_both, true) {
+            ledger.sessions_opened += 1;
+        }
     }
 
     /// True if records wait for a key.
@@ -217,7 +238,16 @@ impl Session {
         ledger: &mut Ledger,
         out: &mut Sink<'_>,
     ) {
+        let probed = self.probed;
         let way = self.way(direction);
+        if probed && matches!(way.epoch, Epoch::Sealed) {
+            let held = way.framer.take().map_or(0, |mut framer| framer.close());
+            let moved = match piece.content {
+                Content::Bytes(bytes) => bytes.len() as u64,
+                Content::Gap { length, .. } => length,
+            };
+            return ledger.seal(Sealed::Probed, held + moved);
+        }
         let mut framer = way.framer.take().unwrap_or_else(|| Framer::aligned(piece.offset));
         let mut refused = false;
         framer.piece(piece, &mut |framed| match framed {
@@ -473,6 +503,9 @@ impl Session {
                 return self.clear(direction, &record);
             }
             way.seal();
+        }
+        if self.probed {
+            return Fate::Sealed(Sealed::Probed);
         }
         let Some(suite) = self.suite() else { return Fate::Sealed(Sealed::Unsupported) };
         if suite.version == Version::Tls13 && record.kind() != APPLICATION_DATA {

@@ -11,9 +11,10 @@ use spandrel_tests::tls::{self, Client, Server, Verdict, postgres};
 /// Runs the tables of TLS against the real agent (`SPANDREL_BIN`, or target/release/spandrel).
 #[derive(Parser, Debug)]
 struct Arguments {
-    /// Tables: programs, first (the first session of a new program, 200 times), late (sessions that are older than the agent), cost (a
-    /// busy nginx, without an agent, with one that reads no TLS, with one that does), many (200 programs with one library), bulk (a
-    /// file of 1 GiB), postgres (queries, which are no HTTP). All if none is named.
+    /// Tables: programs, probes (some of them with `--tls probes`), first (the first session of a new program, 200 times), late
+    /// (sessions that are older than the agent), cost (a busy nginx, without an agent, with one that reads no TLS, with one that does,
+    /// by keys and by probes), many (200 programs with one library), bulk (a file of 1 GiB), postgres (queries, which are no HTTP).
+    /// All if none is named.
     table: Vec<String>,
     /// 10,000 requests a row.
     #[arg(long)]
@@ -67,6 +68,29 @@ const PROGRAMS: [(&str, Server, Client, &str, usize); 21] = [
     ("nginx-java", Server::Nginx, Client::Java, "1.3", 999),
 ];
 
+/// With `--tls probes`: what OpenSSL and GnuTLS read and write. The only session of wget begins before its probes are there, so
+/// its end joins nothing.
+const PROBES: [(&str, Server, Client, &str, usize); 9] = [
+    ("threads", Server::Threads, Client::Threads, "1.3", 999),
+    ("threads-1.2", Server::Threads, Client::Threads, "1.2", 999),
+    ("asyncio", Server::Asyncio, Client::Asyncio, "1.3", 999),
+    ("gunicorn", Server::Gunicorn, Client::Threads, "1.3", 999),
+    ("node", Server::Node, Client::Node, "1.3", 999),
+    ("nginx-curl", Server::Nginx, Client::Curl, "1.3", 999),
+    ("nginx-curl-1.2", Server::Nginx, Client::Curl, "1.2", 999),
+    ("nginx-wget", Server::Nginx, Client::Wget, "1.3", 0),
+    ("apache", Server::Apache, Client::Threads, "1.3", 999),
+];
+
+/// What hits of probes are divided by.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Per {
+    /// Ends of sessions.
+    Session,
+    /// Ends of requests.
+    Request,
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match run(&arguments) {
@@ -81,20 +105,23 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<bool> {
     let tables: Vec<&str> = match arguments.table.as_slice() {
-        [] => vec!["programs", "first", "late", "cost", "many", "bulk", "postgres"],
+        [] => vec!["programs", "probes", "first", "late", "cost", "many", "bulk", "postgres"],
         named => named.iter().map(String::as_str).collect(),
     };
     let mut good = true;
     for table in tables {
         good &= match table {
-            "programs" => programs(arguments),
+            "programs" => programs(arguments, &PROGRAMS, &[], ("hits/sess", Per::Session)),
+            "probes" => programs(arguments, &PROBES, &["--tls", "probes"], ("hits/req", Per::Request)),
             "bulk" => bulk(arguments),
             "first" => first(arguments),
             "late" => late(arguments),
             "cost" => cost(arguments)?,
             "many" => many(arguments)?,
             "postgres" => queries(arguments)?,
-            other => bail!("no table is called {other:?}: programs, first, late, cost, many, bulk, postgres"),
+            other => bail!(
+                "no table is called {other:?}: programs, probes, first, late, cost, many, bulk, postgres"
+            ),
         };
     }
     Ok(good)
@@ -230,11 +257,12 @@ fn cost(arguments: &Arguments) -> Result<bool> {
     );
     println!("{:<7}{:>10}{:>12}{:>10}{:>10}", "round", "mode", "requests", "nginx", "agent");
     let off = ["--tls".to_owned(), "off".to_owned()];
-    let modes: [(&str, Option<&[String]>); 3] =
-        [("none", None), ("off", Some(&off)), ("keys", Some(&arguments.agent))];
-    let mut ratios = [Vec::new(), Vec::new()];
+    let probes = ["--tls".to_owned(), "probes".to_owned()];
+    let modes: [(&str, Option<&[String]>); 4] =
+        [("none", None), ("off", Some(&off)), ("keys", Some(&arguments.agent)), ("probes", Some(&probes))];
+    let mut ratios: [Vec<f64>; 3] = Default::default();
     for round in 0..arguments.rounds {
-        let mut servers = [0.0; 3];
+        let mut servers = [0.0; 4];
         for step in 0..modes.len() {
             let mode = (round + step) % modes.len();
             let (Some((name, options)), Some(server)) = (modes.get(mode), servers.get_mut(mode)) else {
@@ -244,15 +272,16 @@ fn cost(arguments: &Arguments) -> Result<bool> {
             *server = cost.server;
             println!("{round:<7}{name:>10}{:>12}{:>10.2}{:>10.2}", cost.requests, cost.server, cost.agent);
         }
-        let [none, off, keys] = servers;
-        for (ratios, base) in ratios.iter_mut().zip([none, off]) {
-            ratios.push(keys / base);
+        let [none, off, keys, probes] = servers;
+        for (ratios, ratio) in ratios.iter_mut().zip([keys / none, keys / off, probes / off]) {
+            ratios.push(ratio);
         }
     }
-    for (ratios, name) in ratios.iter_mut().zip(["no agent", "--tls off"]) {
+    let names = ["keys over no agent", "keys over --tls off", "probes over --tls off"];
+    for (ratios, name) in ratios.iter_mut().zip(names) {
         ratios.sort_by(f64::total_cmp);
         let median = ratios.get(ratios.len() / 2).copied().unwrap_or_default();
-        println!("keys over {name}: {median:.2} (median of {})", ratios.len());
+        println!("{name}: {median:.2} (median of {})", ratios.len());
     }
     Ok(true)
 }
@@ -268,19 +297,26 @@ fn many(arguments: &Arguments) -> Result<bool> {
     Ok(left == 0 && alive == PROGRAMS)
 }
 
-fn programs(arguments: &Arguments) -> bool {
+fn programs(
+    arguments: &Arguments,
+    rows: &[(&str, Server, Client, &str, usize)],
+    mode: &[&str],
+    (hits, per): (&str, Per),
+) -> bool {
     let count = if arguments.full { 10_000 } else { arguments.requests };
     println!("{count} requests a row, 50 at once:");
     println!(
         "{:<18}{:>8}{:>8}{:>8}{:>9}{:>7}{:>10}{:>9}{:>10}",
-        "program", "client", "server", "joined", "%", "wrong", "sessions", "keyless", "hits/sess"
+        "program", "client", "server", "joined", "%", "wrong", "sessions", "keyless", hits
     );
     let mut good = true;
-    for (name, server, client, version, claim) in PROGRAMS {
+    let options: Vec<String> =
+        mode.iter().map(|part| (*part).to_owned()).chain(arguments.agent.clone()).collect();
+    for &(name, server, client, version, claim) in rows {
         if !arguments.wants(name) {
             continue;
         }
-        let (verdict, outcome) = match tls::run((server, client), version, count, &arguments.agent) {
+        let (verdict, outcome) = match tls::run((server, client), version, count, &options) {
             Ok(ran) => ran,
             Err(error) => {
                 println!("{name:<18} failed: {error:#}");
@@ -296,7 +332,12 @@ fn programs(arguments: &Arguments) -> bool {
             100.0 * *joined as f64 / *sent as f64,
             wrong.len(),
             sum(&["spandrel_tls_unused_sessions_total", "keyless"]),
-            sum(&["spandrel_kernel_tls_sessions_total"]) as f64 / sessions.max(1) as f64 / 2.0,
+            match per {
+                Per::Session => {
+                    sum(&["spandrel_kernel_tls_sessions_total"]) as f64 / sessions.max(1) as f64 / 2.0
+                }
+                Per::Request => sum(&["spandrel_kernel_tls_probe_hits_total"]) as f64 / (2 * sent) as f64,
+            },
         );
         for text in wrong.iter().take(3) {
             println!("    {text}");
