@@ -21,6 +21,7 @@ use spandrel_proto::record::{
     TAG_DATA, TAG_OPENED, TAG_STATE, TRANSPORT_FOREIGN, TRANSPORT_TCP, TRANSPORT_UNIX, tcp_state,
 };
 
+use spandrel_proto::tls::CALLS;
 use spandrel_proto::walk::WORDS_ROOM;
 
 use crate::frames;
@@ -93,8 +94,12 @@ pub unsafe fn transferred<M: Memory>(transfer: &Transfer) {
             return socket::count_stateless(total as u64);
         };
         if run!(tls) == TLS_KEYS && crate::tls::may_seek((*state).sought) {
-            let (stack, descriptor) = (registers.word(call::SP), registers.word(call::DI) as u32);
-            (*state).sought += crate::tls::tls_seek(index, pid, stack, (*state).id, descriptor);
+            if crate::tls::begins_plain(registers) {
+                (*state).sought = CALLS;
+            } else {
+                let (stack, descriptor) = (registers.word(call::SP), registers.word(call::DI) as u32);
+                (*state).sought += crate::tls::tls_seek(index, pid, stack, (*state).id, descriptor);
+            }
         }
         let data = addr_of_mut!((*scratch).data);
         let connection = (*state).id;

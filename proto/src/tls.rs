@@ -17,6 +17,20 @@ pub const SEARCHED: core::ops::Range<u32> = 512..1024;
 pub const PENDING: usize = 64;
 /// How many calls of a new socket look for secrets: a handshake has 6 to 12.
 pub const CALLS: u32 = 24;
+/// Whether the first four bytes of a message, as a number, are those of a request of HTTP, or of HTTP/2's preface.
+#[inline(always)]
+pub const fn is_request(word: u32) -> bool {
+    const GET: u32 = u32::from_le_bytes(*b"GET ");
+    const POST: u32 = u32::from_le_bytes(*b"POST");
+    const PUT: u32 = u32::from_le_bytes(*b"PUT ");
+    const HEAD: u32 = u32::from_le_bytes(*b"HEAD");
+    const PATCH: u32 = u32::from_le_bytes(*b"PATC");
+    const DELETE: u32 = u32::from_le_bytes(*b"DELE");
+    const OPTIONS: u32 = u32::from_le_bytes(*b"OPTI");
+    const PREFACE: u32 = u32::from_le_bytes(*b"PRI ");
+    matches!(word, GET | POST | PUT | HEAD | PATCH | DELETE | OPTIONS | PREFACE)
+}
+
 /// How often what may be a master secret is taken: a session that resumes another has that one's at first.
 pub const TRIES: u8 = 8;
 /// Processes whose sessions can be looked into at once.
@@ -196,6 +210,17 @@ mod tests {
         ];
         for (n, mark) in marks.iter().enumerate() {
             assert!(!marks[..n].contains(mark), "{marks:x?}");
+        }
+    }
+
+    #[test]
+    fn a_request_is_told_from_a_record_of_tls_and_from_what_precedes_one() {
+        let word = |bytes: &[u8; 4]| u32::from_le_bytes(*bytes);
+        for request in [b"GET ", b"POST", b"PRI ", b"DELE"] {
+            assert!(is_request(word(request)));
+        }
+        for other in [b"\x16\x03\x01\x02", b"\x17\x03\x03\0", b"HTTP", b"CONN", b"STAR", b"EHLO"] {
+            assert!(!is_request(word(other)));
         }
     }
 
