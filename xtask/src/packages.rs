@@ -84,8 +84,8 @@ fn program_of(package: &str) -> Option<&str> {
         "nghttp2-client" => Some("nghttp"),
         "nginx-light" => Some("nginx"),
         "util-linux" => Some("unshare"),
-        // A program of this package has its version behind its name.
-        "libc6-dev" | "php-fpm" | "python3-venv" => None,
+        // The programs of PHP and PostgreSQL have a version in their names or folders.
+        "libc6-dev" | "php-fpm" | "postgresql" | "python3-venv" => None,
         package => Some(package),
     }
 }
