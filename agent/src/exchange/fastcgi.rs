@@ -45,12 +45,12 @@ enum Call {
         offset: u64,
         began: Moment,
     },
-    Open(Box<Open>),
+    Open(Open),
 }
 
 #[derive(Debug)]
 struct Open {
-    exchange: Exchange,
+    exchange: Box<Exchange>,
     /// The call that moved the first byte of output.
     responding: Option<Moment>,
     /// When a byte of it was moved last.
@@ -150,36 +150,16 @@ impl FastCgi {
         let role = self.role;
         sink.ledger.requests += 1;
         sink.ledger.opened += 1;
-        let (carried, at) = (Carried::Alone, *at);
-        sink.events.push(Told::Opened { id, role, began, at, head: head.clone(), carried });
-        let exchange = Exchange {
-            id,
-            role,
-            began,
-            request_ended: None,
-            responded: None,
-            ended: at.time,
-            request: head,
-            response: None,
-            request_body: 0,
-            response_body: 0,
-            failure: None,
-            switched: false,
-            incomplete: false,
-            stream: None,
-        };
-        self.call = Call::Open(Box::new(Open { exchange, responding: None, moved: at.time }));
+        let carried = Carried::Alone;
+        sink.events.push(Told::Opened { id, role, began, at: *at, head: head.clone(), carried });
+        let exchange = Box::new(Exchange::opened(id, role, began, at, head));
+        self.call = Call::Open(Open { exchange, responding: None, moved: at.time });
     }
 
     fn close(&mut self, sink: &mut Sink<'_>) {
-        let Call::Open(open) = std::mem::replace(&mut self.call, Call::None) else { return };
-        let mut exchange = open.exchange;
-        if exchange.ended < exchange.began.time {
-            exchange.ended = exchange.began.time;
-            sink.ledger.ends_clamped += 1;
+        if let Call::Open(open) = std::mem::replace(&mut self.call, Call::None) {
+            sink.close(open.exchange);
         }
-        sink.ledger.close(&exchange);
-        sink.events.push(Told::Closed(Box::new(exchange)));
     }
 
     /// What is open has no end that will be seen.
@@ -189,7 +169,6 @@ impl FastCgi {
             open.exchange.ended = open.moved;
         }
         self.close(sink);
-        self.call = Call::None;
     }
 
     fn fail(&mut self, kind: FailureKind, at: Monotonic, sink: &mut Sink<'_>) {
@@ -201,7 +180,6 @@ impl FastCgi {
             open.exchange.ended = at;
         }
         self.close(sink);
-        self.call = Call::None;
     }
 
     /// The connection ended.

@@ -255,6 +255,28 @@ pub struct Exchange {
     pub stream: Option<Box<StreamFacts>>,
 }
 
+impl Exchange {
+    /// One of which the request's head is known and nothing else: `at` is the call that completed it.
+    fn opened(id: ExchangeId, role: Role, began: Moment, at: &Moment, request: Box<RequestHead>) -> Self {
+        Self {
+            id,
+            role,
+            began,
+            request_ended: None,
+            responded: None,
+            ended: at.time,
+            request,
+            response: None,
+            request_body: 0,
+            response_body: 0,
+            failure: None,
+            switched: false,
+            incomplete: false,
+            stream: None,
+        }
+    }
+}
+
 /// What went wrong with an exchange, where, and when.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Failure {

@@ -330,22 +330,7 @@ impl Pairing {
             head: head.clone(),
             carried: Carried::Alone,
         });
-        let exchange = Box::new(Exchange {
-            id,
-            role: self.role,
-            began,
-            request_ended: None,
-            responded: None,
-            ended: at.time,
-            request: head,
-            response: None,
-            request_body: 0,
-            response_body: 0,
-            failure: None,
-            switched: false,
-            incomplete: false,
-            stream: None,
-        });
+        let exchange = Box::new(Exchange::opened(id, self.role, began, at, head));
         self.unfinished = Some(start);
         self.bytes += bytes;
         let (request, response) = (Progress::UnderWay, Progress::Waiting);

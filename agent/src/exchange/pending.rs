@@ -16,6 +16,18 @@ pub(super) struct Sink<'a> {
     pub ledger: &'a mut Ledger,
 }
 
+impl Sink<'_> {
+    /// Counts an exchange that is over and hands it over. None ends before it began, whatever its records' order was.
+    pub fn close(&mut self, mut exchange: Box<Exchange>) {
+        if exchange.ended < exchange.began.time {
+            exchange.ended = exchange.began.time;
+            self.ledger.ends_clamped += 1;
+        }
+        self.ledger.close(&exchange);
+        self.events.push(Event::Closed(exchange));
+    }
+}
+
 /// An exchange that is not over.
 #[derive(Debug)]
 pub(super) struct Pending {
@@ -64,13 +76,7 @@ impl Pending {
 
     /// Hands it over as it is.
     pub fn close(self, sink: &mut Sink<'_>) {
-        let mut exchange = self.exchange;
-        if exchange.ended < exchange.began.time {
-            exchange.ended = exchange.began.time;
-            sink.ledger.ends_clamped += 1;
-        }
-        sink.ledger.close(&exchange);
-        sink.events.push(Event::Closed(exchange));
+        sink.close(self.exchange);
     }
 
     /// Hands it over with what was seen of it.

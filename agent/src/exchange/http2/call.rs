@@ -200,22 +200,7 @@ impl Call {
         self.request.progress = Progress::UnderWay;
         self.moved = self.moved.max(at.time);
         self.bytes += size(&request);
-        let exchange = self.exchange.insert(Box::new(Exchange {
-            id,
-            role,
-            began,
-            request_ended: None,
-            responded: None,
-            ended: at.time,
-            request,
-            response: None,
-            request_body: 0,
-            response_body: 0,
-            failure: None,
-            switched: false,
-            incomplete: false,
-            stream: None,
-        }));
+        let exchange = self.exchange.insert(Box::new(Exchange::opened(id, role, began, at, request)));
         &exchange.request
     }
 

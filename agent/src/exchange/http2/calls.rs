@@ -450,13 +450,9 @@ impl Calls {
         if !call.hidden.is_empty() {
             call.facts.grpc = self.prove_grpc(&call, exact && self.framed >= FRAMED);
         }
-        let Some(mut exchange) = call.into_exchange() else { return };
-        if exchange.ended < exchange.began.time {
-            exchange.ended = exchange.began.time;
-            sink.ledger.ends_clamped += 1;
+        if let Some(exchange) = call.into_exchange() {
+            sink.close(exchange);
         }
-        sink.ledger.close(&exchange);
-        sink.events.push(Event::Closed(exchange));
     }
 
     /// Whether a call whose content type is hidden is one of gRPC. Its own framing may show it, or a field that only gRPC has.
