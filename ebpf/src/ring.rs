@@ -1,4 +1,4 @@
-//! Writing into the ring, without waking the reader for each record.
+//! Writing into the ring, without waking the reader for each record. It must never lose one that is not counted.
 
 use core::ffi::c_void;
 use core::ptr::addr_of;

@@ -2,7 +2,7 @@
 //!
 //! Found by symbol: official builds, npm's and most distributions' keep them. Builds of a distribution that are
 //! stripped keep `node::` symbols and lose V8's builtins: then promises are not watched. A builtin is watched at its
-//! entry and at its `ret` instructions, never by its return address, since V8 walks its stack by return addresses.
+//! entry and at its `ret` instructions; it must never be watched by its return address, since V8 walks its stack by those.
 
 use super::super::super::elf::{Elf, Symbol};
 
