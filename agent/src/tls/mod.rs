@@ -60,11 +60,12 @@ pub struct Layer {
 }
 
 /// Whether TLS may begin with the next piece.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum May {
     /// What the connection speaks is not known, or it may change to TLS.
     Begin,
     /// It speaks something else.
+    #[default]
     NotBegin,
 }
 
