@@ -2,7 +2,7 @@
 //!
 //! Found by symbol: official builds, npm's and most distributions' keep them. Builds of a distribution that are
 //! stripped keep `node::` symbols and lose V8's builtins: then promises are not watched. A builtin is watched at its
-//! entry and at its `ret` instructions; it must never be watched by its return address, since V8 walks its stack by those.
+//! entry and where it returns; it must never be watched by its return address, since V8 walks its stack by those.
 
 use super::super::super::elf::{Elf, Symbol};
 
@@ -197,25 +197,22 @@ fn place(elf: &Elf, address: u64, mark: Mark) -> Option<Place> {
     Some(Place { address, mark, bytes })
 }
 
-/// The returns of a builtin that takes a varying number of arguments (V8's `CodeGenerator::AssembleReturn`, x64): if
-/// there are no more than declared, `ret imm16` behind a `jg` over it, else `push r10; ret`.
+/// Where a builtin that takes a varying number of arguments returns (V8's `CodeGenerator::AssembleReturn`, x64): at the `jg` over
+/// `ret imm16` to the longer way out for more arguments than declared. The result is in its register there on both ways, and the
+/// kernel steps over a jump without a second trap.
 fn returns(elf: &Elf, symbol: &Symbol) -> Vec<Place> {
     let length = usize::try_from(symbol.size).unwrap_or(0);
     let length = if length == 0 { MAX_BUILTIN } else { length.min(MAX_BUILTIN) };
     let Some(code) = elf.bytes_at(symbol.address, length) else { return Vec::new() };
-    let mut found = Vec::new();
-    for (at, window) in code.windows(8).enumerate() {
-        let here = match window {
-            [0x7f, 0x03, 0xc2, _, 0, 0x41, 0x5a, _] => at + 2,
-            [0x41, 0x52, 0xc3, ..] => at + 2,
-            _ => continue,
-        };
-        found.extend(place(elf, symbol.address + here as u64, Mark::Derived));
-        if symbol.size == 0 && found.len() == 2 {
-            break;
-        }
-    }
-    if found.len() % 2 == 0 { found } else { Vec::new() }
+    let first = if symbol.size == 0 { 1 } else { usize::MAX };
+    let places = ways_out(&code).take(first);
+    places.filter_map(|at| place(elf, symbol.address + at as u64, Mark::Derived)).collect()
+}
+
+/// The offsets of those jumps.
+fn ways_out(code: &[u8]) -> impl Iterator<Item = usize> {
+    let windows = code.windows(7).enumerate();
+    windows.filter(|(_, window)| matches!(window, [0x7f, 0x03, 0xc2, _, 0, 0x41, 0x5a])).map(|(at, _)| at)
 }
 
 /// Where the loop over microtasks calls a function that is one (V8's `MicrotaskQueueBuiltinsAssembler::RunSingleMicrotask`): the
@@ -261,6 +258,17 @@ mod tests {
         let mut code = vec![0x41, 0x50, 0xb8, arguments, 0, 0, 0, 0x49, 0x89, 0xc3, 0xe8];
         code.extend(distance.to_le_bytes());
         code
+    }
+
+    #[test]
+    fn a_builtin_returns_at_the_jump_between_its_two_ways_out() {
+        // As in 20.20.2: `pop rbp; cmp rcx, 3; jg; ret 24; pop r10; lea rsp, [rsp + rcx * 8]; push r10; ret`.
+        let code = [
+            0x5d, 0x48, 0x83, 0xf9, 3, 0x7f, 3, 0xc2, 24, 0, 0x41, 0x5a, 0x48, 0x8d, 0x24, 0xcc, 0x41, 0x52,
+            0xc3,
+        ];
+        assert_eq!(ways_out(&code).collect::<Vec<_>>(), [5]);
+        assert_eq!(ways_out(&code[6..]).count(), 0);
     }
 
     #[test]
