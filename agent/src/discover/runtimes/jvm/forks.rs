@@ -9,8 +9,6 @@
 //!
 //! It must never take the first task that it meets for the one that runs.
 
-use std::collections::HashMap;
-
 use super::classes::Kind;
 
 /// What is on a stack, from its base inwards: how far below the base, the object, what it is.
@@ -23,27 +21,6 @@ pub fn pair(stack: &[Met]) -> Option<(u64, u64)> {
     let (&(outer, object, _), &(inner, again, _)) = (tasks.next()?, tasks.next()?);
     (object == again).then_some((outer, inner))
 }
-
-/// Depths, by how many looks found them.
-#[derive(Debug, Default)]
-pub struct Votes(HashMap<(u64, u64), u32>);
-
-impl Votes {
-    /// One more look found these: true if now enough of them agree.
-    pub fn count(&mut self, found: (u64, u64)) -> bool {
-        if self.0.len() >= MAX_KINDS && !self.0.contains_key(&found) {
-            return false;
-        }
-        let votes = self.0.entry(found).or_default();
-        *votes += 1;
-        *votes >= ENOUGH
-    }
-}
-
-/// Looks that must agree: a thread is looked at some time after its call, when it may run something else.
-const ENOUGH: u32 = 3;
-/// Different findings remembered; what comes later is not counted.
-const MAX_KINDS: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -59,22 +36,5 @@ mod tests {
         check(&[(56, 1, ForkJoin), (64, 7, Task), (72, 1, ForkJoin), (80, 7, Task)], Some((64, 80)));
         check(&[(56, 1, ForkJoin), (64, 8, Task), (72, 7, Task), (80, 7, Task)], None);
         check(&[(56, 1, ForkJoin), (64, 7, Task)], None);
-    }
-
-    #[test]
-    fn where_frames_are_is_known_once_three_looks_agree() {
-        let mut votes = Votes::default();
-        let found = [(64, 80), (64, 88), (64, 80), (64, 80)];
-        assert_eq!(found.map(|found| votes.count(found)), [false, false, false, true]);
-    }
-
-    #[test]
-    fn findings_are_bounded() {
-        let mut votes = Votes::default();
-        for number in 0..MAX_KINDS as u64 {
-            votes.count((number, 0));
-        }
-        assert!((0..5).all(|_| !votes.count((1_000, 0))));
-        assert_eq!(votes.0.len(), MAX_KINDS);
     }
 }

@@ -6,6 +6,7 @@
 //!   reader                     words ─▶ claims           (tlab: whose allocation an object is; pure)
 //!   tomcat                     which connection a worker of Tomcat serves
 //!   client                     for which exchange a thread of java.net.http.HttpClient writes
+//!   depths                     at which depths of stacks tasks lie
 //!   forks                      which task a thread of a ForkJoinPool runs
 //!   moved                      where a collection put the tasks that it moved
 //! ```
@@ -16,6 +17,7 @@
 
 mod classes;
 mod client;
+mod depths;
 mod forks;
 pub mod fuzz;
 mod layout;
@@ -33,6 +35,7 @@ use super::{Outcome, ProbePoint, ProbeSet, Process, Proved, Runtime, Walk, Walks
 use crate::clock;
 use crate::discover::elf::{Elf, load_bias};
 use crate::discover::maps::{self, Mapping};
+use depths::Depths;
 use layout::{Id, Layout};
 use reader::JvmReader;
 
@@ -94,7 +97,7 @@ impl Runtime for Jvm {
                 None => format!("allocation buffers: not watched, libjvm.so lacks {FILL}"),
             });
         }
-        let walks = walks(&layout, code, &[], Paths::default());
+        let walks = walks(&layout, code, &Depths::default(), Paths::default());
         let reader = JvmReader::new(layout, code, process.memory, clock::monotonic, process.how, refills);
         Outcome::Proved(Box::new(Proved { report, walks, reader: Box::new(reader) }))
     }
@@ -145,7 +148,8 @@ pub const SLOTS: usize = 5;
 /// one is under way; the stack pointer; the call's descriptor; and, of calls that send, for each depth the object there and its class, and then, as
 /// the tag says, the descriptor that a worker of Tomcat serves, and the reference to the subscription for which a client's thread writes; 0 of
 /// other threads.
-pub fn walks(layout: &Layout, code: (u64, u64), depths: &[u64], paths: Paths<'_>) -> Walks {
+pub fn walks(layout: &Layout, code: (u64, u64), depths: &Depths, paths: Paths<'_>) -> Walks {
+    let (generation, depths) = (depths.generation(), depths.all());
     let mut steps = vec![Step::thread_pointer(4), Step::read8(5, 4, 8)];
     // glibc: the thread's vector of blocks is at 8, a module's block at 16 times its number. libjvm's is mostly 2.
     // What is met must be an object whose virtual table lies in libjvm.
@@ -220,7 +224,7 @@ pub fn walks(layout: &Layout, code: (u64, u64), depths: &[u64], paths: Paths<'_>
             sending.extend([Step::equal(13, path.class.into()).or(1), Step::add(3, 15, 0)]);
         }
     }
-    let mut tag = CALLS;
+    let mut tag = CALLS | tail::generation(generation);
     if let Some(path) = paths.tomcat {
         tag |= tail::TOMCAT;
         sending.extend(served(path));
@@ -286,6 +290,16 @@ pub mod tail {
     pub const TOMCAT: u16 = 4;
     /// The subscription for which a client's thread writes was looked for.
     pub const CLIENT: u16 = 8;
+
+    /// At which depths objects were looked for, see `depths`.
+    pub fn generation(generation: u8) -> u16 {
+        u16::from(generation) << 8
+    }
+
+    /// The generation that a tag says.
+    pub fn generation_of(tag: u16) -> u8 {
+        (tag >> 8) as u8
+    }
 }
 
 /// The object of the Java thread that runs, in register 11, and that of the thread of the system, in 10.
@@ -364,7 +378,7 @@ mod tests {
         let tomcat = tomcat::Path { class: 7, offsets: [12, 44, 16, 64], narrow };
         let client = client::Path::for_tests(narrow);
         let paths = Paths { tomcat: Some(&tomcat), client: Some(&client) };
-        let Walks { send: Some(walk), .. } = walks(&layout, (0x1000, 0x2000), &[8; SLOTS], paths) else {
+        let Walks { send: Some(walk), .. } = walks(&layout, (0x1000, 0x2000), &Depths::full(), paths) else {
             panic!("no walk")
         };
         assert!(walk.steps.len() <= MAX_STEPS, "{}", walk.steps.len());

@@ -9,11 +9,12 @@ use std::ops::Range;
 
 use super::super::{Hit, How, ProbeSet, Reader, Seen, Wish};
 use super::classes::{Classes, Kind};
-use super::forks::{self, Met, Votes};
+use super::depths::Depths;
+use super::forks::{self, Met};
 use super::layout::Layout;
 use super::moved;
 use super::tlab::{Act, Buffer, Now, Owner, Provenance};
-use super::{FILLED, Paths, SLOTS, client, mounted, tail, tomcat, walks};
+use super::{FILLED, Paths, client, mounted, tail, tomcat, walks};
 use crate::discover::memory::{ProcessMemory, ReadMemory};
 use crate::identity::{Birth, Claim, Direction, Facts, Key, LinkMethod, Monotonic, ThreadId};
 
@@ -26,12 +27,7 @@ pub struct JvmReader {
     heap: Provenance,
     classes: Classes,
     roles: HashMap<u64, Role>,
-    depths: Vec<u64>,
-    /// How often a task was found at a depth, and those on threads of a ForkJoinPool.
-    found: Votes,
-    found_forks: Votes,
-    /// Where on the stacks of a ForkJoinPool's threads the task lies that they run.
-    forks: Option<(u64, u64)>,
+    depths: Depths,
     threads: HashMap<ThreadId, Slot>,
     clock: fn() -> Monotonic,
     /// Links by where a task was allocated are made.
@@ -104,6 +100,10 @@ struct Words {
     stack: u64,
     descriptor: u64,
     slots: Vec<(u64, u64)>,
+    /// Of the depths at which those were met.
+    generation: u8,
+    /// The time of the call.
+    at: Monotonic,
     /// The descriptor that a worker of Tomcat serves.
     serves: Option<u64>,
     /// The reference to the subscription for which a client's thread writes.
@@ -111,7 +111,7 @@ struct Words {
 }
 
 impl Words {
-    fn of(words: &[u64], tag: u16) -> Option<Self> {
+    fn of(words: &[u64], tag: u16, at: Monotonic) -> Option<Self> {
         // The tails, from the last to the first.
         let (mut words, mut tails) = (words, [None; 2]);
         for (found, which) in tails.iter_mut().zip([tail::CLIENT, tail::TOMCAT]) {
@@ -145,6 +145,8 @@ impl Words {
             },
             stack: *stack,
             descriptor: *descriptor,
+            generation: tail::generation_of(tag),
+            at,
             serves,
             subscription,
             slots: slots.chunks_exact(2).filter_map(|pair| Some((*pair.first()?, *pair.get(1)?))).collect(),
@@ -169,10 +171,7 @@ impl JvmReader {
             heap: Provenance::default(),
             classes: Classes::default(),
             roles: HashMap::new(),
-            depths: Vec::new(),
-            found: Votes::default(),
-            found_forks: Votes::default(),
-            forks: None,
+            depths: Depths::default(),
             threads: HashMap::new(),
             clock,
             infers: how.infers(),
@@ -203,8 +202,11 @@ impl JvmReader {
         }
         let layout = self.layout.classes.clone()?;
         let slot = self.threads.get(&thread).copied().unwrap_or_default();
-        if slot.looks >= MAX_LOOKS || self.threads.len() >= MAX_THREADS {
+        if slot.looks >= MAX_LOOKS {
             return None;
+        }
+        if self.threads.len() >= MAX_THREADS {
+            self.threads.clear();
         }
         let stack = self.stack(words, &layout);
         // On these threads nothing is what it seems at one place.
@@ -214,26 +216,24 @@ impl JvmReader {
         let depth = outermost(&stack).filter(|(_, kind)| !forks && (inferred || *kind == Kind::Worker));
         let depth = depth.map(|(depth, _)| depth);
         self.threads.insert(thread, Slot { depth, looks: slot.looks + 1, forks });
-        if forks
-            && inferred
-            && self.forks.is_none()
-            && let Some(pair) = forks::pair(&stack)
-            && self.found_forks.count(pair)
+        let pair = if forks && inferred { forks::pair(&stack) } else { None };
+        if pair.is_some_and(|pair| self.depths.found_forks(pair, words.at))
+            || depth.is_some_and(|depth| self.depths.found(depth, words.at))
         {
-            self.forks = Some(pair);
-            self.depths.extend([pair.0, pair.1]);
-            self.walk(wishes);
-        }
-        if let Some(depth) = depth
-            && !self.depths.contains(&depth)
-            && self.depths.len() < if self.forks.is_some() { SLOTS } else { SLOTS - 2 }
-            && self.found.count((depth, 0))
-        {
-            self.depths.push(depth);
             self.walk(wishes);
         }
         // Other threads of its kind had it at the same depth, where the walk has read already.
         self.task_at_its_depth(thread, words)
+    }
+
+    /// What was met where this thread's task was found is no open request's. Perhaps it is left over, since the loop of its pool
+    /// runs otherwise compiled: the next time it is looked for.
+    fn look_again(&mut self, thread: ThreadId) {
+        if let Some(slot) = self.threads.get_mut(&thread)
+            && slot.looks < MAX_LOOKS
+        {
+            slot.depth = None;
+        }
     }
 
     fn walk(&self, wishes: &mut Vec<Wish>) {
@@ -329,13 +329,18 @@ impl JvmReader {
         if slot.forks {
             return self.forked(words);
         }
-        let (object, kind) = self.at(slot.depth?, words)?;
-        matches!(kind, Kind::Task | Kind::Worker | Kind::Client).then_some(object)
+        let depth = slot.depth?;
+        let (object, kind) = self.at(depth, words)?;
+        if !matches!(kind, Kind::Task | Kind::Worker | Kind::Client) {
+            return None;
+        }
+        self.depths.met(depth, words.at);
+        Some(object)
     }
 
     /// The task that this thread of a ForkJoinPool runs.
     fn forked(&mut self, words: &Words) -> Option<u64> {
-        let (outer, inner) = self.forks?;
+        let (outer, inner) = self.depths.forks()?;
         let (object, kind) = self.at(outer, words)?;
         let (again, _) = self.at(inner, words)?;
         if object != again || kind != Kind::Task {
@@ -353,7 +358,7 @@ impl JvmReader {
     /// The object that the walk met at this depth, and what it is.
     fn at(&mut self, depth: u64, words: &Words) -> Option<(u64, Kind)> {
         let layout = self.layout.classes.as_ref()?;
-        let place = self.depths.iter().position(|&known| known == depth)?;
+        let place = self.depths.place(depth, words.generation)?;
         let &(object, class) = words.slots.get(place).filter(|(object, _)| *object != 0)?;
         let class = u32::try_from(class).ok()?;
         Some((object, self.classes.kind(class, words.buffer.epoch, layout, self.memory.as_ref())))
@@ -393,7 +398,7 @@ fn outermost(stack: &[Met]) -> Option<(u64, Kind)> {
 impl Reader for JvmReader {
     fn read(&mut self, seen: &Seen<'_>, wishes: &mut Vec<Wish>) -> Facts {
         let mut facts = Facts::default();
-        let Some(words) = Words::of(seen.words, seen.tag) else { return facts };
+        let Some(words) = Words::of(seen.words, seen.tag, seen.time) else { return facts };
         let connection = seen.connection.0;
         let starts = Starts::of(seen.bytes);
         let said = match (seen.direction, starts) {
@@ -465,6 +470,9 @@ impl Reader for JvmReader {
         let mut now =
             Process { layout: &self.layout, memory: self.memory.as_ref(), classes: &mut self.classes, epoch };
         let owner = self.heap.call(seen.thread, words.buffer, connection, act, seen.time.0, &mut now);
+        if let (Act::Asks(Some(_)), None) = (act, owner) {
+            self.look_again(seen.thread);
+        }
         if self.heap.is_doubted() && !std::mem::replace(&mut self.doubted, true) {
             wishes.push(Wish::Doubt);
         }
@@ -564,7 +572,7 @@ mod tests {
 
     fn is_virtual_while(collecting: u64, mounted: u64, start: u64) -> bool {
         let words = [0x77, 9, mounted, 0x1000, start, start, start, 1, collecting, 0x5000, 7];
-        Words::of(&words, CALLS).is_some_and(|words| words.is_virtual)
+        Words::of(&words, CALLS, Monotonic(0)).is_some_and(|words| words.is_virtual)
     }
 
     fn is_virtual(mounted: u64, start: u64) -> bool {
@@ -574,7 +582,7 @@ mod tests {
     #[test]
     fn what_the_tag_says_stands_behind_the_slots() {
         let all = [0x77, 9, 0, 0x1000, 8, 8, 8, 1, 0, 0x5000, 7, 0x100, 1, 0x200, 2, 33, 44];
-        let of = |length: usize, tag| Words::of(&all[..length], tag).unwrap();
+        let of = |length: usize, tag| Words::of(&all[..length], tag, Monotonic(0)).unwrap();
         let check = |words: Words, serves, subscription| {
             assert_eq!(words.slots, [(0x100, 1), (0x200, 2)]);
             assert_eq!((words.serves, words.subscription), (serves, subscription));
