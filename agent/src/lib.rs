@@ -23,5 +23,6 @@ pub mod run;
 pub mod screen;
 pub mod stitch;
 pub mod stream;
+pub mod sum;
 pub mod tls;
 pub mod wait;

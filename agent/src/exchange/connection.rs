@@ -27,6 +27,7 @@ use super::wishes::Wishes;
 use super::{Classified, Event, Ledger, Other, Output, Policy, Tables};
 use crate::identity::{ConnectionId, Direction, Monotonic, ProcessKey, Role};
 use crate::stream::{Closed, Content, GapCause, Piece};
+use crate::sum::Sum as _;
 
 /// One connection end: one socket as the processes that use it see it.
 ///

@@ -15,6 +15,7 @@ use super::{Classified, Policy, Tables};
 use crate::identity::{Direction, Monotonic, Role};
 use crate::protocol::{fastcgi, http1, http2};
 use crate::stream::{Closed, Piece};
+use crate::sum::sums;
 
 /// A conversation under way.
 #[derive(Debug)]
@@ -48,15 +49,9 @@ pub struct Parsers {
     pub fastcgi: fastcgi::Ledger,
 }
 
-impl Parsers {
-    /// Adds the books of others to these.
-    pub fn add(&mut self, other: &Self) {
-        let Self { http1, http2, fastcgi } = other;
-        self.http1.add(http1);
-        self.http2.add(http2);
-        self.fastcgi.add(fastcgi);
-    }
+sums!(Parsers { http1, http2, fastcgi });
 
+impl Parsers {
     /// Bytes that parsers got, those that they were told are missing included.
     pub fn bytes(&self) -> u64 {
         let Self { http1, http2, fastcgi } = self;

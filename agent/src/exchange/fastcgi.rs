@@ -14,6 +14,7 @@ use crate::protocol::RequestHead;
 use crate::protocol::fastcgi::{self, Event, Parser};
 use crate::protocol::http1::Side;
 use crate::stream::{Closed, Content, Piece};
+use crate::sum::Sum as _;
 
 /// Both directions of a connection that speaks FastCGI.
 #[derive(Debug)]

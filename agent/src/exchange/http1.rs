@@ -18,6 +18,7 @@ use super::{Exchange, FailureKind, Policy};
 use crate::identity::{ConnectionId, Direction, Monotonic, Role};
 use crate::protocol::http1::{self, Awaits, Ending, Parser, Side};
 use crate::stream::{Closed, Content, GapCause, Piece};
+use crate::sum::Sum as _;
 
 /// Both directions of a connection that speaks HTTP/1.
 #[derive(Debug)]

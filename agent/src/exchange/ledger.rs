@@ -5,6 +5,7 @@
 //! by every test and by the fuzz body.
 
 use super::{Exchange, FailureKind};
+use crate::sum::sums;
 
 /// Where everything went. Each sum that must hold stands beside its first field.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -78,6 +79,38 @@ pub struct Ledger {
     pub ends_clamped: u64,
 }
 
+sums!(Ledger {
+    bytes,
+    bytes_parsed,
+    bytes_unrecognised,
+    bytes_other,
+    bytes_late,
+    bytes_held,
+    requests,
+    requests_refused,
+    requests_unproven,
+    opened,
+    complete,
+    incomplete,
+    connection_reset,
+    timed_out,
+    connection_closed,
+    cancelled,
+    process_exited,
+    socket_error,
+    stream_reset,
+    refused,
+    open,
+    responses,
+    responses_paired,
+    responses_without_request,
+    tables_restored,
+    tables_ambiguous,
+    tables_unfound,
+    exchanges_recalled,
+    ends_clamped
+});
+
 impl Ledger {
     /// Counts an exchange that is over.
     pub(super) fn close(&mut self, exchange: &Exchange) {
@@ -94,70 +127,6 @@ impl Ledger {
             Some(FailureKind::Refused) => &mut self.refused,
         };
         *counter += 1;
-    }
-
-    /// Adds the books of another connection to these.
-    pub fn add(&mut self, other: &Self) {
-        let Self {
-            bytes,
-            bytes_parsed,
-            bytes_unrecognised,
-            bytes_other,
-            bytes_late,
-            bytes_held,
-            requests,
-            requests_refused,
-            requests_unproven,
-            opened,
-            complete,
-            incomplete,
-            connection_reset,
-            timed_out,
-            connection_closed,
-            cancelled,
-            process_exited,
-            socket_error,
-            stream_reset,
-            refused,
-            open,
-            responses,
-            responses_paired,
-            responses_without_request,
-            tables_restored,
-            tables_ambiguous,
-            tables_unfound,
-            exchanges_recalled,
-            ends_clamped,
-        } = other;
-        self.bytes += bytes;
-        self.bytes_parsed += bytes_parsed;
-        self.bytes_unrecognised += bytes_unrecognised;
-        self.bytes_other += bytes_other;
-        self.bytes_late += bytes_late;
-        self.bytes_held += bytes_held;
-        self.requests += requests;
-        self.requests_refused += requests_refused;
-        self.requests_unproven += requests_unproven;
-        self.opened += opened;
-        self.complete += complete;
-        self.incomplete += incomplete;
-        self.connection_reset += connection_reset;
-        self.timed_out += timed_out;
-        self.connection_closed += connection_closed;
-        self.cancelled += cancelled;
-        self.process_exited += process_exited;
-        self.socket_error += socket_error;
-        self.stream_reset += stream_reset;
-        self.refused += refused;
-        self.open += open;
-        self.responses += responses;
-        self.responses_paired += responses_paired;
-        self.responses_without_request += responses_without_request;
-        self.tables_restored += tables_restored;
-        self.tables_ambiguous += tables_ambiguous;
-        self.tables_unfound += tables_unfound;
-        self.exchanges_recalled += exchanges_recalled;
-        self.ends_clamped += ends_clamped;
     }
 
     /// True if everything that came in is accounted for.
@@ -185,6 +154,7 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sum::Sum as _;
 
     #[test]
     fn books_that_balance_still_balance_when_they_are_added_up() {

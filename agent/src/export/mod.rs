@@ -53,6 +53,7 @@ pub use settings::{OtlpSettings, SettingError};
 
 use crate::discover::Resource;
 use crate::stitch::span::Span;
+use crate::sum::Sum as _;
 use answer::BackOff;
 use file::FileSink;
 use grpc::GrpcTransport;

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use super::metrics::{Counter, Report};
 use crate::stitch::span::{Span, Text, Value};
+use crate::sum::sums;
 
 /// What became of the spans that were offered to a destination: `offered` is the sum of all others but
 /// `calls` and `failed_calls`.
@@ -44,6 +45,20 @@ pub struct Ledger {
     pub failed_calls: u64,
 }
 
+sums!(Ledger {
+    offered,
+    exported,
+    queue_full,
+    rejected,
+    refused,
+    gave_up,
+    shutdown,
+    encoding,
+    waiting,
+    calls,
+    failed_calls
+});
+
 impl Ledger {
     /// True if what came in is what went out, was dropped, or is still here.
     pub fn balances(&self) -> bool {
@@ -53,34 +68,6 @@ impl Ledger {
     /// Spans dropped, for whatever cause.
     pub fn dropped(&self) -> u64 {
         self.queue_full + self.rejected + self.refused + self.gave_up + self.shutdown + self.encoding
-    }
-
-    /// Adds another destination's books.
-    pub fn add(&mut self, other: &Self) {
-        let Self {
-            offered,
-            exported,
-            queue_full,
-            rejected,
-            refused,
-            gave_up,
-            shutdown,
-            encoding,
-            waiting,
-            calls,
-            failed_calls,
-        } = other;
-        self.offered += offered;
-        self.exported += exported;
-        self.queue_full += queue_full;
-        self.rejected += rejected;
-        self.refused += refused;
-        self.gave_up += gave_up;
-        self.shutdown += shutdown;
-        self.encoding += encoding;
-        self.waiting += waiting;
-        self.calls += calls;
-        self.failed_calls += failed_calls;
     }
 }
 
@@ -347,6 +334,7 @@ const ARC_COUNTERS: usize = 2 * size_of::<usize>();
 mod tests {
     use super::*;
     use crate::export::testing::Sample;
+    use crate::sum::Sum as _;
 
     fn queue(bytes: usize, spans: Option<usize>, batch: usize) -> Queue {
         Queue::new(Bounds { bytes, spans, batch })

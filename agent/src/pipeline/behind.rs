@@ -15,6 +15,7 @@ use crate::exchange::{self, Connection, Want};
 use crate::identity::{Address, ConnectionId, Direction, Moment, Monotonic, ProcessKey, Role};
 use crate::stitch::{Endpoints, Input, Serving};
 use crate::stream::{self, Event};
+use crate::sum::Sum as _;
 use crate::{log, tls};
 
 /// Processes whose verdict is remembered; as many as the process table knows. Beyond, all are asked again.
@@ -65,7 +66,7 @@ pub(super) struct Gone {
 
 impl Gone {
     /// Takes over the books of these exchanges.
-    pub(super) fn add(&mut self, exchanges: &Connection) {
+    pub(super) fn exchanges(&mut self, exchanges: &Connection) {
         self.exchange.add(&exchanges.ledger());
         self.parsers.add(&exchanges.parser_ledger());
     }
@@ -79,7 +80,7 @@ impl Gone {
     ) {
         let mut before = std::mem::replace(exchanges, fresh);
         before.abandoned(output);
-        self.add(&before);
+        self.exchanges(&before);
     }
 }
 
@@ -316,7 +317,7 @@ impl Behind {
             self.end_layer(connection, &mut end);
             end_exchanges(&mut end.exchanges, &mut self.scratch);
             let ends = end.ends_of();
-            self.gone.add(&end.exchanges);
+            self.gone.exchanges(&end.exchanges);
             self.gone.tls.add(&end.layer.ledger());
             self.pass_on_of(connection, &ends);
         }

@@ -34,6 +34,7 @@ use crate::probe::sessions::{How, Sessions};
 use crate::screen::Screen;
 use crate::stitch::{Input, Output, Stitcher};
 use crate::stream::Streams;
+use crate::sum::Sum as _;
 use crate::{clock, log};
 
 use behind::{Behind, Gone};
@@ -296,7 +297,7 @@ impl Pipeline {
     pub fn books(&self) -> Books {
         let mut all = self.behind.gone.clone();
         for end in self.behind.connections.values() {
-            all.add(&end.exchanges);
+            all.exchanges(&end.exchanges);
             all.tls.add(&end.layer.ledger());
         }
         let Gone { exchange, parsers, tls } = all;

@@ -2,6 +2,7 @@
 //!
 //! Plain numbers. [`Ledger::balances`] is asserted by tests and by the fuzz body after every step.
 
+use crate::sum::sums;
 use std::fmt;
 
 /// Why ciphertext did not become plaintext. Each is a value of the label `cause`.
@@ -82,6 +83,24 @@ pub struct Ledger {
     pub mistaken: u64,
 }
 
+sums!(Ledger {
+    moved,
+    passed,
+    opened,
+    handshake,
+    sealed,
+    held,
+    plaintext,
+    missing,
+    on_trust,
+    sessions,
+    sessions_opened,
+    resynchronised,
+    key_updates,
+    waiting_cut,
+    mistaken
+});
+
 impl Ledger {
     pub(super) fn seal(&mut self, why: Sealed, bytes: u64) {
         if let Some(count) = self.sealed.get_mut(why as usize) {
@@ -92,48 +111,6 @@ impl Ledger {
     /// Bytes that were not opened for this reason.
     pub fn sealed(&self, why: Sealed) -> u64 {
         self.sealed.get(why as usize).copied().unwrap_or_default()
-    }
-
-    /// Adds the books of another connection to these.
-    pub fn add(&mut self, other: &Self) {
-        let Self {
-            moved,
-            passed,
-            opened,
-            handshake,
-            sealed,
-            held,
-            plaintext,
-            missing,
-            on_trust,
-            sessions,
-            sessions_opened,
-            resynchronised,
-            key_updates,
-            waiting_cut,
-            mistaken,
-        } = *other;
-        for (mine, others) in self.sealed.iter_mut().zip(sealed) {
-            *mine = mine.saturating_add(others);
-        }
-        for (mine, others) in [
-            (&mut self.moved, moved),
-            (&mut self.passed, passed),
-            (&mut self.opened, opened),
-            (&mut self.handshake, handshake),
-            (&mut self.held, held),
-            (&mut self.plaintext, plaintext),
-            (&mut self.missing, missing),
-            (&mut self.on_trust, on_trust),
-            (&mut self.sessions, sessions),
-            (&mut self.sessions_opened, sessions_opened),
-            (&mut self.resynchronised, resynchronised),
-            (&mut self.key_updates, key_updates),
-            (&mut self.waiting_cut, waiting_cut),
-            (&mut self.mistaken, mistaken),
-        ] {
-            *mine = mine.saturating_add(others);
-        }
     }
 
     /// True if every byte that came in is accounted for.

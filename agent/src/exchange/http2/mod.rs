@@ -30,6 +30,7 @@ use super::{Carried, Event as Told, Exchange, FailureKind, Policy, Tables};
 use crate::identity::{ConnectionId, Direction, Moment, Monotonic, Role};
 use crate::protocol::http2::{self, Event, Kind, Parser, Start};
 use crate::stream::{Closed, Content, GapCause, Piece};
+use crate::sum::Sum as _;
 
 /// Both directions of a connection that speaks HTTP/2.
 #[derive(Debug)]

@@ -3,6 +3,8 @@
 //! Plain numbers, kept by the parser and added up by the pipeline. It must never say less than what came
 //! in: [`Ledger::balances`] is asserted by every test and by the fuzz body.
 
+use crate::sum::sums;
+
 /// Where the bytes went. `bytes = framing + head + body + unparsed`, and `gap = gap_body + gap_lost`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Ledger {
@@ -30,35 +32,9 @@ pub struct Ledger {
     pub fields_cut: u64,
 }
 
-impl Ledger {
-    /// Adds the books of another parser to these.
-    pub fn add(&mut self, other: &Self) {
-        let Self {
-            bytes,
-            framing,
-            head,
-            body,
-            unparsed,
-            gap,
-            gap_body,
-            gap_lost,
-            lost,
-            params_cut,
-            fields_cut,
-        } = other;
-        self.bytes += bytes;
-        self.framing += framing;
-        self.head += head;
-        self.body += body;
-        self.unparsed += unparsed;
-        self.gap += gap;
-        self.gap_body += gap_body;
-        self.gap_lost += gap_lost;
-        self.lost += lost;
-        self.params_cut += params_cut;
-        self.fields_cut += fields_cut;
-    }
+sums!(Ledger { bytes, framing, head, body, unparsed, gap, gap_body, gap_lost, lost, params_cut, fields_cut });
 
+impl Ledger {
     /// True if every byte that came in is accounted for.
     pub fn balances(&self) -> bool {
         self.bytes == self.framing + self.head + self.body + self.unparsed

@@ -4,6 +4,7 @@
 //! in: [`Ledger::balances`] is asserted by every test and by the fuzz body.
 
 use super::Malformed;
+use crate::sum::sums;
 
 /// Where the bytes went. `bytes = head + body + framing + switched + held + each of unparsed`, and
 /// `gap = gap_body + gap_lost`.
@@ -37,6 +38,21 @@ pub struct Ledger {
     pub fields_dropped: u64,
 }
 
+sums!(Ledger {
+    bytes,
+    head,
+    body,
+    framing,
+    switched,
+    held,
+    unparsed,
+    gap,
+    gap_body,
+    gap_lost,
+    fields_cut,
+    fields_dropped
+});
+
 impl Ledger {
     /// Bytes that were not understood for this reason.
     pub fn unparsed(&self, why: Malformed) -> u64 {
@@ -50,38 +66,6 @@ impl Ledger {
         }
     }
 
-    /// Adds the books of another parser to these.
-    pub fn add(&mut self, other: &Self) {
-        let Self {
-            bytes,
-            head,
-            body,
-            framing,
-            switched,
-            held,
-            unparsed,
-            gap,
-            gap_body,
-            gap_lost,
-            fields_cut,
-            fields_dropped,
-        } = other;
-        self.bytes += bytes;
-        self.head += head;
-        self.body += body;
-        self.framing += framing;
-        self.switched += switched;
-        self.held += held;
-        for (mine, others) in self.unparsed.iter_mut().zip(unparsed) {
-            *mine += others;
-        }
-        self.gap += gap;
-        self.gap_body += gap_body;
-        self.gap_lost += gap_lost;
-        self.fields_cut += fields_cut;
-        self.fields_dropped += fields_dropped;
-    }
-
     /// True if every byte that came in is accounted for.
     pub fn balances(&self) -> bool {
         let unparsed: u64 = self.unparsed.iter().sum();
@@ -93,6 +77,7 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sum::Sum as _;
 
     #[test]
     fn books_that_balance_still_balance_when_they_are_added_up() {

@@ -4,6 +4,7 @@
 //! in: [`Ledger::balances`] is asserted by every test and by the fuzz body.
 
 use super::Malformed;
+use crate::sum::sums;
 
 /// Where the bytes went. `bytes = framing + head + body + each of unparsed`, and `gap = gap_body + gap_lost`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -43,6 +44,25 @@ pub struct Ledger {
     pub lost: u64,
 }
 
+sums!(Ledger {
+    bytes,
+    framing,
+    head,
+    body,
+    unparsed,
+    gap,
+    gap_body,
+    gap_lost,
+    frames,
+    blocks,
+    blocks_unread,
+    fields_unknown,
+    fields_cut,
+    fields_dropped,
+    aligned,
+    lost
+});
+
 impl Ledger {
     /// Bytes that were not understood for this reason.
     pub fn unparsed(&self, why: Malformed) -> u64 {
@@ -56,46 +76,6 @@ impl Ledger {
         }
     }
 
-    /// Adds the books of another parser to these.
-    pub fn add(&mut self, other: &Self) {
-        let Self {
-            bytes,
-            framing,
-            head,
-            body,
-            unparsed,
-            gap,
-            gap_body,
-            gap_lost,
-            frames,
-            blocks,
-            blocks_unread,
-            fields_unknown,
-            fields_cut,
-            fields_dropped,
-            aligned,
-            lost,
-        } = other;
-        self.bytes += bytes;
-        self.framing += framing;
-        self.head += head;
-        self.body += body;
-        for (mine, others) in self.unparsed.iter_mut().zip(unparsed) {
-            *mine += others;
-        }
-        self.gap = self.gap.saturating_add(*gap);
-        self.gap_body = self.gap_body.saturating_add(*gap_body);
-        self.gap_lost = self.gap_lost.saturating_add(*gap_lost);
-        self.frames += frames;
-        self.blocks += blocks;
-        self.blocks_unread += blocks_unread;
-        self.fields_unknown += fields_unknown;
-        self.fields_cut += fields_cut;
-        self.fields_dropped += fields_dropped;
-        self.aligned += aligned;
-        self.lost += lost;
-    }
-
     /// True if every byte that came in is accounted for.
     pub fn balances(&self) -> bool {
         let unparsed: u64 = self.unparsed.iter().sum();
@@ -107,6 +87,7 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sum::Sum as _;
 
     #[test]
     fn books_that_balance_still_balance_when_they_are_added_up() {
