@@ -1,7 +1,7 @@
 //! The process table: kernel records in, a resource per process out.
 //! ```text
 //!            exec, fork                        another exec behind the same pid, exit
-//!   ─────▶ live ──────────────────────────▶ ended ──▶ forgotten: after MAX_AGE, beyond MAX_ENDED
+//!   ─────▶ live ──────────────────────────▶ ended ──▶ forgotten: after MAX_AGE (UNASKED_AGE if nobody asked), beyond MAX_ENDED
 //!            │ resource(), on first use
 //!            ▼
 //!   described by: its image (a fork's parent) · the start-up scan · /proc, if it still is this process
@@ -61,8 +61,10 @@ pub struct ProcessTable {
     entries: HashMap<ProcessKey, Entry>,
     /// The key that a live pid has now.
     current: HashMap<u32, ProcessKey>,
-    /// Ended entries, in the order in which they ended.
+    /// Entries that ended a moment ago, in the order in which they ended.
     ended: VecDeque<(Monotonic, ProcessKey)>,
+    /// Those that ended [`UNASKED_AGE`] ago and that somebody had asked for by then, likewise.
+    asked: VecDeque<(Monotonic, ProcessKey)>,
     /// What the start-up scan found and no record has spoken of yet.
     scanned: HashMap<u32, (Stat, Arc<Description>)>,
     contents: HashMap<FileIdentity, Content>,
@@ -82,7 +84,7 @@ pub struct Ledger {
     pub met: u64,
     /// Keys in it now.
     pub held: u64,
-    /// Forgotten [`MAX_AGE`] after their end.
+    /// Forgotten [`MAX_AGE`] after their end, or [`UNASKED_AGE`] if nobody had asked for them.
     pub ended_by_age: u64,
     /// Forgotten earlier, because more than [`MAX_ENDED`] had ended.
     pub ended_by_count: u64,
@@ -116,6 +118,8 @@ pub struct Ledger {
 struct Entry {
     image: Arc<Image>,
     ended: bool,
+    /// Somebody wanted to know what it is, for what it did.
+    asked: bool,
     resolved: Option<(Arc<Description>, Arc<Resource>)>,
 }
 
@@ -151,6 +155,7 @@ impl ProcessTable {
             entries: HashMap::new(),
             current: HashMap::new(),
             ended: VecDeque::new(),
+            asked: VecDeque::new(),
             scanned: HashMap::new(),
             contents: HashMap::new(),
             now: Monotonic(0),
@@ -224,7 +229,7 @@ impl ProcessTable {
         self.insert(child, image);
     }
 
-    /// A process ended. What it was stays known for [`MAX_AGE`].
+    /// A process ended. What it was stays known for a while.
     pub fn exit(&mut self, key: ProcessKey, time: Monotonic) {
         self.time(time);
         // Anything that was only scanned may still be asked for by records that are on their way.
@@ -238,33 +243,67 @@ impl ProcessTable {
     /// Forgets what ended too long ago. `exec`, `fork` and `exit` need no such call; time that passes without any does.
     pub fn expire(&mut self, now: Monotonic) {
         self.time(now);
-        while let Some((ended, key)) = self.ended.front().copied() {
-            let by_count = self.ended.len() > MAX_ENDED;
-            if !by_count && self.now.since(ended) < MAX_AGE {
-                break;
-            }
+        while let Some((ended, key)) = self.ended.front().copied()
+            && self.now.since(ended) >= UNASKED_AGE
+        {
             self.ended.pop_front();
-            if self.entries.remove(&key).is_some() {
-                let cause =
-                    if by_count { &mut self.ledger.ended_by_count } else { &mut self.ledger.ended_by_age };
-                *cause = cause.saturating_add(1);
+            if self.entries.get(&key).is_some_and(|entry| entry.asked) {
+                self.asked.push_back((ended, key));
+            } else {
+                self.forget(key, |ledger| &mut ledger.ended_by_age);
             }
         }
+        while let Some((ended, key)) = self.asked.front().copied()
+            && self.now.since(ended) >= MAX_AGE
+        {
+            self.asked.pop_front();
+            self.forget(key, |ledger| &mut ledger.ended_by_age);
+        }
+        while self.ended.len() + self.asked.len() > MAX_ENDED
+            && let Some(key) = self.first_ended()
+        {
+            self.forget(key, |ledger| &mut ledger.ended_by_count);
+        }
+    }
+
+    /// Takes the one that ended first.
+    fn first_ended(&mut self) -> Option<ProcessKey> {
+        self.asked.pop_front().or_else(|| self.ended.pop_front()).map(|(_, key)| key)
+    }
+
+    fn forget(&mut self, key: ProcessKey, cause: impl Fn(&mut Ledger) -> &mut u64) {
+        if self.entries.remove(&key).is_some() {
+            let cause = cause(&mut self.ledger);
+            *cause = cause.saturating_add(1);
+        }
+    }
+
+    /// Looks at a process before it is asked for, while it is there.
+    pub fn prepare(&mut self, key: ProcessKey) {
+        self.resolve(key);
     }
 
     /// What this process says of itself. Reads `/proc` the first time, if nothing else knows.
     pub fn resource(&mut self, key: ProcessKey) -> Arc<Resource> {
-        self.resolve(key).1
+        self.ask(key).1
     }
 
     /// How its threads serve.
     pub fn serving(&mut self, key: ProcessKey) -> Serving {
-        self.resolve(key).0.serving
+        self.ask(key).0.serving
     }
 
     /// Everything known of its program.
     pub fn description(&mut self, key: ProcessKey) -> Arc<Description> {
-        self.resolve(key).0
+        self.ask(key).0
+    }
+
+    fn ask(&mut self, key: ProcessKey) -> (Arc<Description>, Arc<Resource>) {
+        let resolved = self.resolve(key);
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.asked = true;
+        }
+        resolved
     }
 
     /// What a selection says of it.
@@ -349,7 +388,7 @@ impl ProcessTable {
             self.make_room();
             self.ledger.met = self.ledger.met.saturating_add(1);
         }
-        self.entries.insert(key, Entry { image, ended: false, resolved: None });
+        self.entries.insert(key, Entry { image, ended: false, asked: false, resolved: None });
         self.current.entry(key.pid).or_insert(key);
     }
 
@@ -361,15 +400,11 @@ impl ProcessTable {
         if self.entries.len() < MAX_PROCESSES {
             return;
         }
-        if let Some((_, key)) = self.ended.pop_front() {
-            if self.entries.remove(&key).is_some() {
-                self.ledger.ended_by_count = self.ledger.ended_by_count.saturating_add(1);
-            }
+        if let Some(key) = self.first_ended() {
+            self.forget(key, |ledger| &mut ledger.ended_by_count);
         } else if let Some(key) = self.current.values().next().copied() {
             self.current.remove(&key.pid);
-            if self.entries.remove(&key).is_some() {
-                self.ledger.displaced = self.ledger.displaced.saturating_add(1);
-            }
+            self.forget(key, |ledger| &mut ledger.displaced);
         }
     }
 
@@ -564,6 +599,9 @@ pub const MAX_PROCESSES: usize = 65_536;
 pub const MAX_ENDED: usize = 16_384;
 /// For how long an ended process is remembered, in nanoseconds: longer than anything pending in `stitch`.
 pub const MAX_AGE: u64 = 120_000_000_000;
+/// The same for one that nobody asked about since: what it moved through sockets, if anything, was told by then. A compiler's processes
+/// are thousands in two minutes, and no one ever asks for them.
+pub const UNASKED_AGE: u64 = 20_000_000_000;
 /// How often lost exit records may be looked for, in nanoseconds.
 const SWEEP_EVERY: u64 = 10_000_000_000;
 /// Executables whose content is remembered.

@@ -211,7 +211,7 @@ impl Pipeline {
             }
             if behind.looks > 0 {
                 behind.looks -= 1;
-                behind.table.resource(process);
+                behind.table.prepare(process);
             }
         }
         self.carry_out();

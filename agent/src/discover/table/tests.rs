@@ -273,10 +273,30 @@ fn ended_processes_are_forgotten_by_age_and_by_count_and_the_books_balance() {
     let ledger = balanced(&table);
     assert_eq!(ledger.held, MAX_ENDED as u64);
     assert_eq!(ledger.ended_by_count, 20_000 - MAX_ENDED as u64);
-    table.expire(Monotonic(10 + MAX_AGE));
+    table.expire(Monotonic(10 + UNASKED_AGE));
     let ledger = balanced(&table);
     assert_eq!((ledger.held, ledger.ended_by_age), (0, MAX_ENDED as u64));
     assert_eq!(table.resource(key(1, 1, 5)).service, "unknown_service");
+}
+
+#[test]
+fn an_ended_process_that_somebody_asked_for_is_known_longer_than_one_that_was_only_looked_at() {
+    let fake = Fake::new("asked");
+    let mut table = fake.table();
+    for pid in [1, 2, 3] {
+        table.exec(exec(key(pid, 1, 5), "/bin/x", "x\0", 10));
+        table.prepare(key(pid, 1, 5));
+    }
+    table.resource(key(1, 1, 5));
+    for pid in [1, 2, 3] {
+        table.exit(key(pid, 1, 5), Monotonic(10));
+    }
+    // One is asked for after its end.
+    table.serving(key(2, 1, 5));
+    for (age, held) in [(UNASKED_AGE - 1, 3), (UNASKED_AGE, 2), (MAX_AGE - 1, 2), (MAX_AGE, 0)] {
+        table.expire(Monotonic(10 + age));
+        assert_eq!(balanced(&table).held, held, "after {age}");
+    }
 }
 
 #[test]
