@@ -7,7 +7,7 @@ pub mod evidence;
 
 use std::fmt;
 
-pub use evidence::{Birth, Claim, EvidenceId, Facts, Gate, Key, LinkMethod};
+pub use evidence::{Birth, Claim, EvidenceId, Facts, Gate, Held, Key, LinkMethod};
 
 /// One end of a connection, as the kernel side numbers it (a socket cookie, or a number given at
 /// first sight where there are no cookies). Both ends of a connection on this host are two of these.

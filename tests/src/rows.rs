@@ -195,6 +195,11 @@ const ROWS: &[Row] = &[
     row("gunicorn", &[Gunicorn, Threaded], PROVED),
     // With more requests at once than threads Puma's reactor reads them, and then the thread that calls is not the one that read.
     row("puma", &[Puma, Threaded], OrphansNeverWrong { service: 1 }),
+    long(Row {
+        warm_up: 200,
+        environment: INFERRED,
+        ..row("puma-inferred", &[Puma, Threaded], OrphansNeverWrong { service: 1 })
+    }),
     // nginx asks by FastCGI; a process takes one request at a time.
     Row { warm_up: 200, ..row("php-fpm", &[NginxAs("fastcgi"), PhpFpm, Threaded], Complete(99.5)) },
     long(Row {

@@ -64,8 +64,8 @@ pub struct Facts {
     pub owns: Vec<Key>,
     /// If it sends a request, or reads the answer to one: whose that is, strongest first.
     pub claims: Vec<Claim>,
-    /// If it sends a request, or reads the answer to one: who waits, at this time, for something that the caller holds.
-    pub held: Vec<Key>,
+    /// If it sends a request, or reads the answer to one: what the caller holds and somebody waits for at this time.
+    pub held: Vec<Held>,
     /// If it reads a request: what the process had not made by then.
     pub gate: Option<Gate>,
     /// Nothing could be claimed now; the call that reads the answer may know.
@@ -80,6 +80,15 @@ impl Facts {
         let Self { owns, claims, held, gate, later, more } = self;
         owns.is_empty() && claims.is_empty() && held.is_empty() && gate.is_none() && !later && !more
     }
+}
+
+/// Something that a caller holds, and who alone waits for it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Held {
+    /// What it is, by its address: soon something else's.
+    pub thing: u64,
+    /// Who waits.
+    pub waiter: Key,
 }
 
 /// A call belongs to the request that owned this key at this time.

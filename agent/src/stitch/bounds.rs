@@ -116,7 +116,7 @@ impl Stitcher {
                 };
                 self.without_client(node, cause, out);
             }
-            Some(Wait::Rules | Wait::Answer(_) | Wait::Owner) | None => {
+            Some(Wait::Rules | Wait::Answer(_) | Wait::Owner | Wait::Worker) | None => {
                 self.decide(node, Choice::Orphan(cause), out)
             }
         }

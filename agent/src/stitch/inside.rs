@@ -72,6 +72,7 @@ impl Stitcher {
             }
             self.refuse_calls(other, Orphan::TwoRequests, out);
         }
+        self.pool_reads(at.process, at.thread, out);
     }
 
     /// Decides a call's parent, or says what it waits for.
@@ -109,6 +110,7 @@ impl Stitcher {
                 let deadline = self.after(self.settings.limits.pending_age);
                 self.wait(node, Wait::Answer(holder), deadline);
             }
+            Err(refused) if self.pool_calls(node, began, serving, refused, out) => {}
             Err(refused) => {
                 let choice = cause.or(refused).map_or(Choice::Root, Choice::Orphan);
                 self.decide(node, choice, out);
@@ -178,6 +180,7 @@ impl Stitcher {
     /// A server's response began: the rule is final for the calls of its thread.
     pub(super) fn answered(&mut self, node: NodeId, at: &Moment, out: &mut Vec<Output>) {
         self.release_thread(node);
+        self.pool_answers(node, at, out);
         let Some(server) = self.nodes.get(&node) else { return };
         let process = server.process;
         let overlapped = server.held.overlapped;
@@ -340,8 +343,9 @@ impl Stitcher {
         tidy(&mut self.processes, server.process);
     }
 
-    pub(super) fn process_exited(&mut self, process: ProcessKey) {
+    pub(super) fn process_exited(&mut self, process: ProcessKey, out: &mut Vec<Output>) {
         self.processes.remove(&process);
+        self.forget_pool(process, out);
         self.forget_tasks(process);
         self.lost.remove(&process);
     }

@@ -11,6 +11,7 @@
 //! | `header` | both | its context names a span that others (or an SDK in the process) made | when `stream`, `forwarded` are out |
 //! | `waiter`, `task` | client | the task that waits for its answer, or made it, or its ancestor, is that of one request | every request under way at the call has said what its tasks are |
 //! | `thread` | client | its thread read one request, held no other, and answered it | the answer's first bytes |
+//! | `inferred` | client | none: habits of its process (`owner`, `jobs`, `pool`), where they are allowed | by habit |
 //!
 //! Nothing proven means no parent, never a likely one. It must never read a clock (time comes with the
 //! events and [`Stitcher::poll`]), do I/O, make an id other than by the generator it was given, rewrite a
@@ -33,8 +34,10 @@ mod bounds;
 mod connects;
 mod graph;
 mod inside;
+mod jobs;
 mod node;
 mod owner;
+mod pool;
 mod recent;
 mod stitcher;
 

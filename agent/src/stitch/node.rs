@@ -90,6 +90,8 @@ pub(super) enum Wait {
     Owner,
     /// The answer to the request that its thread holds.
     Answer(NodeId),
+    /// The next answer that its thread gives.
+    Worker,
 }
 
 /// A trace, as one of its spans knows it.

@@ -15,7 +15,8 @@
 //! and even then only some time after the maker's request is over, if the task, with all that it made, made no call since;
 //! one that has made a single call in its life may have made it then. Two things together are a proof: the request made the
 //! task, and it is the one that waits for something that the task *holds*; then the link is `task`, under the same conditions.
-//! If another request waits for what the task holds, lineage says nothing, and that one is `inferred`. A process in which what descends from one request was
+//! If another request waits for what the task holds, lineage says nothing, and that one is `inferred` where workers hold another
+//! thing with each job ([`Jobs`]). A process in which what descends from one request was
 //! seen to answer another is *doubted*: nothing is inferred of it from then on, nor what waited until then.
 //!
 //! It must never choose among candidates, or compare keys of two processes.
@@ -27,12 +28,15 @@ use std::sync::Arc;
 use foldhash::HashMap;
 
 use super::graph::{Choice, allowed};
+use super::jobs::Jobs;
 use super::ledger::Orphan;
 use super::node::{Bound, NodeId, Phase, Wait};
 use super::span::{LinkMethod, SpanId};
 use super::stitcher::Stitcher;
 use super::{Output, Serving};
-use crate::identity::{Birth, Claim, EvidenceId, Facts, Gate, Key, Moment, Monotonic, ProcessKey, Role};
+use crate::identity::{
+    Birth, Claim, EvidenceId, Facts, Gate, Held, Key, Moment, Monotonic, ProcessKey, Role,
+};
 
 /// What is known of the tasks of one process.
 #[derive(Debug, Default)]
@@ -51,6 +55,8 @@ pub(super) struct Tasks {
     calls: HashMap<Life, Calls>,
     /// Those in the order in which they came, to forget the oldest.
     calls_by_age: VecDeque<Life>,
+    /// What workers hold at their calls.
+    jobs: Jobs,
     /// What was likely was seen to be wrong once: nothing is inferred any more.
     doubted: bool,
 }
@@ -117,6 +123,7 @@ impl Tasks {
     fn is_empty(&self) -> bool {
         !self.doubted
             && self.calls.is_empty()
+            && self.jobs.is_empty()
             && self.owners.is_empty()
             && self.undetermined.is_empty()
             && self.unfinished.is_empty()
@@ -188,7 +195,7 @@ pub(super) struct Told {
     claims: Vec<Line>,
     /// Who waits for what the caller of a client holds, if anybody does.
     #[expect(clippy::box_collection, reason = "eight bytes in each node, most of which have none")]
-    held: Option<Box<Vec<Key>>>,
+    held: Option<Box<Vec<Held>>>,
     /// What it will be linked to by lineage if its task calls nothing more.
     likely: Option<Likely>,
     /// The answer's read may bring more.
@@ -245,7 +252,7 @@ pub(super) struct Claimed<'a> {
     /// Who owned this key then? Strongest first.
     pub claims: &'a [Line],
     /// Who waited for what the caller holds?
-    pub held: &'a [Key],
+    pub held: &'a [Held],
     /// The request that it carries, which did not ask for it.
     pub own: Option<NodeId>,
     /// More may be claimed.
@@ -492,10 +499,18 @@ impl Stitcher {
         }
         // What proves more is asked first.
         claims.sort_by_key(|line| !line.below.is_empty());
-        for key in facts.held.iter().take(MAX_CLAIMS) {
+        for &thing in facts.held.iter().take(MAX_CLAIMS) {
             let held = client.told.held.get_or_insert_default();
-            if !held.contains(key) {
-                held.push(*key);
+            if !held.contains(&thing) {
+                held.push(thing);
+            }
+        }
+        // Who serves no request waits for a job himself.
+        if let (Some(tasks), Some(worker)) = (tasks, facts.claims.first().map(|claim| claim.key)) {
+            for &held in facts.held.iter().take(MAX_CLAIMS) {
+                if tasks.owners.contains_key(&held.waiter) {
+                    tasks.jobs.hold(worker, held);
+                }
             }
         }
     }
@@ -539,7 +554,11 @@ impl Stitcher {
             return Some(Choice::Root); // decided otherwise: deciding again does nothing
         }
         if let Some(likely) = &client.told.likely {
-            return self.certain(client.process, client.began, likely);
+            match self.certain(client.process, client.began, likely) {
+                // Not by lineage; who waits for what the task holds may still tell.
+                Some(Choice::Orphan(_)) => {}
+                choice => return choice,
+            }
         }
         self.judge(&Claimed {
             process: client.process,
@@ -631,11 +650,11 @@ impl Stitcher {
             return None;
         }
         let inferred = allowed(LinkMethod::Inferred, self.settings.weakest_link);
-        match waiting {
-            Waiting::One(owner) if inferred && tasks.is_some_and(|tasks| !tasks.doubted) => {
+        if let (Waiting::One(owner), Some(worker), true) = (waiting, claimed.claims.first(), inferred) {
+            if tasks.is_some_and(|tasks| !tasks.doubted && tasks.jobs.are_believed(worker.claim.key)) {
                 return Some(self.link_to(owner, LinkMethod::Inferred));
             }
-            _ => {}
+            cause = Orphan::WorksOn;
         }
         let unfinished = tasks.and_then(|tasks| tasks.unfinished.first());
         if claimed.claims.iter().any(|line| unfinished.is_some_and(|(from, _)| *from <= line.at)) {
@@ -648,7 +667,7 @@ impl Stitcher {
     /// Whose request it is that waited for what the caller holds.
     fn waiting_for_held(&self, tasks: &Tasks, claimed: &Claimed<'_>) -> Waiting {
         let mut waiting = Waiting::None;
-        for &key in claimed.held {
+        for &Held { waiter: key, .. } in claimed.held {
             let claim = Claim { key, at: None, born: None, method: LinkMethod::Inferred };
             waiting = match (find(tasks, claimed, claimed.called, &claim), waiting) {
                 (Found::None, same) => same,
@@ -663,7 +682,7 @@ impl Stitcher {
     }
 
     /// Whether records were lost in this time: then a request may have ended, and another begun, unseen.
-    fn lost_between(&self, from: Monotonic, to: Monotonic) -> bool {
+    pub(super) fn lost_between(&self, from: Monotonic, to: Monotonic) -> bool {
         self.losses.iter().any(|&(since, until)| since <= to && from <= until)
     }
 

@@ -16,6 +16,7 @@ use super::node::{
     Connection, Held, Node, NodeId, Other, Phase, Process, State, Wait, exchange_bytes, node_bytes,
 };
 use super::owner::{Ownership, Told};
+use super::pool::Pool;
 use super::recent::Recent;
 use super::span::{SpanId, TraceId};
 use super::{Endpoints, Input, Output, Serving, Settings, context};
@@ -43,6 +44,8 @@ pub struct Stitcher {
     pub(super) processes: HashMap<ProcessKey, Process>,
     /// Processes that lost the thread rule.
     pub(super) lost: HashSet<ProcessKey>,
+    /// What the workers of processes do, where habits are believed.
+    pub(super) pools: HashMap<ProcessKey, Pool>,
     /// What the tasks of processes are.
     pub(super) owned: Ownership,
     /// Connections that were asked for and are not there.
@@ -91,6 +94,7 @@ impl Stitcher {
             connections_by_age: BTreeMap::new(),
             processes: HashMap::new(),
             lost: HashSet::new(),
+            pools: HashMap::new(),
             owned: Ownership::default(),
             connects: Connects::default(),
             deadlines: BTreeSet::new(),
@@ -129,7 +133,7 @@ impl Stitcher {
             }
             Input::ProcessExited { process, time } => {
                 self.advance(time);
-                self.process_exited(process);
+                self.process_exited(process, out);
             }
             Input::Born { process, birth } => {
                 self.advance(birth.time);

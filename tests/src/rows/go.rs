@@ -55,6 +55,7 @@ pub(super) const ROWS: &[Row] = &[
     // Requests that wait for what goroutines of others hold as well.
     read(row("go-flush", &[GoStyle("flush", "plain"), Threaded], ORPHANS)),
     read(row("go-tokens", &[GoStyle("tokens", "plain"), Threaded], ORPHANS)),
+    Row { timer: 1, ..inferred(row("go-tokens-inferred", &[GoStyle("tokens", "plain"), Threaded], ORPHANS)) },
     Row { timer: 1, ..read(row("go-pool", &[GoStyle("pool", "plain"), Threaded], ORPHANS)) },
     Row { long: true, ..fan(row("go-stripped", &[GoStyle("fan", "stripped"), Threaded], WAITED)) },
     // Programs that lie about themselves: nothing is proved by what they say.

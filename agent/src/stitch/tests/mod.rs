@@ -15,7 +15,7 @@
 //!
 //! Evidence, also on `begins` and `answers`: `owns=5` (a key), `claims=5`, `claims=5@-3` (who owned it 3 ms before),
 //! `claims=5^41` (who owned it and made task 41), `gate=40` (tasks up to 40 were made before),
-//! `held=5` (who waits for what the caller holds), `later`,
+//! `held=5`, `held=5@80` (who waits for what the caller holds, and what that is), `later`,
 //! `more` (the answer tells more keys).
 //! `web.1 bears 7 5`: task 5 makes task 7. `web.1 asks x1` (flags as `calls`): a connection is asked for; `connected x1`,
 //! `refused x1` (errno 111), `dropped x1` (no error): what becomes of it. A span shows its events as `!name`.
@@ -24,6 +24,7 @@ mod bounds;
 mod connects;
 mod order;
 mod owner;
+mod pool;
 mod rules;
 mod simulate;
 mod thread;
@@ -40,7 +41,7 @@ use super::{Endpoints, Input, Output, Serving, Settings, Stitcher};
 use crate::discover::Resource;
 use crate::exchange::{Carried, Exchange, ExchangeId, Failure, FailureKind};
 use crate::identity::{
-    Address, Birth, Claim, ConnectionId, Direction, EvidenceId, Facts, Gate, Key, LinkMethod, Moment,
+    Address, Birth, Claim, ConnectionId, Direction, EvidenceId, Facts, Gate, Held, Key, LinkMethod, Moment,
     Monotonic, ProcessKey, Role, ThreadId,
 };
 use crate::protocol::{FieldName, Fields, RequestHead, ResponseHead, Version};
@@ -276,7 +277,10 @@ fn fact(facts: &mut Facts, time: u64, word: &str) -> bool {
         ("likely", text) => {
             facts.claims.push(Claim { key: key(text), at: None, born: None, method: LinkMethod::Inferred });
         }
-        ("held", value) => facts.held.push(key(value)),
+        ("held", text) => {
+            let (waiter, thing) = text.split_once('@').unwrap_or((text, "0"));
+            facts.held.push(Held { thing: thing.parse().unwrap(), waiter: key(waiter) });
+        }
         ("gate", last) => facts.gate = Some(Gate { last: last.parse().unwrap(), batches: Vec::new() }),
         ("later", _) => facts.later = true,
         ("more", _) => facts.more = true,

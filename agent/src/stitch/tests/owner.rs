@@ -243,12 +243,59 @@ fn who_waits_for_what_a_task_holds_without_having_made_it_proves_nothing_by_itse
     assert_eq!(check(&FAN.replace("held=1", "held=1 held=2"), tree).orphans.works_on, 1);
     let nobody = check(&FAN.replace("held=1", "held=7"), tree);
     assert_eq!(nobody.orphans.weakest_link, 1);
-    // Where habits are believed, the one that waits is.
-    let tree = "
+    // Nor where habits are believed, as long as this one was not seen.
+    assert_eq!(check_with(inferring(), &FAN.replace("held=1", "held=2"), tree).orphans.works_on, 1);
+}
+
+/// One job after the other, each of another request, by worker 45, which holds these things with them.
+fn jobs(things: [u64; 6]) -> String {
+    let job = |(number, thing): (usize, u64)| {
+        let request = number % 2 + 1;
+        format!(
+            "web.{request} reads s{request} /a born many owns={request}
+             web.9 calls c1 /x born many claims=45 held={request}@{thing}
+             web.9 gets c1
+             web.{request} answers s{request}\n"
+        )
+    };
+    (0..).zip(things).map(job).collect::<String>() + "wait 800"
+}
+
+#[test]
+fn who_waits_for_what_a_worker_holds_with_each_job_asked_for_it_where_habits_are_believed() {
+    let linked = "
          server web /a
-         server web /b
            client web /x inferred";
-    check_with(inferring(), &FAN.replace("held=1", "held=2"), tree);
+    let orphans = "
+         server web /a
+         client web /x";
+    let own = jobs([10, 11, 12, 13, 14, 15]);
+    check_with(inferring(), &own, &linked.repeat(6));
+    assert_eq!(check(&own, &orphans.repeat(6)).orphans.no_owner, 6);
+    // A thing that is everybody's; and a habit that was shown too seldom.
+    let everybodys = check_with(inferring(), &jobs([10; 6]), &orphans.repeat(6));
+    assert_eq!(everybodys.orphans.works_on, 6);
+    check_with(inferring(), &jobs([10, 11, 12, 13, 13, 13]), &orphans.repeat(6));
+}
+
+#[test]
+fn a_task_that_works_on_for_others_is_not_its_makers_and_its_jobs_are_whose_they_are() {
+    // As a goroutine that a request starts where no worker is there, and that works until the queue is empty.
+    let script = jobs([10, 11, 12, 13, 14, 15]).replace("claims=45", "claims=44")
+        + "
+         web.1 reads s1 /own born many owns=1 gate=40
+         web.9 calls c1 /first born many claims=45 claims=1^45 held=1@50
+         web.9 gets c1
+         web.1 answers s1
+         web.2 reads s2 /other born many owns=2 gate=46
+         web.9 calls c1 /second born many claims=45 claims=1^45 held=2@51
+         web.9 gets c1
+         web.2 answers s2
+         wait 800";
+    let told = run(inferring(), &parse(&script));
+    for line in ["client web /first inferred", "client web /second inferred"] {
+        assert!(told.tree.contains(line), "{}", told.tree);
+    }
 }
 
 #[test]

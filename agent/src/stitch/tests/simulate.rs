@@ -12,7 +12,7 @@ use std::sync::Arc;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::super::span::{Kind, Span};
+use super::super::span::{Kind, LinkMethod, Span};
 use super::super::{Endpoints, Input, Serving, Settings};
 use super::{MS, exchange, moment, request, resource, stitcher, tell};
 use crate::exchange::{Carried, ExchangeId};
@@ -339,8 +339,8 @@ impl Simulation {
         self.schedule(next, Act::Timer);
     }
 
-    fn stitch(&self) -> super::Told {
-        let mut stitcher = stitcher(Settings::default());
+    fn stitch(&self, settings: Settings) -> super::Told {
+        let mut stitcher = stitcher(settings);
         let mut out = Vec::new();
         let mut next_poll = 0;
         for (time, _, input) in &self.records {
@@ -395,10 +395,14 @@ fn judge(spans: &[Arc<Span>], truth: &HashMap<u64, Option<u64>>) -> Verdict {
 
 #[track_caller]
 fn verdicts(model: Model, check: impl Fn(&Verdict, &super::Told)) {
+    verdicts_with(Settings::default, model, check);
+}
+
+fn verdicts_with(settings: fn() -> Settings, model: Model, mut check: impl FnMut(&Verdict, &super::Told)) {
     for seed in 0..8 {
         for concurrency in [1, 3, 50] {
             let simulation = Simulation::run(model, seed, concurrency, 150);
-            let told = simulation.stitch();
+            let told = simulation.stitch(settings());
             let verdict = judge(&told.spans, &simulation.truth);
             let context = format!("{model:?} {seed} {concurrency}: {verdict:?} {:#?}", told.ledger);
             assert_eq!((verdict.wrong, verdict.missing), (0, 0), "{context}");
@@ -446,9 +450,19 @@ fn a_pool_that_hands_requests_over_is_never_wrong() {
 }
 
 #[test]
+fn the_habits_of_a_pool_are_never_wrong_where_workers_answer_and_are_not_seen_where_they_do_not() {
+    let inferring = || Settings { weakest_link: LinkMethod::Inferred, ..Settings::default() };
+    let mut links = 0;
+    verdicts_with(inferring, Model::HandOver, |_, told| links += told.ledger.links.inferred);
+    assert!(links > 1_000, "{links}");
+    verdicts_with(inferring, Model::HandOverAndBack, |_, told| assert_eq!(told.ledger.links.inferred, 0));
+    verdicts_with(inferring, Model::PollLoop, |_, told| assert_eq!(told.ledger.links.inferred, 0));
+}
+
+#[test]
 fn the_judge_calls_two_exchanged_parents_wrong_and_a_lost_span_missing() {
     let simulation = Simulation::run(Model::ThreadPool, 1, 3, 50);
-    let mut spans = simulation.stitch().spans;
+    let mut spans = simulation.stitch(Settings::default()).spans;
     assert_eq!(judge(&spans, &simulation.truth).wrong, 0);
     let mut linked = (0..spans.len()).filter(|&i| spans[i].parent.is_some());
     let (a, b) = (linked.next().unwrap(), linked.next_back().unwrap());

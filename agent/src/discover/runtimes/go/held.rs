@@ -6,7 +6,7 @@
 //! ```
 //! What a goroutine was made with, and the job that it works at, lie in the frame of its first function, at the base of its
 //! stack: a channel for the results, the WaitGroup of those that were made together (`errgroup` begins with a function and has
-//! one behind it). The walk keeps the number of each goroutine that waits for one of them, and decides nothing: a word may be
+//! one behind it). The walk keeps each of these with the number of the goroutine that waits for it, and decides nothing: a word may be
 //! what is left of an earlier job, and a channel may be everybody's. It must never keep anything that does not point back, or
 //! that several wait for.
 
@@ -60,7 +60,7 @@ pub(super) fn remember(layout: &Layout) -> [Step; 2] {
     [Step::field8(BASE, STACK_HI), Step::field8(BEGAN, layout.startpc)]
 }
 
-/// Keeps a 0, and then who waits for what the goroutine holds. It ends the walk, with what was kept until then.
+/// Keeps a 0, and then what the goroutine holds and somebody waits for, each followed by who that is. It ends the walk, with what was kept until then.
 pub(super) fn steps(layout: &Layout, server: Option<u64>, semaphores: Option<u64>) -> Vec<Step> {
     let mut walk = Labels::default();
     walk.push(Step::keep_value(0), End);
@@ -138,6 +138,7 @@ pub(super) fn steps(layout: &Layout, server: Option<u64>, semaphores: Option<u64
     walk.label(Found);
     walk.push(Step::read8(G, WAITER, 0), Next);
     walk.push(Step::read8(G, G, layout.goid), Next);
+    walk.push(Step::keep(WORD), End);
     walk.push(Step::keep(G), End);
     walk.label(Next);
     walk.push(Step::add(AT, AT, 8), End);

@@ -28,7 +28,7 @@ use crate::discover::elf::{self, Elf};
 use crate::discover::maps;
 use crate::discover::memory::ReadMemory;
 use crate::discover::runtime::go_version;
-use crate::identity::{Claim, Direction, Facts, Gate, Key, LinkMethod};
+use crate::identity::{Claim, Direction, Facts, Gate, Held, Key, LinkMethod};
 use layout::Layout;
 use table::Function;
 use walks::{KIND_ANSWER, KIND_CALLER, KIND_CLIENT, KIND_SERVER, KIND_UNANSWERED, Places};
@@ -371,7 +371,7 @@ impl GoReader {
     }
 }
 
-/// Contexts, and who waits for what the caller holds.
+/// Contexts, and what the caller holds, each followed by who waits for it.
 fn parts(words: &[u64]) -> (&[u64], &[u64]) {
     let mut parts = words.splitn(2, |word| *word == 0);
     (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
@@ -401,7 +401,8 @@ impl Reader for GoReader {
                 let (contexts, held) = parts(rest);
                 let mut claims = self.claims(number, parent, LinkMethod::Waiter);
                 claims.extend(derived(contexts));
-                let held = held.iter().filter(|waiter| **waiter != number).map(|waiter| goroutine(*waiter));
+                let held = held.as_chunks().0.iter().filter(|[_, waiter]| *waiter != number);
+                let held = held.map(|&[thing, waiter]| Held { thing, waiter: goroutine(waiter) });
                 // Whoever will wait for what it holds may not wait yet.
                 let later = seen.direction == Direction::Send;
                 Facts { claims, held: held.collect(), later, ..Facts::default() }

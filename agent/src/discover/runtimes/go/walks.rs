@@ -11,8 +11,8 @@ use crate::discover::runtimes::{Walk, Walks};
 
 /// Words: the goroutine of a server's connection; then the gate, if there is one.
 pub(super) const KIND_SERVER: u64 = 1;
-/// Words: the goroutine that waits for the answer, its maker; then the contexts of the call, if it is sent; a 0; then who
-/// waits for what that goroutine holds.
+/// Words: the goroutine that waits for the answer, its maker; then the contexts of the call, if it is sent; a 0; then what
+/// that goroutine holds, each followed by who waits for it.
 pub(super) const KIND_CLIENT: u64 = 2;
 /// A client's connection on which nobody waits. Words: the contexts of the call; a 0.
 pub(super) const KIND_UNANSWERED: u64 = 3;
@@ -457,8 +457,9 @@ mod tests {
     #[test]
     fn who_waits_for_what_the_waiter_holds_is_named() {
         for minor in [21, 22, 24, 27] {
-            for mut program in [held(minor, true, 0), held(minor, false, 0), held(minor, false, 8)] {
-                let want = [KIND_CLIENT, 40, 39, 0, 39];
+            for (channel, behind) in [(true, 0), (false, 0), (false, 8)] {
+                let mut program = held(minor, channel, behind);
+                let want = [KIND_CLIENT, 40, 39, 0, 0x40_8000 + behind, 39];
                 program.check(&program.walks.send, G, 0, Some(&want));
                 program.goroutine(G, 8, 1, READER);
                 program.check(&program.walks.receive, G, CHANNEL, Some(&want));
