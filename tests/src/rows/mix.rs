@@ -3,7 +3,7 @@
 //!
 //! Each turn is judged as the row is by itself. The agent sees all turns, so what it keeps of processes that are gone would grow,
 //! and what it mistakes for them would be wrong. It must never forgive a span that is wrong or missing; only what a process is
-//! asked before the agent knows it may be an orphan.
+//! asked before the agent knows it may be an orphan. Nor go on with one list when the other has failed.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
@@ -63,7 +63,7 @@ pub fn run(minutes: u64, backend: &str, rows: &[String], weakest: Option<&str>) 
     let export = format!("file:{}", file.display());
     let agent = Agent::start(&options.arguments(["--export", &export]))?;
     let over = Instant::now() + Duration::from_secs(minutes * 60);
-    let (stop, processes) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (stop, failed, processes) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU64::new(0));
     let arrived: [Mutex<Vec<SeenSpan>>; 2] = Default::default();
     let turns: Mutex<Vec<(&'static Row, Verdict, Verdict)>> = Mutex::default();
     let mut mix = Mix::default();
@@ -74,13 +74,14 @@ pub fn run(minutes: u64, backend: &str, rows: &[String], weakest: Option<&str>) 
             .zip(&arrived)
             .zip(0u64..)
             .map(|((rows, arrived), lane)| {
-                let (turns, processes) = (&turns, &processes);
+                let (turns, failed, processes) = (&turns, &failed, &processes);
                 scope.spawn(move || -> Result<()> {
                     for (turn, row) in (1u64..).zip(rows.iter().copied().cycle()) {
-                        if Instant::now() >= over {
+                        if Instant::now() >= over || failed.load(Ordering::Relaxed) {
                             return Ok(());
                         }
                         let (warm, verdict) = take_turn(row, lane << 32 | turn, arrived)
+                            .inspect_err(|_| failed.store(true, Ordering::Relaxed))
                             .with_context(|| format!("row {}, turn {turn}", row.name))?;
                         processes.fetch_add(row.programs.len() as u64, Ordering::Relaxed);
                         if let Ok(mut turns) = turns.lock() {
