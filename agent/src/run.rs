@@ -20,6 +20,7 @@ use crate::config::{self, Export, Settings};
 use crate::discover::runtimes;
 use crate::discover::runtimes::readers::Readers;
 use crate::discover::table::ProcessTable;
+use crate::discover::tls_modes::Mode;
 use crate::export::settings::{OtlpSettings, Signal as OtlpSignal};
 use crate::export::{self, Destination, Exporter, MetricsDestination, metrics};
 use crate::gaps::GapReport;
@@ -27,7 +28,6 @@ use crate::intake::{Kernel, sockets};
 use crate::pipeline::{Pipeline, Processes, Sinks};
 use crate::probe::feature::{Found, Places};
 use crate::probe::plan::Backend;
-use crate::probe::sessions::How;
 use crate::probe::{attach, check, plan};
 use crate::screen::Screen;
 use crate::stitch::{self, Stitcher, sampler::Sampler};
@@ -79,10 +79,10 @@ pub fn trace(settings: &Settings) -> anyhow::Result<ExitCode> {
         ring_bytes: settings.ring_bytes as u32,
         capture_bytes: settings.capture_bytes as u32,
         selective: !settings.selection.is_everything(),
-        tls: match settings.tls {
-            config::Tls::Keys => TLS_KEYS,
-            config::Tls::Probes => TLS_PROBES,
-            config::Tls::Off => 0,
+        tls: match () {
+            () if settings.tls.include(Mode::Keys) => TLS_KEYS,
+            () if settings.tls.include(Mode::Probes) => TLS_PROBES,
+            () => 0,
         },
         log_level: if settings.log >= log::Level::Debug { settings.log as u8 + 1 } else { 0 },
     };
@@ -135,16 +135,12 @@ pub fn trace(settings: &Settings) -> anyhow::Result<ExitCode> {
     if settings.late_names == config::LateNames::Memory {
         pipeline.recall_names().context("starting the thread that searches for header tables")?;
     }
-    if settings.tls == config::Tls::Keys {
+    if settings.tls.include(Mode::Keys) || settings.tls.include(Mode::Probes) {
         keep_to_ourselves();
-        pipeline.read_tls(How::Keys, settings.tls_selection.clone());
-        if settings.tls_search == config::TlsSearch::On {
-            pipeline.search_secrets().context("starting the thread that searches for keys")?;
-        }
+        pipeline.read_tls(settings.tls.clone());
     }
-    if settings.tls == config::Tls::Probes {
-        keep_to_ourselves();
-        pipeline.read_tls(How::Probes, settings.tls_selection.clone());
+    if settings.tls.include(Mode::Keys) && settings.tls_search == config::TlsSearch::On {
+        pipeline.search_secrets().context("starting the thread that searches for keys")?;
     }
     eprintln!(
         "ready: {processes} processes, backend {backend}, {:.2} s after the start",

@@ -3,8 +3,9 @@
 //! ```text
 //!   entry ─▶ CLEAR_CALLS, by where the frame begins ─▶ return: how much ─▶ counted by session ─▶ record with the bytes
 //! ```
-//! Which socket it belongs to is decided in the agent, by the ClientHello's random bytes, which the session keeps. What cannot
-//! be counted here makes every later position uncertain ([`TORN`]): a position must never be less than it is.
+//! Which socket it belongs to is decided in the agent, by the ClientHello's random bytes, which the session keeps; Go's does not,
+//! but refers to its socket. What cannot
+//! be counted here makes every later position of its process uncertain ([`torn`]): a position must never be less than it is.
 
 use core::ffi::c_void;
 use core::hint::black_box;
@@ -16,20 +17,20 @@ use aya_ebpf::helpers::generated::{
     bpf_ktime_get_ns, bpf_probe_read_user, bpf_ringbuf_query, bpf_ringbuf_reserve, bpf_ringbuf_submit,
 };
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap};
+use aya_ebpf::maps::HashMap;
 use spandrel_proto::counter::Counter;
 use spandrel_proto::record::{
     FLAG_FIRST, FLAG_LAST, FLAG_LATE, FLAG_SEND, PARTY_CLIENT, PARTY_SERVER, PARTY_UNKNOWN, Plain, TAG_PLAIN,
 };
 use spandrel_proto::tls::{
     CLEAR_CALLS as CALLS, CLEAR_SESSIONS, ClearCall, ClearCount, ClearFrame, ClearSession, KIND_CLEAR,
-    NOWHERE,
+    NOWHERE, OF_GO, Plan,
 };
 use spandrel_proto::walk::saved;
 
 use crate::maps::{RECORDS, count, run};
 use crate::memory::user;
-use crate::process;
+use crate::{process, socket};
 
 /// Calls that are under way.
 #[map]
@@ -40,10 +41,6 @@ static CLEAR_CALLS: HashMap<ClearFrame, ClearCall> =
 #[map]
 static CLEAR_COUNTS: HashMap<ClearSession, ClearCount> =
     HashMap::with_max_entries(CLEAR_SESSIONS, 1 /* BPF_F_NO_PREALLOC */);
-
-/// 1 once bytes were moved that were not counted: of which session is not known, so from then on of all.
-#[map]
-static CLEAR_TORN: Array<u32> = Array::with_max_entries(1, 0);
 
 /// Pieces of one call at the most: as much as the capture limit takes.
 const PIECES: u32 = 5;
@@ -61,12 +58,8 @@ fn word(registers: *const u8, index: u32) -> u64 {
 /// `counts`.
 #[inline(always)]
 pub fn entered(registers: *const u8, library: u32, sends: u64, counts: u64) {
-    let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    if !has_plan(pid | library) {
-        return;
-    }
-    count(Counter::ClearHits, 1);
-    let frame = ClearFrame { stack: word(registers, saved::SP), pid, reserved: 0 };
+    let Some((pid, plan)) = hit(library) else { return };
+    let frame = ClearFrame { stack: word(registers, saved::SP), pid, depth: 0 };
     let call = ClearCall {
         session: word(registers, saved::DI),
         buffer: word(registers, saved::SI),
@@ -74,68 +67,127 @@ pub fn entered(registers: *const u8, library: u32, sends: u64, counts: u64) {
         // SAFETY: the helper takes nothing.
         began: unsafe { bpf_ktime_get_ns() },
         sends,
+        top: 0,
     };
     if CLEAR_CALLS.insert(frame, call, 0).is_err() {
-        torn(Counter::ClearCallsFull);
+        torn(plan, Counter::ClearCallsFull);
     }
 }
 
 /// Such a call returns: its return address is off the stack.
 #[inline(always)]
 pub fn returned(registers: *const u8, library: u32) {
-    let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    if !has_plan(pid | library) {
-        return;
-    }
-    count(Counter::ClearHits, 1);
-    let frame = ClearFrame { stack: word(registers, saved::SP) - 8, pid, reserved: 0 };
-    let Some(call) = CLEAR_CALLS.get_ptr(frame) else { return };
-    // SAFETY: the entry is in the map.
-    let call = unsafe { *call };
-    let _ = CLEAR_CALLS.remove(frame);
+    let Some((pid, plan)) = hit(library) else { return };
+    let frame = ClearFrame { stack: word(registers, saved::SP) - 8, pid, depth: 0 };
+    let Some(call) = take(&frame) else { return };
     let result = word(registers, saved::AX) as i32;
     if result <= 0 {
         return;
     }
-    let moved = match call.count {
-        0 => result as u64,
+    match call.count {
+        0 => moved(pid, library, plan, &call, result as u64),
         place => match user::<u64>(place) {
-            Some(moved) => moved,
-            None => return torn(Counter::ClearUnreadable),
+            Some(bytes) => moved(pid, library, plan, &call, bytes),
+            None => torn(plan, Counter::ClearUnreadable),
         },
+    }
+}
+
+/// A method of a `*tls.Conn` of Go begins: the receiver, the buffer (Go's register ABI, since 1.17). Where its stack is too small
+/// it begins twice, in the same place.
+#[inline(always)]
+pub fn go_entered(registers: *const u8, sends: u64) {
+    let Some((pid, plan)) = hit(OF_GO) else { return };
+    let Some((frame, top)) = go_frame(registers, pid) else { return torn(plan, Counter::ClearUnreadable) };
+    let buffer = word(registers, saved::BX);
+    let call = ClearCall {
+        session: word(registers, saved::AX),
+        buffer,
+        count: 0,
+        // SAFETY: the helper takes nothing.
+        began: unsafe { bpf_ktime_get_ns() },
+        sends,
+        top: if buffer > word(registers, saved::SP) && buffer < top { top } else { 0 },
     };
-    if moved == 0 {
+    if CLEAR_CALLS.insert(frame, call, 0).is_err() {
+        torn(plan, Counter::ClearCallsFull);
+    }
+}
+
+/// Such a method is about to return.
+#[inline(always)]
+pub fn go_returned(registers: *const u8) {
+    let Some((pid, plan)) = hit(OF_GO) else { return };
+    let Some((frame, top)) = go_frame(registers, pid) else { return torn(plan, Counter::ClearUnreadable) };
+    let Some(mut call) = take(&frame) else { return };
+    if call.top != 0 {
+        // What lies in the stack is as far from its end as before.
+        call.buffer = top.wrapping_sub(call.top - call.buffer);
+    }
+    let result = word(registers, saved::AX) as i64;
+    if result > 0 {
+        moved(pid, OF_GO, plan, &call, result as u64);
+    }
+}
+
+/// Which call it is, by its goroutine (r14), and where that one's stack ends: `g` begins with `stack.lo` and `stack.hi`.
+#[inline(always)]
+fn go_frame(registers: *const u8, pid: u32) -> Option<(ClearFrame, u64)> {
+    let goroutine = word(registers, saved::R14);
+    let top = user::<u64>(goroutine + 8)?;
+    let depth = top.wrapping_sub(word(registers, saved::SP)) >> 3;
+    Some((ClearFrame { stack: goroutine, pid, depth: depth as u32 }, top))
+}
+
+/// A probe was hit: by which process, and its plan, if it has one for this.
+#[inline(always)]
+fn hit(library: u32) -> Option<(u32, *mut Plan)> {
+    let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    let plan = crate::tls::plan(pid | library)?;
+    // SAFETY: the entry is in the map.
+    if unsafe { (*plan).kind } != KIND_CLEAR {
+        return None;
+    }
+    count(Counter::ClearHits, 1);
+    Some((pid, plan))
+}
+
+/// Takes a call out that has returned.
+#[inline(always)]
+fn take(frame: &ClearFrame) -> Option<ClearCall> {
+    // SAFETY: the entry is in the map.
+    let call = unsafe { *CLEAR_CALLS.get_ptr(frame)? };
+    let _ = CLEAR_CALLS.remove(frame);
+    Some(call)
+}
+
+/// A call has moved so many bytes.
+#[inline(always)]
+fn moved(pid: u32, library: u32, plan: *mut Plan, call: &ClearCall, bytes: u64) {
+    if bytes == 0 {
         return;
     }
     // No library moves as much at once.
-    if moved >> 30 != 0 {
-        return torn(Counter::ClearUnreadable);
+    if bytes >> 30 != 0 {
+        return torn(plan, Counter::ClearUnreadable);
     }
     // One that is not where the plan says is a second copy's of the library, and nobody knows it by that.
-    match session(pid, library, call.session) {
-        Some(session) => tell(&session, library, &call, moved as u32),
+    match session(pid, plan, call.session) {
+        Some(session) => tell(&session, library, plan, call, bytes as u32),
         None => count(Counter::ClearUnreadable, 1),
     }
 }
 
+/// Bytes of a process were moved that are not counted.
 #[inline(always)]
-fn has_plan(key: u32) -> bool {
-    // SAFETY: the entry is in the map.
-    crate::tls::plan(key).is_some_and(|plan| unsafe { (*plan).kind } == KIND_CLEAR)
-}
-
-/// Bytes were moved that are not counted.
-#[inline(always)]
-fn torn(why: Counter) {
+fn torn(plan: *mut Plan, why: Counter) {
     count(why, 1);
-    if let Some(torn) = CLEAR_TORN.get_ptr_mut(0) {
-        // SAFETY: the entry is in the array.
-        unsafe { torn.write_volatile(1) };
-    }
+    // SAFETY: the entry is in the map.
+    unsafe { addr_of_mut!((*plan).torn).write_volatile(1) };
 }
 
 #[inline(always)]
-fn tell(session: &ClearSession, library: u32, call: &ClearCall, moved: u32) {
+fn tell(session: &ClearSession, library: u32, plan: *mut Plan, call: &ClearCall, moved: u32) {
     let way = (call.sends & 1) as usize;
     let mut flags = if way == 1 { FLAG_SEND } else { 0 };
     let mut place = 0;
@@ -150,12 +202,12 @@ fn tell(session: &ClearSession, library: u32, call: &ClearCall, moved: u32) {
             let moved = moved as u64;
             let counted = ClearCount { moved: if way == 1 { [0, moved] } else { [moved, 0] } };
             if CLEAR_COUNTS.insert(*session, counted, 0).is_err() {
-                torn(Counter::ClearSessionsFull);
+                torn(plan, Counter::ClearSessionsFull);
             }
         }
     }
-    // SAFETY: the entry is in the array.
-    if CLEAR_TORN.get_ptr(0).is_none_or(|torn| unsafe { torn.read_volatile() != 0 }) {
+    // SAFETY: the entry is in the map.
+    if unsafe { addr_of!((*plan).torn).read_volatile() } != 0 {
         flags |= FLAG_LATE;
     }
     let limit = run!(capture_limit);
@@ -245,16 +297,15 @@ fn piece<const ROOM: usize>(told: &Told<'_>) -> bool {
 
 /// Which session it is, of which party: none if that cannot be read.
 #[inline(always)]
-fn session(pid: u32, library: u32, session: u64) -> Option<ClearSession> {
-    let plan = crate::tls::plan(pid | library)?;
+fn session(pid: u32, plan: *mut Plan, session: u64) -> Option<ClearSession> {
     // SAFETY: the entry is in the map.
-    let (base, random, party, parties) =
-        unsafe { ((*plan).random_base, (*plan).random, (*plan).party, (*plan).parties) };
-    let base = match base {
-        NOWHERE => session,
-        base => user::<u64>(session + base as u64)?,
+    let (base, random, guard, party, parties) =
+        unsafe { ((*plan).random_base, (*plan).random, (*plan).guard, (*plan).party, (*plan).parties) };
+    let random = match (base, random) {
+        (_, NOWHERE) => [go_connection(session, guard)?, 0, 0, 0],
+        (NOWHERE, random) => user::<[u64; 4]>(session + random as u64)?,
+        (base, random) => user::<[u64; 4]>(user::<u64>(session + base as u64)? + random as u64)?,
     };
-    let random = user::<[u64; 4]>(base + random as u64)?;
     if random[0] == 0 {
         return None;
     }
@@ -267,4 +318,22 @@ fn session(pid: u32, library: u32, session: u64) -> Option<ClearSession> {
         },
     };
     Some(ClearSession { random, pid, party })
+}
+
+/// The connection that a `*tls.Conn` of Go lies over: `Conn.conn` is an interface, whose word is a `*net.TCPConn`, whose first
+/// word is a `*netFD`, which begins with a mutex of 16 bytes and `Sysfd`. What else implements `net.Conn` has something else
+/// there; a `netFD` it is if it has, at `guard`, what the runtime polls it by, which begins with a link and the same descriptor.
+#[inline(always)]
+fn go_connection(session: u64, guard: u32) -> Option<u64> {
+    let connection = user::<u64>(session + 8)?;
+    let net = user::<u64>(connection)?;
+    let descriptor = user::<u64>(net + 16)?;
+    if descriptor >> 31 != 0 {
+        return None;
+    }
+    // SAFETY: a probe is hit in process context.
+    let id = socket::known(unsafe { socket::of_descriptor(descriptor as u32) }?)?;
+    // Afterwards: it is taken from the poller before its descriptor can become another's.
+    let polled = user::<u64>(net + guard as u64)?;
+    if polled != 0 && user::<u64>(polled + 8)? == descriptor { Some(id) } else { None }
 }

@@ -154,20 +154,40 @@ pub fn gnutls_returned(context: RetProbeContext) -> u32 {
     0
 }
 
+/// `func (c *Conn) Read(b []byte) (int, error)` of Go's `crypto/tls`.
+#[uprobe]
+pub fn go_read(context: ProbeContext) -> u32 {
+    clear::go_entered(context.as_ptr() as *const u8, 0);
+    0
+}
+
+/// `func (c *Conn) Write(b []byte) (int, error)`.
+#[uprobe]
+pub fn go_write(context: ProbeContext) -> u32 {
+    clear::go_entered(context.as_ptr() as *const u8, 1);
+    0
+}
+
+/// An instruction by which these return. A return probe would change the stack, which Go walks and moves.
+#[uprobe]
+pub fn go_returned(context: ProbeContext) -> u32 {
+    clear::go_returned(context.as_ptr() as *const u8);
+    0
+}
+
 #[inline(always)]
 fn call_ended(context: &TracePointContext, way: Way) -> u32 {
     // The result stands at offset 16 of every `syscalls/sys_exit_*` event (struct syscall_trace_exit,
     // kernel/trace/trace.h).
     // SAFETY: the verifier knows the event's size.
     let result = unsafe { core::ptr::read_volatile((context.as_ptr() as *const u8).add(16) as *const i64) };
-    let asked_learning = maps::learning();
     if result < 0 || (result == 0 && way == Way::Send) {
         return 0;
     }
     let registers = Registers::current();
     // SAFETY: the walk reads through helpers that survive any address.
     unsafe {
-        let Some(sk) = socket::of_descriptor(registers.word(call::DI) as u32, asked_learning) else {
+        let Some(sk) = socket::of_descriptor(registers.word(call::DI) as u32) else {
             return 0;
         };
         let flags = match registers.word(call::ORIG_AX) as u32 {

@@ -11,7 +11,7 @@ use spandrel_proto::position::{RCV_SHUTDOWN, SOCK_DONE, Tcp};
 use spandrel_proto::record::{Addresses, Socket, TRANSPORT_FOREIGN, TRANSPORT_TCP, TRANSPORT_UNIX, Unix};
 
 use crate::maps::{self, SOCKETS, SOCKETS_BY_ADDRESS, SocketState, count, off, run};
-use crate::memory::{Memory, current_task, kernel, of_task};
+use crate::memory::{Helped, Memory, current_task, kernel, of_task};
 
 /// include/linux/socket.h
 pub const AF_UNIX: u16 = 1;
@@ -21,10 +21,6 @@ pub const AF_INET: u16 = 2;
 pub const AF_INET6: u16 = 10;
 /// include/linux/net.h
 const SOCK_STREAM: u16 = 1;
-/// include/uapi/linux/stat.h
-const S_IFMT: u16 = 0o170000;
-/// include/uapi/linux/stat.h
-const S_IFSOCK: u16 = 0o140000;
 /// include/uapi/asm-generic/fcntl.h
 const O_NONBLOCK: u32 = 0o4000;
 
@@ -33,7 +29,7 @@ const O_NONBLOCK: u32 = 0o4000;
 /// # Safety
 /// Must run in process context.
 #[inline(always)]
-pub unsafe fn of_descriptor(descriptor: u32, learn: bool) -> Option<*const u8> {
+pub unsafe fn of_descriptor(descriptor: u32) -> Option<*const u8> {
     // SAFETY: all loads go through the task's own pointers or through helpers.
     unsafe {
         let files: *const u8 = of_task(current_task(), off!(task_files));
@@ -46,13 +42,6 @@ pub unsafe fn of_descriptor(descriptor: u32, learn: bool) -> Option<*const u8> {
         let file: u64 = kernel(array + descriptor as u64 * 8);
         let operations: u64 = kernel(file + off!(file_f_op) as u64);
         let learned = maps::learned()?;
-        if learn {
-            let inode: u64 = kernel(file + off!(file_f_inode) as u64);
-            let mode: u16 = kernel(inode + off!(inode_i_mode) as u64);
-            if mode & S_IFMT == S_IFSOCK {
-                addr_of_mut!((*learned).socket_file_ops).write_volatile(operations);
-            }
-        }
         if operations == 0 || operations != addr_of!((*learned).socket_file_ops).read_volatile() {
             return None;
         }
@@ -150,6 +139,18 @@ pub unsafe fn state<M: Memory>(sk: *const u8, create: bool) -> Option<*mut Socke
     }
 }
 
+/// What a socket is called in records, if any were made of it; any address will do.
+#[inline(always)]
+pub fn known(sk: *const u8) -> Option<u64> {
+    let id = if run!(typed_sockets) != 0 {
+        kernel::<u64>(sk as u64 + off!(sock_cookie) as u64)
+    } else {
+        // SAFETY: it is read through helpers that survive any address; the entry is in the map.
+        unsafe { (*state::<Helped>(sk, false)?).id }
+    };
+    if id == 0 { None } else { Some(id) }
+}
+
 /// Forgets a socket that is closed (second backend; the first's storage dies with the socket).
 #[inline(always)]
 pub fn forget(sk: *const u8) {
@@ -175,8 +176,12 @@ pub unsafe fn inode<M: Memory>(sk: *const u8) -> u64 {
     }
 }
 
+/// The file of a socket, or null.
+///
+/// # Safety
+/// `sk` must be a socket that `M` may read.
 #[inline(always)]
-unsafe fn file<M: Memory>(sk: *const u8) -> *const u8 {
+pub unsafe fn file<M: Memory>(sk: *const u8) -> *const u8 {
     // SAFETY: as in `inode`.
     unsafe {
         let socket: *const u8 = M::load(sk, off!(sock_socket));

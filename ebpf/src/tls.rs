@@ -26,8 +26,8 @@ static TLS_PLANS: HashMap<u32, Plan> = HashMap::with_max_entries(PROCESSES, 1 /*
 
 /// The plan of a process.
 #[inline(always)]
-pub fn plan(pid: u32) -> Option<*const Plan> {
-    TLS_PLANS.get_ptr(pid)
+pub fn plan(pid: u32) -> Option<*mut Plan> {
+    TLS_PLANS.get_ptr_mut(pid)
 }
 
 /// Sessions that have begun, by thread group id. The agent removes the entries.

@@ -565,5 +565,9 @@ unsafe fn learn<M: Memory>(sk: *const u8) {
         } else if family == socket::AF_INET6 {
             addr_of_mut!((*learned).tcpv6_prot).write_volatile(prot);
         }
+        let file = socket::file::<M>(sk);
+        if !file.is_null() {
+            addr_of_mut!((*learned).socket_file_ops).write_volatile(M::load(file, off!(file_f_op)));
+        }
     }
 }

@@ -77,8 +77,6 @@ offsets! {
     /// include/linux/fs.h; 5.10 has a list head instead of a pointer
     file_f_ep = "file" "f_ep" or "f_ep_links";
     /// include/linux/fs.h
-    inode_i_mode = "inode" "i_mode";
-    /// include/linux/fs.h
     inode_i_ino = "inode" "i_ino";
     /// include/linux/net.h
     socket_sk = "socket" "sk";
@@ -104,6 +102,8 @@ offsets! {
     sock_v6_daddr = "sock" "__sk_common" . "skc_v6_daddr";
     /// include/net/sock.h
     sock_v6_rcv_saddr = "sock" "__sk_common" . "skc_v6_rcv_saddr";
+    /// include/net/sock.h; 0 until somebody has asked for it
+    sock_cookie = "sock" "__sk_common" . "skc_cookie";
     /// include/net/sock.h
     sock_type = "sock" "sk_type";
     /// include/net/sock.h

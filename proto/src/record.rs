@@ -341,7 +341,7 @@ pub struct Observed {
 pub struct Plain {
     /// What all records begin with. [`FLAG_LATE`]: the bytes before this call were not counted.
     pub header: Header,
-    /// The ClientHello's random bytes, as the session has them.
+    /// The ClientHello's random bytes, as the session has them; of a library that keeps none, the connection and zeroes.
     pub random: [u8; 32],
     /// Bytes that the session's calls before this one moved in this direction, since they were first counted.
     pub place: u64,
@@ -353,7 +353,7 @@ pub struct Plain {
     pub skip: u32,
     /// Bytes of this piece that are here.
     pub captured: u32,
-    /// Which party this end is: a `PARTY_` constant; and [`crate::tls::OF_GNUTLS`], if it is of that library.
+    /// Which party this end is: a `PARTY_` constant; and which library's it is, one of [`crate::tls::LIBRARIES`].
     pub party: u32,
 }
 

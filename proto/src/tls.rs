@@ -64,8 +64,8 @@ pub struct Plan {
     pub party: u32,
     /// Its values at a client and at a server.
     pub parties: [u32; 2],
-    /// Spelled-out padding.
-    pub reserved: u32,
+    /// With [`KIND_CLEAR`], set by the kernel side: bytes were moved that were not counted, of which session is not known.
+    pub torn: u32,
 }
 
 /// The secrets lie in the session, beside the random bytes.
@@ -73,7 +73,8 @@ pub const KIND_PLACES: u32 = 0;
 /// The secrets are slices: pointer, length, capacity. There are no random bytes, so the connection says whose they are.
 pub const KIND_SLICES: u32 = 1;
 
-/// No secret is taken: probes read what the library's calls move, in clear.
+/// No secret is taken: probes read what the library's calls move, in clear. Without random bytes a session is known by its socket,
+/// and `guard` is where a `netFD` of Go has what the runtime polls it by.
 pub const KIND_CLEAR: u32 = 2;
 
 const _: () = assert!(size_of::<Plan>() == 88);
@@ -81,6 +82,12 @@ const _: () = assert!(size_of::<Plan>() == 88);
 /// Set in a process's number where its plan is for GnuTLS: a program may have both libraries. No process's number is as large
 /// (`PID_MAX_LIMIT`, include/linux/threads.h).
 pub const OF_GNUTLS: u32 = 1 << 31;
+/// The same for Go's `crypto/tls`.
+pub const OF_GO: u32 = 1 << 30;
+/// All that is told apart so.
+pub const LIBRARIES: [u32; 3] = [0, OF_GNUTLS, OF_GO];
+/// The bits by which it is.
+pub const LIBRARY: u32 = OF_GNUTLS | OF_GO;
 
 /// Calls of TLS libraries that may be under way at once.
 pub const CLEAR_CALLS: u32 = 16_384;
@@ -92,12 +99,12 @@ pub const CLEAR_SESSIONS: u32 = 65_536;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct ClearFrame {
-    /// The stack pointer where it was entered.
+    /// The stack pointer where it was entered; in Go, whose stacks move, the goroutine.
     pub stack: u64,
     /// The thread group id.
     pub pid: u32,
-    /// Spelled-out padding.
-    pub reserved: u32,
+    /// In Go: the words from there to the end of the stack, which are as many wherever it is.
+    pub depth: u32,
 }
 
 /// What is kept of it until it returns.
@@ -114,14 +121,16 @@ pub struct ClearCall {
     pub began: u64,
     /// 1 if it writes.
     pub sends: u64,
+    /// Where the stack ended if the buffer lies in it and may move with it, otherwise 0.
+    pub top: u64,
 }
 
 /// A session at one of its ends, for as long as its bytes are counted: the ClientHello's random bytes, and the process. A
-/// session's address is used again, these are not.
+/// session's address is used again, these are not. Of a session that keeps none: its connection, which is not used again either.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct ClearSession {
-    /// The ClientHello's random bytes.
+    /// The ClientHello's random bytes, or the connection and zeroes.
     pub random: [u64; 4],
     /// The thread group id.
     pub pid: u32,
@@ -139,7 +148,7 @@ pub struct ClearCount {
 
 const _: () = assert!(
     size_of::<ClearFrame>() == 16
-        && size_of::<ClearCall>() == 40
+        && size_of::<ClearCall>() == 48
         && size_of::<ClearSession>() == 40
         && size_of::<ClearCount>() == 16
 );

@@ -46,7 +46,7 @@ pub const DOCUMENTED: &[(&str, &str)] = &[
     ("spandrel_kernel_tls_clear_bytes_total", "Bytes of plaintext that they have copied"),
     (
         "spandrel_kernel_tls_clear_calls_lost_total",
-        "Calls of TLS libraries of which not everything could be told; but for a full ring, no session joins afterwards",
+        "Calls of TLS libraries of which not everything could be told; but for a full ring, no session of its process joins afterwards",
     ),
     ("spandrel_kernel_tls_sessions_total", "TLS sessions that a probe saw begin"),
     (

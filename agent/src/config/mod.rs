@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 pub use command_line::{Command, reference, reference_page};
 pub use error::ConfigError;
 pub use settings::{
-    Backend, Export, LateNames, QueryValues, SETTINGS, Setting, Settings, TelemetryIntake, Tls, TlsSearch,
+    Backend, Export, LateNames, QueryValues, SETTINGS, Setting, Settings, TelemetryIntake, TlsSearch,
 };
 
 use self::settings::Times;

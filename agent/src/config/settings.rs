@@ -13,6 +13,7 @@ use super::value;
 use crate::discover::Selection;
 use crate::discover::runtimes::RUNTIMES;
 use crate::discover::select::Glob;
+use crate::discover::tls_modes::{Mode, Modes, Selector};
 use crate::log::Level;
 use crate::stitch::span::LinkMethod;
 
@@ -37,10 +38,8 @@ pub struct Settings {
     pub weakest_link: LinkMethod,
     /// Runtimes whose processes are not read from inside, by name.
     pub no_runtime: HashSet<&'static str>,
-    /// How TLS is read.
-    pub tls: Tls,
-    /// Of which of the selected programs TLS is read.
-    pub tls_selection: Selection,
+    /// How TLS is read, of which processes.
+    pub tls: Modes,
     /// Whether the keys of TLS are searched for.
     pub tls_search: TlsSearch,
     /// Where names that a late join hides come from.
@@ -112,17 +111,6 @@ pub enum Times {
     Once,
     /// Any number of times; a list in the file, separated by commas in the variable.
     Repeated,
-}
-
-/// How TLS is read.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Tls {
-    /// With the keys of its sessions.
-    Keys,
-    /// By probes in its libraries.
-    Probes,
-    /// Not at all.
-    Off,
 }
 
 /// Whether keys are searched for in a program's memory.
@@ -197,8 +185,7 @@ impl Settings {
             attribute_bytes: 0,
             weakest_link: LinkMethod::Thread,
             no_runtime: HashSet::new(),
-            tls: Tls::Keys,
-            tls_selection: Selection::default(),
+            tls: Modes { usual: Mode::Keys, rules: Vec::new() },
             tls_search: TlsSearch::On,
             late_names: LateNames::Wire,
             pending_age: Duration::ZERO,
@@ -298,22 +285,21 @@ pub const SETTINGS: [Setting; 25] = [
         times: Times::Once,
         default: Some("keys"),
         heading: SELECTION,
-        text: "How to read TLS; keys: take the keys of each session out of the traced program's memory, keep them in the agent's memory alone until the session ends, and decrypt what the socket moves; probes: take no key, but what the calls of OpenSSL and GnuTLS read and write, which costs the traced program two probe hits for each; off: do not",
+        text: "How to read TLS; keys: take the keys of each session out of the traced program's memory, keep them in the agent's memory alone until the session ends, and decrypt what the socket moves; probes: take no key, but what the calls of OpenSSL, GnuTLS and Go read and write, which costs the traced program two probe hits for each; off: do not",
         set: |settings, text| {
-            settings.tls =
-                value::choice(text, &[("keys", Tls::Keys), ("probes", Tls::Probes), ("off", Tls::Off)])?;
+            settings.tls.usual = value::choice(text, TLS_MODES)?;
             Ok(())
         },
     },
     Setting {
-        key: "tls_exclude_exe",
-        value: "GLOB",
+        key: "tls_for",
+        value: "exe:GLOB=MODE",
         times: Times::Repeated,
         default: None,
         heading: SELECTION,
-        text: "Never read the TLS of programs whose executable matches: neither their keys, nor with the keys of who is at the other end",
+        text: "As --tls, for some processes: exe:GLOB=MODE, cgroup:GLOB=MODE or pid:N=MODE; the first that a process meets counts. What is said of a process holds for its end of a session: with probes or off it is not read with the keys of who is at the other end either",
         set: |settings, text| {
-            settings.tls_selection.excluded.push(glob(text)?);
+            settings.tls.rules.push(tls_rule(text)?);
             Ok(())
         },
     },
@@ -557,6 +543,23 @@ pub const SETTINGS: [Setting; 25] = [
 
 fn glob(text: &str) -> Result<Glob, String> {
     value::text(text, "a pattern such as python* or /usr/bin/*").map(|text| Glob::new(&text))
+}
+
+/// The words for the ways to read TLS.
+const TLS_MODES: &[(&str, Mode)] = &[("keys", Mode::Keys), ("probes", Mode::Probes), ("off", Mode::Off)];
+
+/// A rule of `--tls-for`. A pattern may have any character in it, so the way is what follows the last `=`.
+fn tls_rule(text: &str) -> Result<(Selector, Mode), String> {
+    let wanted = || "a rule such as exe:nginx=probes, cgroup:shop*=off or pid:7=keys,".to_owned();
+    let (selector, mode) = text.rsplit_once('=').ok_or_else(wanted)?;
+    let mode = value::choice(mode, TLS_MODES).map_err(|_| wanted())?;
+    let selector = match selector.split_once(':').ok_or_else(wanted)? {
+        ("exe", pattern) => Selector::Executable(glob(pattern)?),
+        ("cgroup", pattern) => Selector::Cgroup(glob(pattern)?),
+        ("pid", pid) => Selector::Pid(value::number(pid, 1, MAX_PID)? as u32),
+        _ => return Err(wanted()),
+    };
+    Ok((selector, mode))
 }
 
 /// `PID_MAX_LIMIT` on 64-bit kernels (include/linux/threads.h).

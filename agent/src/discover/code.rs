@@ -89,7 +89,7 @@ const MAX_INSTRUCTIONS: usize = 2000;
 /// How far the branches of a function of unknown length are followed.
 const TAIL: u64 = 256;
 /// Returns beyond which something else was followed.
-const MAX_RETURNS: usize = 4;
+const MAX_RETURNS: usize = 16;
 
 /// Fuzz body: no code makes the search panic, go on for ever, or report what is no return.
 pub fn fuzz_returns(data: &[u8]) {

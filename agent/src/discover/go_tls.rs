@@ -12,6 +12,8 @@ pub struct Go {
     pub minor: u32,
     /// Offsets of `Conn.in.trafficSecret` and `Conn.out.trafficSecret`.
     pub traffic: [u32; 2],
+    /// Offset of `poll.FD.pd.runtimeCtx` in a `netFD`, which begins with it.
+    pub polled: u32,
 }
 
 impl Go {
@@ -27,7 +29,9 @@ impl Go {
             27..=29 => [392 + 128, 544 + 128],
             _ => return None,
         };
-        Some(Self { minor, traffic })
+        // `internal/poll/fd_unix.go`: a mutex, `Sysfd`, since 1.21 `SysFile`, `pd`.
+        let polled = if minor < 21 { 24 } else { 32 };
+        Some(Self { minor, traffic, polled })
     }
 }
 

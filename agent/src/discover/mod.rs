@@ -40,6 +40,7 @@ pub mod serving;
 pub mod table;
 pub mod tables;
 pub mod text;
+pub mod tls_modes;
 
 pub use resource::Host;
 pub use select::{Candidate, Selection};

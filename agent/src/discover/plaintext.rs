@@ -3,32 +3,35 @@
 //! ```text
 //!   SSL_get_client_random, gnutls_session_get_random ─▶ where the ClientHello's random bytes are
 //!   SSL_is_server ─▶ mov K(%rdi),%eax                   which party a session is
+//!   .gopclntab ─▶ crypto/tls.(*Conn).Read, .Write       where they begin, and every `ret` of theirs
 //! ```
 //! A call is counted once, so no two functions of a list may call one another for the bytes of one call: those of OpenSSL share
 //! what is below them, `gnutls_record_send` jumps to `gnutls_record_send2`. LibreSSL's do call one another, and are not read.
 //! Nothing here reads a process; the file is anybody's.
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
-use spandrel_proto::tls::{NOWHERE, OF_GNUTLS};
+use spandrel_proto::tls::{NOWHERE, OF_GNUTLS, OF_GO};
 
 use super::elf::{Elf, Symbol};
-use super::openssl;
+use super::runtimes::go::table::{self, Function};
+use super::{code, go_tls, openssl};
 
 /// What is known of a library.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Functions {
     /// The pointer to what holds the random bytes, if it is not the session.
     pub random_base: u32,
-    /// The ClientHello's random bytes.
+    /// The ClientHello's random bytes; [`NOWHERE`] if a session keeps none, and is known by its socket.
     pub random: u32,
+    /// Where a `netFD` has what it is polled by, of sessions that are known by their socket.
+    pub polled: u32,
     /// The number that says which party a session is; [`NOWHERE`] if it is not known.
     pub party: u32,
     /// What it is at a client and at a server.
     pub parties: [u32; 2],
-    /// File offsets of functions, and the kernel program for each.
-    pub entries: Vec<(&'static str, u64)>,
-    /// The kernel program for the return from each.
-    pub returned: &'static str,
+    /// What is probed, in this order: kernel programs and offsets in the file. No return may be seen of a call whose beginning was
+    /// not.
+    pub probes: Vec<(&'static str, u64)>,
     /// What is set in the key of a plan for it.
     pub library: u32,
     /// The library, for whoever reads the log.
@@ -47,6 +50,10 @@ const OPENSSL: [(&str, &str); 4] = [
 const GNUTLS: [(&str, &str); 2] =
     [("gnutls_record_recv", "gnutls_read"), ("gnutls_record_send2", "gnutls_write")];
 
+/// Those of Go.
+const GO: [(&str, &str); 2] =
+    [("crypto/tls.(*Conn).Read", "go_read"), ("crypto/tls.(*Conn).Write", "go_write")];
+
 /// Bytes of a function that are looked at.
 const LOOKED_AT: usize = 256;
 
@@ -57,50 +64,91 @@ const OFFSETS: std::ops::RangeInclusive<u64> = 0x20..=0x2000;
 impl Functions {
     /// Reads them out of a file; none if it has no such functions.
     pub fn of(elf: &Elf) -> Option<Self> {
-        Self::of_openssl(elf).or_else(|| Self::of_gnutls(elf))
+        Self::of_go(elf).or_else(|| Self::of_openssl(elf)).or_else(|| Self::of_gnutls(elf))
     }
 
     fn of_openssl(elf: &Elf) -> Option<Self> {
         // Neither LibreSSL nor BoringSSL has it; both have other ways from one of these functions to another.
         symbol(elf, "SSL_stateless")?;
-        let (at, code) = code(elf, "SSL_get_client_random")?;
+        let (at, code) = code_of(elf, "SSL_get_client_random")?;
         let (random_base, random) = openssl::random(at, &code)?;
-        let party = self::code(elf, "SSL_is_server").and_then(|(at, code)| member(at, &code));
+        let party = code_of(elf, "SSL_is_server").and_then(|(at, code)| member(at, &code));
         Some(Self {
             random_base,
             random,
+            polled: NOWHERE,
             party: party.unwrap_or(NOWHERE),
             parties: [0, 1],
-            entries: entries(elf, &OPENSSL)?,
-            returned: "clear_returned",
+            probes: with_returns(entries(elf, &OPENSSL)?, "clear_returned"),
             library: 0,
             kind: "OpenSSL",
         })
     }
 
     fn of_gnutls(elf: &Elf) -> Option<Self> {
-        let (at, code) = code(elf, "gnutls_session_get_random")?;
+        let (at, code) = code_of(elf, "gnutls_session_get_random")?;
         let random = address(at, &code)?;
         Some(Self {
             random_base: NOWHERE,
             random,
+            polled: NOWHERE,
             // lib/gnutls_int.h: a session begins with `security_parameters_st`, which begins with `entity`;
             // lib/includes/gnutls/gnutls.h.in: GNUTLS_CLIENT, GNUTLS_SERVER.
             party: 0,
             parties: [2, 1],
-            entries: entries(elf, &GNUTLS)?,
-            returned: "gnutls_returned",
+            probes: with_returns(entries(elf, &GNUTLS)?, "gnutls_returned"),
             library: OF_GNUTLS,
             kind: "GnuTLS",
         })
     }
+
+    fn of_go(elf: &Elf) -> Option<Self> {
+        let go = go_tls::Go::of(elf)?;
+        let found = table::of(elf, &GO.map(|(name, _)| name))?.found;
+        let mut probes = Vec::new();
+        let mut returns = Vec::new();
+        for (function, (_, program)) in found.into_iter().zip(GO) {
+            let function = function?;
+            probes.push((program, elf.file_offset(function.address)?));
+            for at in go_returns(elf, function)? {
+                returns.push(("go_returned", elf.file_offset(at)?));
+            }
+        }
+        probes.extend(returns);
+        Some(Self {
+            random_base: NOWHERE,
+            random: NOWHERE,
+            polled: go.polled,
+            // `crypto/tls/conn.go`: `Conn.conn`, then `Conn.isClient`, a byte and nothing up to the next word.
+            party: 16,
+            parties: [1, 0],
+            probes,
+            library: OF_GO,
+            kind: "Go's crypto/tls",
+        })
+    }
+}
+
+/// A return probe for each of these functions.
+fn with_returns(mut entries: Vec<(&'static str, u64)>, returned: &'static str) -> Vec<(&'static str, u64)> {
+    let returns: Vec<_> = entries.iter().map(|(_, at)| (returned, *at)).collect();
+    entries.extend(returns);
+    entries
+}
+
+/// The addresses of a function's own returns. Go's compiler makes no jump from one function into another.
+fn go_returns(elf: &Elf, function: Function) -> Option<Vec<u64>> {
+    let Function { address, size } = function;
+    let found = code::returns(address, size, &|address, length| elf.bytes_at(address, length)).ok()?;
+    let end = address.checked_add(size)?;
+    Some(found.into_iter().map(|at| at.address).filter(|at| (address..end).contains(at)).collect())
 }
 
 fn symbol(elf: &Elf, name: &str) -> Option<Symbol> {
     elf.symbol_within(name, openssl::MAX_DEBUG_NAMES)
 }
 
-fn code(elf: &Elf, name: &str) -> Option<(u64, Vec<u8>)> {
+fn code_of(elf: &Elf, name: &str) -> Option<(u64, Vec<u8>)> {
     let symbol = symbol(elf, name)?;
     Some((symbol.address, elf.bytes_at(symbol.address, LOOKED_AT)?))
 }

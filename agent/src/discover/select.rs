@@ -37,6 +37,18 @@ pub struct Candidate<'a> {
     pub cgroup: &'a str,
 }
 
+impl Candidate<'_> {
+    /// Whether its executable matches.
+    pub(super) fn runs(&self, glob: &Glob) -> bool {
+        glob.matches_path(self.executable) || glob.matches_path(self.name)
+    }
+
+    /// Whether its cgroup matches.
+    pub(super) fn is_in(&self, glob: &Glob) -> bool {
+        glob.matches_component(self.cgroup.as_bytes())
+    }
+}
+
 /// What a selection says of a process.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Verdict {
@@ -62,11 +74,7 @@ impl Selection {
     /// Whether a process is selected.
     pub fn verdict(&self, candidate: &Candidate<'_>) -> Verdict {
         let Self { pids, executables, ports, cgroups, excluded } = self;
-        let is_one_of = |globs: &[Glob]| {
-            globs
-                .iter()
-                .any(|glob| glob.matches_path(candidate.executable) || glob.matches_path(candidate.name))
-        };
+        let is_one_of = |globs: &[Glob]| globs.iter().any(|glob| candidate.runs(glob));
         if is_one_of(excluded) {
             return Verdict::No;
         }
@@ -75,7 +83,7 @@ impl Selection {
         if unrestricted
             || pids.contains(&candidate.pid)
             || is_one_of(executables)
-            || cgroups.iter().any(|glob| glob.matches_component(candidate.cgroup.as_bytes()))
+            || cgroups.iter().any(|glob| candidate.is_in(glob))
         {
             Verdict::Selected
         } else if ports.is_empty() {

@@ -32,6 +32,7 @@ use super::runtime::{Content, Runtime};
 use super::select::{Candidate, Selection, Verdict};
 use super::serving::Serving;
 use super::text::{base_name, harmless};
+use super::tls_modes::{Mode, Modes};
 use crate::identity::{Monotonic, ProcessKey};
 
 /// What the kernel's record of an `execve` says.
@@ -312,6 +313,14 @@ impl ProcessTable {
             return Verdict::Selected;
         }
         selection.verdict(&candidate(key.pid, &self.resolve(key).0))
+    }
+
+    /// How its TLS is read.
+    pub fn tls_mode(&mut self, key: ProcessKey, modes: &Modes) -> Mode {
+        if modes.rules.is_empty() {
+            return modes.usual;
+        }
+        modes.of(&candidate(key.pid, &self.resolve(key).0))
     }
 
     /// Every process that the start-up scan found and that is still only known by it, for `check` and for

@@ -22,7 +22,7 @@ use aya::{Ebpf, Pod};
 use spandrel_proto::counter::{CALL_NUMBERS, Counter};
 use spandrel_proto::policy::Policy;
 use spandrel_proto::record::{Loss, Record, decode};
-use spandrel_proto::tls::{ClearSession, Found, FoundKey, OF_GNUTLS, Plan, SESSIONS};
+use spandrel_proto::tls::{ClearSession, Found, FoundKey, LIBRARIES, Plan, SESSIONS};
 use zeroize::Zeroize as _;
 
 use crate::discover::runtimes::ProbeSet;
@@ -239,9 +239,10 @@ impl Kernel {
 
     /// Nothing more is to be taken of this process's sessions.
     pub fn forget_sessions(&mut self, pid: u32) {
-        // Neither need be there.
-        let _ = self.sessions.plans.remove(&pid);
-        let _ = self.sessions.plans.remove(&(pid | OF_GNUTLS));
+        // None need be there.
+        for library in LIBRARIES {
+            let _ = self.sessions.plans.remove(&(pid | library));
+        }
         let _ = self.sessions.pending.remove(&pid);
     }
 

@@ -7,10 +7,12 @@ use foldhash::{HashMap, HashMapExt as _};
 use spandrel_proto::record::Data;
 
 use super::encrypted::Encrypted;
+use super::plaintext::Probed;
 use super::{FRESH, LOOKS, Ledger};
 use crate::discover;
 use crate::discover::select::{Selection, Verdict};
 use crate::discover::table::ProcessTable;
+use crate::discover::tls_modes::Mode;
 use crate::exchange::{self, Connection, Want};
 use crate::identity::{Address, ConnectionId, Direction, Moment, Monotonic, ProcessKey, Role};
 use crate::stitch::{Endpoints, Input, Serving};
@@ -100,7 +102,7 @@ pub(super) struct End {
     /// When it was opened.
     pub(super) opened: Monotonic,
     /// Its plaintext, if probes read it.
-    pub(super) clear: Option<(tls::clear::Ways, ProcessKey)>,
+    pub(super) clear: Option<Probed>,
     /// The last calls on its socket while probes read its plaintext: that received, that sent.
     pub(super) calls: [Option<Moment>; 2],
     /// It is among those whose secrets are waited for.
@@ -153,7 +155,7 @@ impl Behind {
             if matches!(local, Some(Address::Ip(ip)) if self.selection.serves(ip.port())) {
                 self.verdicts.insert(process, Verdict::Selected);
                 // It was not looked into when the agent started, and may have sessions that are older.
-                if self.tls.encrypting.len() < FRESH && self.reads_tls(process) {
+                if self.tls.encrypting.len() < FRESH {
                     self.tls.encrypting.push(process);
                 }
                 return Verdict::Selected;
@@ -247,13 +249,12 @@ impl Behind {
             tls: None,
         };
         let fresh = conversation(self.recall, opened.connection, opened.born_here);
-        let layer = if self.tls.probed { tls::Layer::probed() } else { tls::Layer::default() };
         self.connections.entry(opened.connection).and_modify(|end| end.ends = ends.clone()).or_insert_with(
             || End {
                 exchanges: fresh,
                 ends,
                 process: None,
-                layer,
+                layer: tls::Layer::default(),
                 opened: opened.time,
                 clear: None,
                 calls: [None; 2],
@@ -270,7 +271,17 @@ impl Behind {
     /// A piece of a connection's bytes goes to its exchanges, through the layer of TLS if there is one.
     fn piece(&mut self, connection: ConnectionId, direction: Direction, piece: &stream::Piece<'_>) {
         let recall = self.recall;
-        let reads_tls = self.reads_tls(piece.moment.process);
+        let Some(end) = self.connections.get(&connection) else { return };
+        let may = match end.exchanges.protocol() {
+            exchange::Classified::Unknown | exchange::Classified::Other(_) => {
+                match self.tls_mode(piece.moment.process) {
+                    Mode::Keys => tls::May::Begin,
+                    Mode::Probes => tls::May::BeginProbed,
+                    Mode::Off => tls::May::NotBegin,
+                }
+            }
+            _ => tls::May::NotBegin,
+        };
         let Some(end) = self.connections.get_mut(&connection) else { return };
         end.process = Some(piece.moment.process);
         if log::is_on(log::Level::Trace) {
@@ -282,10 +293,6 @@ impl Behind {
         }
         let End { exchanges, layer, .. } = end;
         let scratch = &mut self.scratch;
-        let may = match exchanges.protocol() {
-            exchange::Classified::Unknown | exchange::Classified::Other(_) if reads_tls => self.tls.may,
-            _ => tls::May::NotBegin,
-        };
         if layer.begins(piece, may) && matches!(exchanges.protocol(), exchange::Classified::Other(_)) {
             // What is spoken inside is not what was seen outside.
             let fresh = conversation(recall, connection, false);

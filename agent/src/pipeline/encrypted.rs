@@ -9,11 +9,13 @@ use super::behind::{Behind, End};
 use super::keyless::{Keyless, MAX_KEYLESS};
 use super::{FRESH, Pipeline};
 use crate::discover::searching;
-use crate::discover::select::{Selection, Verdict};
+use crate::discover::select::Verdict;
 use crate::discover::table::candidate;
+use crate::discover::tls_modes::{Mode, Modes};
 use crate::exchange::{self, Want};
 use crate::identity::{ConnectionId, Direction, Moment, Monotonic, ProcessKey};
-use crate::probe::sessions::{How, Sessions};
+use crate::probe::sessions::Sessions;
+use crate::tls::clear::Session;
 use crate::{stream, tls};
 
 /// Connections whose secrets may come before the first record of them, which is milliseconds late at most. More are found
@@ -29,21 +31,17 @@ pub(super) struct Encrypted {
     pub(super) keys: tls::keys::Keys,
     /// Secrets of connections that no record has told of yet.
     early: HashMap<ConnectionId, Early>,
-    /// TLS is looked for.
-    pub(super) may: tls::May,
-    /// Of which of the selected processes.
-    selection: Selection,
+    /// How the TLS of which process is read; none if nobody's is.
+    modes: Option<Modes>,
     /// Secrets may be searched for.
     searches: bool,
     /// Connections whose secrets are waited for.
     pub(super) keyless: Vec<Keyless>,
-    /// Plaintext comes from probes.
-    pub(super) probed: bool,
-    /// What of it waits for a hello.
+    /// What probes have read and waits for a hello.
     pub(super) waiting: tls::clear::Waiting,
     pub(super) clear: tls::clear::Ledger,
     /// Sessions whose bytes need not be counted any more: of which process, and which party.
-    pub(super) over: Vec<(tls::Random, u32, tls::clear::Party)>,
+    pub(super) over: Vec<(tls::clear::Session, u32, tls::clear::Party)>,
     /// Processes that begin TLS sessions, and may not be known for it.
     pub(super) encrypting: Vec<ProcessKey>,
 }
@@ -66,23 +64,19 @@ struct Early {
 }
 
 impl Pipeline {
-    /// From now on TLS is read, in this way, of these among the selected processes. Looks at all processes that are there.
-    pub fn read_tls(&mut self, how: How, of: Selection) {
-        self.behind.tls.may = tls::May::Begin;
-        self.behind.tls.probed = how == How::Probes;
-        self.behind.tls.selection = of;
-        let Behind { table, selection, tls, .. } = &self.behind;
-        let mut sessions = Sessions::new(how);
+    /// From now on TLS is read, in these ways. Looks at all selected processes that are there.
+    pub fn read_tls(&mut self, modes: Modes) {
+        let Behind { table, selection, .. } = &self.behind;
+        let mut sessions = Sessions::default();
         for (pid, description) in table.scanned() {
-            let wanted = |selection: &Selection| {
-                selection.is_everything()
-                    || selection.verdict(&candidate(pid, description)) == Verdict::Selected
-            };
-            if pid != std::process::id() && wanted(selection) && wanted(&tls.selection) {
-                sessions.look(pid, &mut self.kernel);
+            let candidate = candidate(pid, description);
+            let selected = selection.is_everything() || selection.verdict(&candidate) == Verdict::Selected;
+            if pid != std::process::id() && selected {
+                sessions.look(pid, modes.of(&candidate), &mut self.kernel);
             }
         }
         self.sessions = Some(sessions);
+        self.behind.tls.modes = Some(modes);
     }
 
     /// From now on, secrets of sessions that are not found otherwise are searched for in the memory of processes.
@@ -104,34 +98,32 @@ impl Pipeline {
     /// What there is to do for TLS: secrets that were found, processes to look into.
     pub(super) fn meet(&mut self, now: Monotonic) {
         let Some(sessions) = &mut self.sessions else { return };
-        for process in self.behind.tls.encrypting.drain(..) {
-            sessions.look(process.pid, &mut self.kernel);
+        for process in std::mem::take(&mut self.behind.tls.encrypting) {
+            sessions.look(process.pid, self.behind.tls_mode(process), &mut self.kernel);
         }
         while self.loading.front().is_some_and(|(due, _)| *due <= now) {
             if let Some((_, process)) = self.loading.pop_front()
                 && self.behind.may_look_into(process)
-                && self.behind.reads_tls(process)
             {
-                sessions.look_again(process.pid, &mut self.kernel);
+                sessions.look_again(process.pid, self.behind.tls_mode(process), &mut self.kernel);
             }
         }
-        let has_plans = sessions.has_plans() && sessions.how() == How::Keys;
-        if has_plans {
+        let takes_keys = sessions.takes_keys();
+        if takes_keys {
             let behind = &mut self.behind;
             self.kernel.take_secrets(&mut |found| behind.secrets(found, now));
         }
         self.search(now);
-        if has_plans {
+        if takes_keys {
             self.carry_out();
         }
     }
 }
 
 impl Behind {
-    /// Whether a selected process's TLS may be read.
-    pub(super) fn reads_tls(&mut self, process: ProcessKey) -> bool {
-        self.tls.selection.is_everything()
-            || self.table.verdict(process, &self.tls.selection) == Verdict::Selected
+    /// How a selected process's TLS is read.
+    pub(super) fn tls_mode(&mut self, process: ProcessKey) -> Mode {
+        self.tls.modes.as_ref().map_or(Mode::Off, |modes| self.table.tls_mode(process, modes))
     }
 
     /// A piece of TLS came: says what is needed to read it.
@@ -157,8 +149,10 @@ impl Behind {
             if let (Some(random), Some(secrets)) = (random, early) {
                 self.found(random, &secrets, moment.time);
             }
-            if let Some(random) = random.filter(|_| self.tls.probed) {
-                for clear in self.tls.waiting.take(&random, &mut self.tls.clear) {
+            for session in
+                [random.map(Session::Hello), Some(Session::Socket(connection))].into_iter().flatten()
+            {
+                for clear in self.tls.waiting.take(session, &mut self.tls.clear) {
                     self.place(clear);
                 }
             }
@@ -322,8 +316,8 @@ impl Behind {
     /// A connection is over: so are its session's secrets here.
     pub(super) fn end_layer(&mut self, connection: ConnectionId, end: &mut End) {
         end.layer.close();
-        if let (Some(random), Some((_, process)), Some(party)) = (end.hello, end.clear, end.layer.party()) {
-            self.tls.over.push((random, process.pid, party));
+        if let (Some(probed), Some(party)) = (end.clear, end.layer.party()) {
+            self.tls.over.push((probed.session, probed.process.pid, party));
         }
         if let Some(random) = end.hello.take() {
             self.tls.keys.closed(&random, connection);

@@ -25,12 +25,13 @@ use crate::discover::searching;
 use crate::discover::select::Selection;
 use crate::discover::table::ProcessTable;
 use crate::discover::tables::Searcher;
+use crate::discover::tls_modes::Mode;
 use crate::exchange;
 use crate::export::Exporter;
 use crate::gaps::GapReport;
 use crate::identity::{Monotonic, ProcessKey};
 use crate::intake::Kernel;
-use crate::probe::sessions::{How, Sessions};
+use crate::probe::sessions::Sessions;
 use crate::screen::Screen;
 use crate::stitch::{Input, Output, Stitcher};
 use crate::stream::Streams;
@@ -73,7 +74,7 @@ const FRESH: usize = 64;
 /// milliseconds, an interpreter's imports longer.
 const LOADED: [u64; 4] = [20_000_000, 60_000_000, 120_000_000, 300_000_000];
 /// With probes, what comes before they are there is not seen.
-const LOADED_SOONER: [u64; 2] = [2_000_000, 8_000_000];
+const LOADED_SOONER: [u64; 3] = [0, 2_000_000, 8_000_000];
 
 /// Where finished spans go.
 pub struct Sinks {
@@ -196,13 +197,14 @@ impl Pipeline {
         };
         let Self { kernel, behind, .. } = self;
         // A program's environment is in no record, and short programs are gone before their traffic is read.
-        for process in behind.fresh.drain(..) {
+        for process in std::mem::take(&mut behind.fresh) {
             if let Some(sessions) = &mut self.sessions
                 && self.loading.len() < FRESH * FRESH
             {
                 // What was known of it was another program's.
                 sessions.exited(process.pid, kernel);
-                let sooner = LOADED_SOONER.into_iter().filter(|_| sessions.how() == How::Probes);
+                let probed = behind.tls_mode(process) == Mode::Probes;
+                let sooner = LOADED_SOONER.into_iter().filter(|_| probed);
                 for delay in sooner.chain(LOADED) {
                     let due = Monotonic(clock::monotonic().0 + delay);
                     let place = self.loading.partition_point(|(other, _)| *other <= due);

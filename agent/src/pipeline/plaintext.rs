@@ -3,11 +3,11 @@
 //! A piece must never be given to a connection that only may be its own: two candidates are none.
 
 use spandrel_proto::record::{self, FLAG_FIRST, FLAG_SEND};
-use spandrel_proto::tls::OF_GNUTLS;
+use spandrel_proto::tls::{LIBRARY, OF_GO};
 
 use super::behind::{Behind, End, conversation};
-use crate::identity::{Direction, Moment, Monotonic, ThreadId};
-use crate::tls::clear::{Candidate, Choice, Ways, choose};
+use crate::identity::{ConnectionId, Direction, Moment, Monotonic, ProcessKey, ThreadId};
+use crate::tls::clear::{Candidate, Choice, Session, Ways, choose};
 use crate::{stream, tls};
 
 impl Behind {
@@ -19,8 +19,12 @@ impl Behind {
 
     /// Puts plaintext where it belongs, or keeps it until that is known.
     pub(super) fn place(&mut self, mut clear: tls::clear::Clear) {
-        let candidates = self.tls.keys.connections(&clear.random).iter().filter_map(|&connection| {
-            let end = self.connections.get(&connection)?;
+        let connections = match &clear.session {
+            Session::Hello(random) => self.tls.keys.connections(random),
+            Session::Socket(connection) => std::slice::from_ref(connection),
+        };
+        let candidates = connections.iter().filter_map(|&connection| {
+            let end = self.connections.get(&connection).filter(|end| end.hello.is_some())?;
             Some(Candidate { connection, process: end.process?, party: end.layer.party() })
         });
         let connection = match choose(candidates, clear.moment.process, clear.party) {
@@ -33,17 +37,19 @@ impl Behind {
         };
         let Some(end) = self.connections.get_mut(&connection) else { return };
         let Some(party) = end.layer.party() else { return };
-        let fresh = end.clear.is_none();
         // A call that was under way when the probes came is not seen at its end: a connection must be younger than they are.
         let from_birth = clear.party.is_some()
             && end.ends.born_here
             && clear.since.is_some_and(|since| end.opened > since);
         let process = clear.moment.process;
-        let (mut ways, first) = end.clear.unwrap_or_else(|| (Ways::new(from_birth, party), process));
+        let fresh = Probed { session: clear.session, process, ways: Ways::new(from_birth, party) };
+        let mut probed = end.clear.unwrap_or(fresh);
         // Each process that has a session, or both parties where they are not told apart, are counted by themselves.
-        clear.counted &= first == process && clear.party.is_some();
-        if fresh {
-            self.tls.keys.read(&clear.random);
+        clear.counted &= probed.process == process && clear.party.is_some();
+        if end.clear.is_none() {
+            if let Some(random) = &end.hello {
+                self.tls.keys.read(random);
+            }
             *if from_birth { &mut self.tls.clear.counted } else { &mut self.tls.clear.uncounted } += 1;
             if !from_birth {
                 // Calls that were under way may have moved what was not seen.
@@ -68,14 +74,44 @@ impl Behind {
         let End { exchanges, layer, .. } = end;
         let scratch = &mut self.scratch;
         let (plaintext, missing) =
-            ways.piece(&clear, &moment, &mut self.tls.clear, &mut |direction, piece| {
+            probed.ways.piece(&clear, &moment, &mut self.tls.clear, &mut |direction, piece| {
                 exchanges.piece(direction, &piece, scratch);
             });
         layer.told(plaintext, missing);
-        end.clear = Some((ways, first));
+        end.clear = Some(probed);
         // What is wanted of the plaintext says nothing of the socket.
         scratch.wishes.clear();
         self.pass_on(connection);
+    }
+}
+
+/// A session whose plaintext probes read, at one of its ends.
+#[derive(Clone, Copy)]
+pub(super) struct Probed {
+    pub(super) session: Session,
+    /// Who was seen to use it first.
+    pub(super) process: ProcessKey,
+    pub(super) ways: Ways,
+}
+
+/// Whose plaintext it is.
+fn session(plain: &record::Plain) -> Session {
+    if plain.party & OF_GO == 0 {
+        return Session::Hello(plain.random);
+    }
+    let [a, b, c, d, e, f, g, h, ..] = plain.random;
+    Session::Socket(ConnectionId(u64::from_ne_bytes([a, b, c, d, e, f, g, h])))
+}
+
+/// The bytes by which the kernel side knows a session.
+pub(super) fn name(session: &Session) -> [u8; 32] {
+    match session {
+        Session::Hello(random) => *random,
+        Session::Socket(connection) => {
+            let mut name = [0; 32];
+            name[..8].copy_from_slice(&connection.0.to_ne_bytes());
+            name
+        }
     }
 }
 
@@ -84,8 +120,8 @@ pub(super) fn clear(plain: &record::Plain, bytes: &[u8], since: Option<Monotonic
     let flag = |flag: u16| plain.header.flags & flag != 0;
     let behind = u64::from(plain.total.saturating_sub(plain.skip).saturating_sub(plain.captured));
     tls::clear::Clear {
-        random: plain.random,
-        party: match plain.party & !OF_GNUTLS {
+        session: session(plain),
+        party: match plain.party & !LIBRARY {
             record::PARTY_CLIENT => Some(tls::clear::Party::Client),
             record::PARTY_SERVER => Some(tls::clear::Party::Server),
             _ => None,

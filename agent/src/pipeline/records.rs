@@ -4,7 +4,7 @@
 //! copied by the station that wants it.
 
 use spandrel_proto::record::{self, Data, FLAG_FIRST, FLAG_SEND, Record};
-use spandrel_proto::tls::OF_GNUTLS;
+use spandrel_proto::tls::LIBRARY;
 
 use super::{FRESH, Pipeline, plaintext};
 use crate::discover::runtimes::{Hit, Seen};
@@ -114,7 +114,7 @@ impl Pipeline {
                 if behind.admits_process(process) == Verdict::Selected {
                     let since = sessions
                         .as_ref()
-                        .and_then(|sessions| sessions.since(process.pid, plain.party & OF_GNUTLS));
+                        .and_then(|sessions| sessions.since(process.pid, plain.party & LIBRARY));
                     behind.plain(plaintext::clear(&plain, bytes, since));
                 }
             }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use spandrel_proto::record;
 
-use super::Pipeline;
+use super::{Pipeline, plaintext};
 use crate::discover::hpack;
 use crate::discover::runtimes::readers::Order;
 use crate::discover::tables::{self, Answer, Ask};
@@ -73,12 +73,12 @@ impl Pipeline {
             }
         }
         self.recall();
-        for (random, pid, party) in self.behind.tls.over.drain(..) {
+        for (session, pid, party) in self.behind.tls.over.drain(..) {
             let party = match party {
                 tls::clear::Party::Client => record::PARTY_CLIENT,
                 tls::clear::Party::Server => record::PARTY_SERVER,
             };
-            self.kernel.forget_clear(&random, pid, party);
+            self.kernel.forget_clear(&plaintext::name(&session), pid, party);
         }
         for process in self.behind.ignore.drain(..) {
             self.kernel.set_ignored(process.pid, Some(process.started));

@@ -14,8 +14,8 @@ use anyhow::Context as _;
 
 use super::feature::{self, Answer, Feature, Found, Places, TABLE};
 use super::plan::{self, Impossible, Plan};
-use super::sessions::{self, How};
-use crate::config::{self, Settings, Tls};
+use super::sessions;
+use crate::config::{self, Settings};
 use crate::discover::naming::NameSource;
 use crate::discover::proc::{ProcFs, ReadError};
 use crate::discover::resource::Description;
@@ -196,11 +196,7 @@ fn ask(processes: &mut ProcessTable, pid: u32, settings: &Settings) -> Asked {
     };
     let runs_program = fate != Fate::KernelThread;
     let looked_at = runs_program && fate != Fate::Itself;
-    let tls = looked_at.then(|| match settings.tls {
-        Tls::Keys => sessions::describe(pid, How::Keys),
-        Tls::Probes => sessions::describe(pid, How::Probes),
-        Tls::Off => "not read (--tls off)",
-    });
+    let tls = looked_at.then(|| sessions::describe(pid, settings.tls.of(&candidate(pid, &description))));
     let how = runtimes::How { off: settings.no_runtime.clone(), weakest: settings.weakest_link };
     let proved = if looked_at { runtimes::describe(pid, &how) } else { Vec::new() };
     Asked { pid, description: runs_program.then_some(description), fate, tls, proved }

@@ -13,13 +13,14 @@ use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
 use aya::programs::uprobe::UProbeLink;
-use spandrel_proto::tls::{KIND_CLEAR, KIND_PLACES, KIND_SLICES, NOWHERE, Plan, SLOTS};
+use spandrel_proto::tls::{KIND_CLEAR, KIND_PLACES, KIND_SLICES, NOWHERE, OF_GO, Plan, SLOTS};
 
 use crate::discover::elf::Elf;
 use crate::discover::go_tls::Go;
 use crate::discover::maps::{self, FileKey, Maps};
 use crate::discover::openssl::Library;
 use crate::discover::plaintext::Functions;
+use crate::discover::tls_modes::Mode;
 use crate::identity::Monotonic;
 use crate::intake::Kernel;
 use crate::tls::Version;
@@ -49,24 +50,17 @@ pub struct Ledger {
     pub failed: u64,
 }
 
-/// How sessions are read.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum How {
-    /// By their keys.
-    Keys,
-    /// By probes at the calls that move their plaintext.
-    Probes,
-}
-
 /// What is known of files and processes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Sessions {
-    how: How,
-    files: HashMap<FileKey, File>,
+    files: HashMap<Used, File>,
     /// Processes with a plan, the files that it is for, and since when it is complete for each, probes included.
-    processes: HashMap<u32, Vec<(FileKey, Monotonic)>>,
+    processes: HashMap<u32, Vec<(Used, Monotonic)>>,
     ledger: Ledger,
 }
+
+/// A file, and how the sessions are read that its code makes.
+type Used = (FileKey, Mode);
 
 /// What makes sessions.
 #[derive(Debug)]
@@ -95,16 +89,12 @@ impl Maker {
         }
     }
 
-    /// What is probed, in this order: kernel programs and offsets in the file. No return may be seen of a call whose beginning
-    /// was not.
+    /// What is probed, in this order: kernel programs and offsets in the file.
     fn probes(&self) -> Vec<(&'static str, u64)> {
         match self {
             Self::OpenSsl(library) => library.begins.iter().map(|at| ("session_begun", *at)).collect(),
             Self::Go(_) => Vec::new(),
-            Self::Clear(functions) => {
-                let returns = functions.entries.iter().map(|(_, at)| (functions.returned, *at));
-                functions.entries.iter().copied().chain(returns).collect()
-            }
+            Self::Clear(functions) => functions.probes.clone(),
         }
     }
 
@@ -136,41 +126,36 @@ struct File {
 }
 
 impl Sessions {
-    /// None are known yet.
-    pub fn new(how: How) -> Self {
-        Self { how, files: HashMap::new(), processes: HashMap::new(), ledger: Ledger::default() }
-    }
-
-    /// Looks at a process, unless it has a plan. True if it has one now.
-    pub fn look(&mut self, pid: u32, kernel: &mut Kernel) -> bool {
+    /// Looks at a process whose sessions are to be read in this way, unless it has a plan. True if it has one now.
+    pub fn look(&mut self, pid: u32, mode: Mode, kernel: &mut Kernel) -> bool {
+        if mode == Mode::Off {
+            return false;
+        }
         if self.processes.contains_key(&pid) {
             return true;
         }
         self.ledger.looked += 1;
-        self.look_for_more(pid, kernel)
+        self.look_for_more(pid, mode, kernel)
     }
 
     /// Looks at a process that may have loaded a library since the last look.
-    pub fn look_again(&mut self, pid: u32, kernel: &mut Kernel) {
-        match (self.how, self.processes.contains_key(&pid)) {
-            (How::Keys, true) => {}
-            (How::Probes, true) => {
-                self.look_for_more(pid, kernel);
-            }
-            (_, false) => {
-                self.look(pid, kernel);
-            }
+    pub fn look_again(&mut self, pid: u32, mode: Mode, kernel: &mut Kernel) {
+        if mode == Mode::Probes && self.processes.contains_key(&pid) {
+            self.look_for_more(pid, mode, kernel);
+        } else {
+            self.look(pid, mode, kernel);
         }
     }
 
     /// Has the kernel side look into the sessions of libraries that a process has and no plan yet. True if it has one now.
-    fn look_for_more(&mut self, pid: u32, kernel: &mut Kernel) -> bool {
+    fn look_for_more(&mut self, pid: u32, mode: Mode, kernel: &mut Kernel) -> bool {
         let known = self.processes.get(&pid).cloned().unwrap_or_default();
         let Ok(maps) = Maps::of(pid) else { return false };
-        let mut chosen: Vec<(FileKey, &maps::Mapping)> = Vec::new();
-        for (key, mapping) in maps.programs().filter(|(_, mapping)| may_be_library(&maps, mapping)) {
+        let mut chosen: Vec<(Used, &maps::Mapping)> = Vec::new();
+        for (file, mapping) in maps.programs().filter(|(_, mapping)| may_be_library(&maps, mapping)) {
+            let key = (file, mode);
             if let Entry::Vacant(entry) = self.files.entry(key) {
-                let (library, opened) = read(pid, mapping, self.how).unzip();
+                let (library, opened) = read(pid, mapping, mode).unzip();
                 if let Some(library) = &library {
                     log::debug(format_args!(
                         "TLS: {} of process {pid} is {}",
@@ -181,7 +166,7 @@ impl Sessions {
                 let probed = library.as_ref().is_some_and(|library| !library.probes().is_empty());
                 entry.insert(File { library, opened: opened.filter(|_| probed), ..File::default() });
             }
-            let made = |key: &FileKey| self.files.get(key).and_then(|file| file.library.as_ref());
+            let made = |key: &Used| self.files.get(key).and_then(|file| file.library.as_ref());
             // Of each library one: a plan is for one build of it.
             if let Some(library) = made(&key)
                 && !known.iter().any(|(other, _)| made(other).map(Maker::library) == Some(library.library()))
@@ -222,13 +207,13 @@ impl Sessions {
         &mut self,
         pid: u32,
         maps: &Maps,
-        (key, mapping): (FileKey, &maps::Mapping),
+        (key, mapping): (Used, &maps::Mapping),
         kernel: &mut Kernel,
     ) -> bool {
         let Some(file) = self.files.get_mut(&key) else { return false };
         let Some(library) = &file.library else { return false };
         let (start, end) = maps
-            .of_file(key)
+            .of_file(key.0)
             .fold((u64::MAX, 0), |(start, end), mapping| (start.min(mapping.start), end.max(mapping.end)));
         if !kernel.plan_sessions(pid | library.library(), &plan(library, start..end)) {
             self.ledger.failed += 1;
@@ -265,23 +250,18 @@ impl Sessions {
 
     /// Since when a process's sessions of this library are looked into, with all that is needed for it.
     pub fn since(&self, pid: u32, library: u32) -> Option<Monotonic> {
-        let of_library = |key: &FileKey| {
+        let of_library = |key: &Used| {
             let made = self.files.get(key).and_then(|file| file.library.as_ref());
             made.is_some_and(|maker| maker.library() == library)
         };
         self.processes.get(&pid)?.iter().find(|(key, _)| of_library(key)).map(|(_, since)| *since)
     }
 
-    /// How sessions are read.
-    pub fn how(&self) -> How {
-        self.how
-    }
-
     /// A process has ended.
     pub fn exited(&mut self, pid: u32, kernel: &mut Kernel) {
         kernel.forget_sessions(pid);
         let Some(keys) = self.processes.remove(&pid) else { return };
-        if self.how == How::Probes {
+        if keys.iter().any(|((_, mode), _)| *mode == Mode::Probes) {
             kernel.forget_clear_process(pid);
         }
         for (key, _) in keys {
@@ -314,9 +294,9 @@ impl Sessions {
         files.filter_map(|file| file.library.as_ref()).any(|maker| maker.reads(version))
     }
 
-    /// Whether there is a process whose sessions are looked into: without one, no secret is found.
-    pub fn has_plans(&self) -> bool {
-        !self.processes.is_empty()
+    /// Whether there is a process whose sessions' keys are looked for: without one, none is found.
+    pub fn takes_keys(&self) -> bool {
+        self.processes.values().flatten().any(|((_, mode), _)| *mode == Mode::Keys)
     }
 
     /// The books.
@@ -333,14 +313,20 @@ fn unprobe(probes: Vec<UProbeLink>) {
 }
 
 /// What `check` says of a process's TLS.
-pub fn describe(pid: u32, how: How) -> &'static str {
+pub fn describe(pid: u32, mode: Mode) -> &'static str {
+    if mode == Mode::Off {
+        return "not read (--tls, --tls-for)";
+    }
     let Ok(maps) = Maps::of(pid) else { return "not known: its memory map cannot be read" };
     let readable = maps.programs().filter(|(_, mapping)| may_be_library(&maps, mapping));
     if let Some(maker) =
-        readable.filter_map(|(_, mapping)| read(pid, mapping, how)).map(|(maker, _)| maker).next()
+        readable.filter_map(|(_, mapping)| read(pid, mapping, mode)).map(|(maker, _)| maker).next()
     {
         return match maker {
             Maker::Clear(functions) if functions.library == 0 => "of OpenSSL, read by probes at its calls",
+            Maker::Clear(functions) if functions.library == OF_GO => {
+                "of Go, read by probes at the calls of crypto/tls.Conn"
+            }
             Maker::Clear(_) => "of GnuTLS, read by probes at its calls",
             Maker::OpenSsl(library) if library.traffic[0] == NOWHERE => {
                 "1.2 only, by the keys of its sessions: this build of OpenSSL is not known"
@@ -351,8 +337,8 @@ pub fn describe(pid: u32, how: How) -> &'static str {
             }
         };
     }
-    if how == How::Probes {
-        return "none that probes read: they read OpenSSL and GnuTLS, as libraries or with their symbols";
+    if mode == Mode::Probes {
+        return "none that probes read: they read OpenSSL and GnuTLS, as libraries or with their symbols, and Go";
     }
     let has = |part: &str| {
         maps.iter().any(|mapping| mapping.path.windows(part.len()).any(|window| window == part.as_bytes()))
@@ -379,14 +365,14 @@ fn may_be_library(maps: &Maps, mapping: &maps::Mapping) -> bool {
     named(b"ssl") || named(b"gnutls") || named(b"node") || (first.is_some() && mapping.file() == first)
 }
 
-fn read(pid: u32, mapping: &maps::Mapping, how: How) -> Option<(Maker, std::fs::File)> {
+fn read(pid: u32, mapping: &maps::Mapping, mode: Mode) -> Option<(Maker, std::fs::File)> {
     let opened = maps::open(pid, mapping).ok()?;
     let again = opened.try_clone().ok()?;
-    maker(&Elf::open(opened).ok()?, how).map(|maker| (maker, again))
+    maker(&Elf::open(opened).ok()?, mode).map(|maker| (maker, again))
 }
 
-fn maker(elf: &Elf, how: How) -> Option<Maker> {
-    if how == How::Probes {
+fn maker(elf: &Elf, mode: Mode) -> Option<Maker> {
+    if mode == Mode::Probes {
         return Functions::of(elf).map(Maker::Clear);
     }
     Go::of(elf).map(Maker::Go).or_else(|| Library::of(elf).map(Maker::OpenSsl))
@@ -420,6 +406,7 @@ fn plan(maker: &Maker, code: std::ops::Range<u64>) -> Plan {
             ..NOTHING
         },
         Maker::Clear(functions) => Plan {
+            guard: functions.polled,
             random_base: functions.random_base,
             random: functions.random,
             kind: KIND_CLEAR,
@@ -443,7 +430,7 @@ const NOTHING: Plan = Plan {
     kind: KIND_PLACES,
     party: NOWHERE,
     parties: [0; 2],
-    reserved: 0,
+    torn: 0,
 };
 
 /// Distances measured between the stack pointer at a socket call and the session, in programs with one thread and

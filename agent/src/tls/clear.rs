@@ -1,10 +1,11 @@
 //! Plaintext that probes in TLS libraries have read: which socket it belongs to, and where in its stream.
 //!
 //! ```text
-//!   record (random bytes, party, process, place) ─▶ choose ─▶ Ways ─▶ pieces and gaps
-//!                    no such hello yet ─▶ waits ─┘
+//!   record (session, party, process, place) ─▶ choose ─▶ Ways ─▶ pieces and gaps
+//!                 no such hello yet ─▶ waits ─┘
 //! ```
-//! A session is the connection on which this process has seen its ClientHello, as the party that the session says it is. If that
+//! A session is the connection on which this process has seen its ClientHello, as the party that the session says it is; where it
+//! says which connection it lies over, that one, if the same is true of it. If that
 //! is not exactly one, the plaintext is dropped, and counted: no span rather than one of another socket.
 //!
 //! Plaintext from a probe has no position on the wire. Its offset is how many bytes the session has moved before, which
@@ -63,11 +64,20 @@ pub enum Party {
     Server,
 }
 
+/// What a session is known by.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Session {
+    /// The random bytes of its ClientHello.
+    Hello(Random),
+    /// Its socket.
+    Socket(ConnectionId),
+}
+
 /// A piece of what a call moved.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Clear {
-    /// The random bytes of the session's ClientHello.
-    pub random: Random,
+    /// Whose.
+    pub session: Session,
     /// Which party the session is, as far as the library says.
     pub party: Option<Party>,
     /// Which way.
@@ -261,12 +271,12 @@ impl Waiting {
     }
 
     /// Takes those of a session out, in order.
-    pub fn take(&mut self, random: &Random, ledger: &mut Ledger) -> Vec<Clear> {
-        if !self.records.iter().any(|clear| clear.random == *random) {
+    pub fn take(&mut self, session: Session, ledger: &mut Ledger) -> Vec<Clear> {
+        if !self.records.iter().any(|clear| clear.session == session) {
             return Vec::new();
         }
         let (taken, left): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.records).into_iter().partition(|clear| clear.random == *random);
+            std::mem::take(&mut self.records).into_iter().partition(|clear| clear.session == session);
         self.records = left.into();
         for clear in &taken {
             self.bytes -= clear.bytes.len();
@@ -308,7 +318,7 @@ mod tests {
 
     fn clear(direction: Direction, place: u64, bytes: &[u8]) -> Clear {
         Clear {
-            random: [9; 32],
+            session: Session::Hello([9; 32]),
             party: Some(Party::Server),
             direction,
             place,
@@ -428,11 +438,12 @@ mod tests {
             waiting.keep(clear, ledger);
             assert!(ledger.balances(), "{ledger:?}");
         };
-        let other = Clear { random: [8; 32], ..clear(Direction::Send, 0, b"x") };
+        let other = Clear { session: Session::Socket(ConnectionId(8)), ..clear(Direction::Send, 0, b"x") };
         for clear in [clear(Direction::Send, 0, b"a"), other, clear(Direction::Send, 1, b"b")] {
             keep(&mut waiting, &mut ledger, clear);
         }
-        let places: Vec<u64> = waiting.take(&[9; 32], &mut ledger).iter().map(|clear| clear.place).collect();
+        let places: Vec<u64> =
+            waiting.take(Session::Hello([9; 32]), &mut ledger).iter().map(|clear| clear.place).collect();
         assert_eq!((places, ledger.held), (vec![0, 1], 1));
         ledger.moved -= 2;
         waiting.expire(Monotonic(5 + WAITS), &mut ledger);

@@ -54,8 +54,6 @@ pub struct Layer {
     doubtful: [Option<(u64, u64)>; 2],
     /// Secrets of a session that is older than we are, and that may be this connection's.
     late: Option<Secrets>,
-    /// Probes read its plaintext: nothing is to be opened.
-    probed: bool,
     ledger: Ledger,
 }
 
@@ -64,17 +62,14 @@ pub struct Layer {
 pub enum May {
     /// What the connection speaks is not known, or it may change to TLS.
     Begin,
+    /// The same, and probes read its plaintext: nothing is to be opened.
+    BeginProbed,
     /// It speaks something else.
     #[default]
     NotBegin,
 }
 
 impl Layer {
-    /// One whose plaintext comes from probes.
-    pub fn probed() -> Self {
-        Self { probed: true, ..Self::default() }
-    }
-
     /// So many bytes of plaintext came from probes, and so many as gaps.
     pub fn told(&mut self, plaintext: u64, missing: u64) {
         self.ledger.plaintext += plaintext;
@@ -99,7 +94,7 @@ impl Layer {
             self.ledger.sessions += 1;
             self.session = Some(Box::new(match self.late.take() {
                 Some(secrets) if !begins(piece) => Session::late(direction, piece.offset, &secrets),
-                _ => Session::new(direction, piece.offset, self.probed),
+                _ => Session::new(direction, piece.offset, may == May::BeginProbed),
             }));
         }
         let Some(session) = &mut self.session else { return };
@@ -118,9 +113,8 @@ impl Layer {
 
     /// True if with this piece TLS begins, or goes on whose beginning was not seen.
     pub fn begins(&self, piece: &Piece<'_>, may: May) -> bool {
-        self.session.is_none()
-            && may == May::Begin
-            && (begins(piece) || self.late.is_some() && is_record(piece))
+        let older = may == May::Begin && self.late.is_some();
+        self.session.is_none() && may != May::NotBegin && (begins(piece) || older && is_record(piece))
     }
 
     /// Secrets of a session that is older than we are, found at a call of this connection or of its other end: believed if

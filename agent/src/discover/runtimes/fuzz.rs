@@ -8,6 +8,7 @@ use super::{epoll, go, jvm, nginx, node, python, tokio};
 use crate::discover::elf::{Elf, load_bias};
 use crate::discover::maps::{FileKey, Maps};
 use crate::discover::openssl::Library;
+use crate::discover::plaintext::Functions;
 use crate::discover::{go_tls, maps};
 
 /// No file makes a reader of binaries panic, read without a bound, or find what is not in the file. The first bytes say where
@@ -24,6 +25,9 @@ pub fn fuzz_binaries(data: &[u8]) {
         assert!(library.begins.len() <= 2, "{library:?}");
     }
     go_tls::Go::of(&elf);
+    if let Some(functions) = Functions::of(&elf) {
+        assert!((2..=64).contains(&functions.probes.len()), "{functions:?}");
+    }
     // What is mapped contradicts the file, or itself.
     let maps = Maps::parse(data);
     let file = maps.iter().find_map(maps::Mapping::file);
@@ -142,13 +146,20 @@ fn section(name: u32, kind: u32, address: u64, offset: u64, size: u64, link: u32
     header
 }
 
-/// What is asked of a library like OpenSSL.
+/// What is asked of a library like OpenSSL, or GnuTLS.
 const SSL: &[&str] = &[
     "SSL_get_client_random",
     "SSL_get_session",
     "SSL_SESSION_get_master_key",
     "SSL_set_connect_state",
     "SSL_set_accept_state",
+    "SSL_stateless",
+    "SSL_is_server",
+    "SSL_read",
+    "SSL_write",
+    "gnutls_session_get_random",
+    "gnutls_record_recv",
+    "gnutls_record_send2",
 ];
 
 #[cfg(test)]

@@ -126,9 +126,6 @@ impl Runtime for Go {
     }
 }
 
-/// The most of a table of functions that is read, in bytes: of a program of a hundred thousand functions, some ten
-/// million.
-const MAX_TABLE: usize = 64 << 20;
 /// The longest function whose code is looked through, in bytes.
 const MAX_CODE: usize = 16 << 10;
 
@@ -140,11 +137,6 @@ fn look(elf: &Elf) -> Binary {
     let Some(layout) = layout::minor(&version).and_then(layout::of_minor) else {
         return Binary::Unknown(format!("no layout is known for Go {version}"));
     };
-    let table =
-        [".gopclntab", ".data.rel.ro.gopclntab"].iter().find_map(|name| elf.section_bytes(name, MAX_TABLE));
-    let Some(table) = table else {
-        return Binary::Unknown("its table of functions is not there, or too large".to_owned());
-    };
     let names = layout.names;
     let wanted = [
         names.writer,
@@ -154,9 +146,10 @@ fn look(elf: &Elf) -> Binary {
         "runtime.newproc1",
         "runtime.semacquire1",
     ];
-    let text = elf.section(".text").map(|section| text_start(elf).unwrap_or(section.address));
-    let Some(functions) = table::find(&table, text, &wanted) else {
-        return Binary::Unknown("its table of functions is of another kind".to_owned());
+    let Some(functions) = table::of(elf, &wanted) else {
+        return Binary::Unknown(
+            "its table of functions is not there, too large, or of another kind".to_owned(),
+        );
     };
     let at = |index: usize| -> Option<Function> {
         functions.found.get(index).copied().flatten().filter(|function| elf.is_code(function.address))
@@ -208,19 +201,6 @@ pub(super) fn read_memory(data: &[u8]) {
             }
         }
     }
-}
-
-/// Where Go's own code begins, as its module data say (1.26 and later, whose table of functions does not): a linker of C's puts
-/// other code before it in the same section. `pcHeader` is the first word of `runtime.moduledata`, `minpc` the 21st, `text` the 23rd.
-fn text_start(elf: &Elf) -> Option<u64> {
-    let table = elf.section(".gopclntab")?;
-    let words = elf.bytes_at(elf.section(".go.module")?.address, 24 * 8)?;
-    let word = |index: usize| {
-        let bytes = words.get(index * 8..index * 8 + 8)?;
-        bytes.try_into().ok().map(u64::from_le_bytes)
-    };
-    let start = word(22).filter(|start| word(0) == Some(table.address) && word(20) == Some(*start))?;
-    elf.is_code(start).then_some(start)
 }
 
 enum Missing {

@@ -3,16 +3,18 @@
 //!
 //! The bytes are hostile: every offset is checked, and nothing is allocated by a number in them.
 
+use crate::discover::elf::Elf;
+
 /// The functions that were looked for, and where they begin.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(super) struct Functions {
+pub struct Functions {
     /// The addresses, in the order in which the names were given.
     pub found: Vec<Option<Function>>,
 }
 
 /// A function.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Function {
+pub struct Function {
     /// Its address in the file.
     pub address: u64,
     /// Bytes to the function after it.
@@ -26,8 +28,33 @@ const MAX_FUNCTIONS: u64 = 4_000_000;
 /// The longest name looked at.
 const MAX_NAME: usize = 256;
 
+/// The most of a table of functions that is read, in bytes: of a program of a hundred thousand functions, some ten
+/// million.
+const MAX_TABLE: usize = 64 << 20;
+
+/// Finds functions of a program by name; none if it has no such table, or none that is known.
+pub fn of(elf: &Elf, names: &[&str]) -> Option<Functions> {
+    let sections = [".gopclntab", ".data.rel.ro.gopclntab"];
+    let table = sections.iter().find_map(|name| elf.section_bytes(name, MAX_TABLE))?;
+    let text = elf.section(".text").map(|section| text_start(elf).unwrap_or(section.address));
+    find(&table, text, names)
+}
+
+/// Where Go's own code begins, as its module data say (1.26 and later, whose table of functions does not): a linker of C's puts
+/// other code before it in the same section. `pcHeader` is the first word of `runtime.moduledata`, `minpc` the 21st, `text` the 23rd.
+fn text_start(elf: &Elf) -> Option<u64> {
+    let table = elf.section(".gopclntab")?;
+    let words = elf.bytes_at(elf.section(".go.module")?.address, 24 * 8)?;
+    let word = |index: usize| {
+        let bytes = words.get(index * 8..index * 8 + 8)?;
+        bytes.try_into().ok().map(u64::from_le_bytes)
+    };
+    let start = word(22).filter(|start| word(0) == Some(table.address) && word(20) == Some(*start))?;
+    elf.is_code(start).then_some(start)
+}
+
 /// Finds functions by name. `text`: where the text begins, for versions that do not say.
-pub(super) fn find(table: &[u8], text: Option<u64>, names: &[&str]) -> Option<Functions> {
+fn find(table: &[u8], text: Option<u64>, names: &[&str]) -> Option<Functions> {
     let magic = u32_at(table, 0)?;
     if !MAGICS.contains(&magic) || table.get(4..8)? != [0, 0, 1, 8] {
         return None;
