@@ -327,26 +327,27 @@ pub fn go_program(name: &str, folder: &str, flags: &[&str]) -> Result<PathBuf> {
     })
 }
 
-/// A C program of `tests/apps`, built on first use.
-pub fn c_program(name: &str) -> Result<PathBuf> {
+/// A C program of `tests/apps` with these libraries, built on first use.
+pub fn c_program(name: &str, libraries: &[&str]) -> Result<PathBuf> {
     let from = source(&format!("{name}.c"));
     built(name, &from, |target| {
         let compiler = needed("cc")?;
-        output(Command::new(compiler).args(["-O2", "-Wall", "-o"]).arg(target).arg(&from).arg("-lpthread"))
-            .map(drop)
+        let mut command = Command::new(compiler);
+        command.args(["-O2", "-Wall", "-o"]).arg(target).arg(&from).args(libraries).arg("-lpthread");
+        output(&mut command).map(drop)
     })
 }
 
 /// The C service that reads the clock around its system calls.
 pub fn clock(at: &Endpoint, wiring: &Wiring, scratch: &Scratch) -> Result<Service> {
-    let mut command = Command::new(c_program("clock")?);
+    let mut command = Command::new(c_program("clock", &[])?);
     command.arg(listen(at)).args(wiring.arguments());
     Service::listening("clock", &mut command, scratch, at)
 }
 
 /// The C service with a queue and workers.
 pub fn pool(arguments: &[&str], at: &Endpoint, wiring: &Wiring, scratch: &Scratch) -> Result<Service> {
-    let mut command = Command::new(c_program("pool")?);
+    let mut command = Command::new(c_program("pool", &[])?);
     command.args(arguments).arg(listen(at)).args(wiring.arguments());
     Service::listening("pool", &mut command, scratch, at)
 }

@@ -296,7 +296,7 @@ fn racing_writers(backend: &str) -> Result<()> {
     let text: String = (0..count).map(|n| format!("/writers-{backend}-{n}\n")).collect();
     std::fs::write(&list, text)?;
     let agent = Agent::start(&Options::new(&scratch).backend(backend))?;
-    output(Command::new(apps::c_program("writers")?).arg(at.port()?.to_string()).arg(&list))?;
+    output(Command::new(apps::c_program("writers", &[])?).arg(at.port()?.to_string()).arg(&list))?;
     let servers = |spans: &[SeenSpan]| {
         spans.iter().filter(|s| s.kind == Kind::Server && s.path().starts_with("/writers-")).count()
     };

@@ -2,16 +2,19 @@
 //! joined by their connection; and no secret of theirs is in anything that the agent says. It must never take a span for
 //! seen that is of another request.
 
+use std::collections::HashSet;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use spandrel_tests::agent::{Agent, Options, Outcome};
 use spandrel_tests::apps;
 use spandrel_tests::checks::{joined, machine, nothing_wrong, scaled};
 use spandrel_tests::load::anonymous;
-use spandrel_tests::process::{Endpoint, Scratch, Service, output, until};
+use spandrel_tests::otlp::Kind;
+use spandrel_tests::process::{Endpoint, Scratch, Service, needed, output, until};
 use spandrel_tests::tls::{self, Client, Server, Verdict, postgres, python};
 
 /// Runs a client against a server that is there already, the agent started between the two: so many percent of the requests are
@@ -66,6 +69,51 @@ fn a_client_of_gnutls_is_read_with_its_server_s_keys() -> Result<()> {
 #[test]
 fn go_with_its_own_tls() -> Result<()> {
     row((Server::Go, Client::Go), "1.3", scaled(400, 10_000), 95)
+}
+
+/// The same, by probes alone: every byte is counted once, or the two ends would not meet.
+/// A session that began before its program's calls were seen joins nothing, and is counted.
+fn probed(
+    programs: (Server, Client),
+    version: &str,
+    load: (usize, usize, usize),
+) -> Result<(Verdict, Outcome)> {
+    let (verdict, outcome) = tls::run_over(programs, version, load, &["--tls".into(), "probes".into()])?;
+    let sum = |names: &[&str]| outcome.counters.sum(names);
+    let late = sum(&["spandrel_tls_clear_sessions_total", "uncounted"]) + sum(&["dropped_bytes", "unknown"]);
+    let Verdict { sent, joined, servers, wrong, .. } = &verdict;
+    ensure!(
+        wrong.is_empty() && servers == sent && (joined == sent || late > 0),
+        "{verdict:?}\n{}",
+        outcome.stderr.join("\n")
+    );
+    ensure!(sum(&["spandrel_tls_found_secrets"]) == 0, "a key was taken: {:?}", outcome.counters);
+    ensure!(sum(&["tls_clear_lost_bytes"]) == 0, "{:?}", outcome.counters);
+    Ok((verdict, outcome))
+}
+
+#[test]
+fn by_probes_threads_on_sockets() -> Result<()> {
+    let _machine = machine();
+    probed((Server::Threads, Client::Threads), "1.3", (scaled(400, 10_000), 50, 40)).map(drop)
+}
+
+#[test]
+fn by_probes_go_as_a_server_and_on_both_sides() -> Result<()> {
+    let _machine = machine();
+    probed((Server::Go, Client::Threads), "1.3", (scaled(400, 10_000), 50, 40))?;
+    let (verdict, _) = probed((Server::Go, Client::Go), "1.2", (scaled(1_000, 10_000), 5, 5))?;
+    // Its first sessions begin some milliseconds after itself.
+    ensure!(verdict.joined > verdict.sent / 2, "{verdict:?}");
+    Ok(())
+}
+
+#[test]
+fn by_probes_looks_ahead_refused_writes_and_calls_within_calls_are_counted_once() -> Result<()> {
+    let _machine = machine();
+    let (verdict, outcome) = probed((Server::Calls, Client::Calls), "1.3", (scaled(200, 2_000), 1, 1))?;
+    ensure!(verdict.joined == verdict.sent, "{verdict:?}\n{}", outcome.stderr.join("\n"));
+    Ok(())
 }
 
 /// Programs in which nothing tells where the keys are, so that they are searched for, over four connections that last: those are
@@ -167,13 +215,68 @@ fn switched_off_nothing_of_tls_is_read() -> Result<()> {
     Ok(())
 }
 
+/// What it says of its own session is its own affair; nobody else's must be touched by it.
+#[test]
+fn by_probes_a_program_that_lies_of_its_calls_and_sessions_harms_nobody_else() -> Result<()> {
+    let _machine = machine();
+    let scratch = Scratch::new("tls-liar")?;
+    let (at, count) = (Endpoint::free()?, 600);
+    let _server = Server::Threads.start("1.3", &at, &scratch)?;
+    let (log, stolen) = (scratch.join("keys"), scratch.join("randoms"));
+    let agent = Agent::start(&Options::new(&scratch).arguments(["--tls", "probes"]))?;
+    let arguments = ["slow-client", &at.port()?.to_string(), "/honest", &count.to_string(), "10", "1000000"];
+    let mut client = Service::start("client", python(&arguments)?.env("SSLKEYLOGFILE", &log), &scratch)?;
+    agent.settle_for(100, "/honest")?;
+    let text = std::fs::read_to_string(&log)?;
+    let randoms: HashSet<&str> = text.lines().filter_map(|line| line.split(' ').nth(1)).collect();
+    ensure!(randoms.len() >= 10, "only {} sessions in the key log", randoms.len());
+    std::fs::write(&stolen, randoms.into_iter().collect::<Vec<_>>().join("\n"))?;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let mut command = Command::new(apps::c_program("tls_liar", &["-rdynamic"])?);
+    command.arg(listener.local_addr()?.port().to_string()).arg(&stolen);
+    let liar = Service::start("liar", &mut command, &scratch)?;
+    until("it has lied", Duration::from_secs(60), || Ok(liar.output().contains("ready")))?;
+    ensure!(client.wait(Duration::from_secs(60))?.success(), "{}", client.output());
+    agent.settle_for(2 * count, "/honest")?;
+    let memory = anonymous(agent.pid())?;
+    ensure!(memory < 256 << 20, "the agent has {memory} bytes");
+    let outcome = agent.stop()?;
+    let (honest, lies): (Vec<_>, Vec<_>) =
+        outcome.spans.iter().cloned().partition(|span| span.path().starts_with("/honest"));
+    let said = outcome.stderr.join("\n");
+    let verdict = Verdict::of(&honest, "/honest", count, "1.3");
+    ensure!(verdict.wrong.is_empty() && verdict.joined == count, "{verdict:?}\n{said}");
+    ensure!(!lies.iter().any(|span| span.kind == Kind::Server && span.path() == "/lie"), "{lies:?}");
+    let sum = |names: &[&str]| outcome.counters.sum(names);
+    ensure!(sum(&["tls_clear_dropped_bytes_total", "unknown"]) > 0, "no lie was refused\n{said}");
+    ensure!(sum(&["tls_clear_calls_lost_total", "unreadable"]) > 0, "no lie was counted\n{said}");
+    ensure!(!said.contains("panicked") && !said.contains("do not add up"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn by_probes_libraries_that_are_none_and_records_that_are_absurd_cost_a_counter() -> Result<()> {
+    hostile(&["--tls", "probes"]).map(drop)
+}
+
 #[test]
 fn libraries_that_are_none_and_records_that_are_absurd_cost_a_counter() -> Result<()> {
+    let outcome = hostile(&[])?;
+    ensure!(
+        outcome.counters.sum(&["spandrel_tls_unused_sessions_total", "replayed"]) > 0,
+        "{:?}",
+        outcome.counters
+    );
+    Ok(())
+}
+
+/// A program that would harm, beside one that means no harm and is read as if it were alone.
+fn hostile(options: &[&str]) -> Result<Outcome> {
     let _machine = machine();
     let scratch = Scratch::new("tls-hostile")?;
     let at = Endpoint::free()?;
     let _server = Server::Threads.start("1.3", &at, &scratch)?;
-    let agent = Agent::start(&Options::new(&scratch))?;
+    let agent = Agent::start(&Options::new(&scratch).arguments(options.to_vec()))?;
     let folder = scratch.join("libraries");
     std::fs::create_dir_all(&folder)?;
     let mut command = Command::new(apps::python()?);
@@ -196,25 +299,39 @@ fn libraries_that_are_none_and_records_that_are_absurd_cost_a_counter() -> Resul
         outcome.stderr.join("\n")
     );
     let sum = |names: &[&str]| outcome.counters.sum(names);
-    ensure!(sum(&["spandrel_tls_unused_sessions_total", "replayed"]) > 0, "{:?}", outcome.counters);
     ensure!(sum(&["spandrel_tls_sealed_bytes_total"]) > 0, "{:?}", outcome.counters);
     let said = outcome.stderr.join("\n");
     ensure!(!said.contains("panicked") && !said.contains("do not add up"), "{said}");
-    Ok(())
+    Ok(outcome)
 }
 
+/// Three programs with one agent: a client whose keys are taken, a server by its calls, and one that is left alone, also with
+/// the keys of its client.
 #[test]
-fn of_a_program_that_is_left_out_nothing_is_read_with_the_other_end_s_keys() -> Result<()> {
+fn each_program_is_read_in_the_way_that_was_said_of_it() -> Result<()> {
     let _machine = machine();
-    let scratch = Scratch::new("tls-one")?;
-    let at = Endpoint::free()?;
-    let _server = Server::Nginx.start("1.3", &at, &scratch)?;
-    let agent = Agent::start(&Options::new(&scratch).arguments(["--tls-exclude-exe", "nginx"]))?;
-    output(&mut Client::Threads.over(&at, "/one", 50, 5, 10)?)?;
-    agent.settle_for(50, "/one")?;
+    let scratch = Scratch::new("tls-modes")?;
+    let (alone, probed) = (Endpoint::free()?, Endpoint::free()?);
+    let _alone = Server::Nginx.start("1.3", &alone, &scratch)?;
+    let folder = Scratch::new("tls-modes-node")?;
+    let _probed = Server::Node.start("1.3", &probed, &folder)?;
+    let rules = ["--tls-for", "exe:nginx=off", "--tls-for", "exe:node*=probes", "--tls-for", "exe:*=keys"];
+    let agent = Agent::start(&Options::new(&scratch).arguments(["--tls", "off"]).arguments(rules))?;
+    output(&mut Client::Threads.over(&alone, "/alone", 50, 5, 10)?)?;
+    output(&mut Client::Threads.over(&probed, "/probed", 50, 5, 10)?)?;
+    agent.settle_for(100, "/probed")?;
     let outcome = agent.stop()?;
-    let verdict = Verdict::of(&outcome.spans, "/one", 50, "1.3");
-    ensure!(verdict.servers == 0 && verdict.clients == 50 && verdict.wrong.is_empty(), "{verdict:?}");
+    let said = || outcome.stderr.join("\n");
+    // The offsets of keys and those of probes are of two kinds, which never meet.
+    for (prefix, servers) in [("/alone", 0), ("/probed", 50)] {
+        let spans: Vec<_> =
+            outcome.spans.iter().filter(|span| span.path().starts_with(prefix)).cloned().collect();
+        let verdict = Verdict::of(&spans, prefix, 50, "1.3");
+        ensure!((verdict.servers, verdict.clients) == (servers, 50), "{verdict:?}\n{}", said());
+        ensure!(verdict.joined == 0 && verdict.wrong.is_empty(), "{verdict:?}");
+    }
+    let moved = outcome.counters.sum(&["spandrel_tls_clear_passed_bytes_total"]);
+    ensure!(moved > 50 * 200, "Node was not read by probes: {moved} bytes\n{}", said());
     Ok(())
 }
 
@@ -227,6 +344,81 @@ fn key_log(path: &Path) -> Result<Vec<Vec<u8>>> {
         pairs.map(|pair| Ok(u8::from_str_radix(std::str::from_utf8(pair)?, 16)?)).collect::<Result<Vec<u8>>>()
     });
     secrets.collect()
+}
+
+/// Which of these secrets are in some memory. Half of one is enough; it begins at a word of four bytes, as what is allocated does.
+fn known_in(secrets: &[Vec<u8>], memory: &[u8]) -> HashSet<usize> {
+    let mut first = vec![false; 1 << 16];
+    let begins = |bytes: &[u8]| usize::from(bytes[0]) << 8 | usize::from(bytes[1]);
+    secrets.iter().for_each(|secret| first[begins(secret)] = true);
+    // Most of it was never written to.
+    let pages = (0..memory.len()).step_by(4096).filter(|&at| !memory[at..].starts_with(&[0; 4096]));
+    let words =
+        pages.flat_map(|page| (page..page + 4096).step_by(4)).filter_map(|at| memory.get(at..at + 16));
+    let likely = words.filter(|word| first[begins(word)]);
+    likely.filter_map(|word| secrets.iter().position(|secret| secret.starts_with(word))).collect()
+}
+
+/// Which of them are in what a process could write.
+fn known_in_process(secrets: &[Vec<u8>], pid: u32) -> Result<HashSet<usize>> {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem"))?;
+    let mut known = HashSet::new();
+    for line in maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|may| may.starts_with("rw"))) {
+        let (range, _) = line.split_once(' ').context("a line of maps")?;
+        let (start, end) = range.split_once('-').context("a range of maps")?;
+        let (start, end) = (u64::from_str_radix(start, 16)?, u64::from_str_radix(end, 16)?);
+        let mut bytes = vec![0; usize::try_from(end - start)?];
+        // What is mapped of a device cannot be read.
+        if memory.read_exact_at(&mut bytes, start).is_ok() {
+            known.extend(known_in(secrets, &bytes));
+        }
+    }
+    Ok(known)
+}
+
+/// A core of a process, as gcore(1) makes it, which follows the same rules as the kernel (core(5)).
+fn core_of(pid: u32, scratch: &Scratch, name: &str) -> Result<Vec<u8>> {
+    let prefix = scratch.join(name);
+    output(Command::new(needed("gcore")?).arg("-o").arg(&prefix).arg(pid.to_string()))?;
+    let path = prefix.with_extension(pid.to_string());
+    let bytes = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+    std::fs::remove_file(&path)?;
+    Ok(bytes)
+}
+
+#[test]
+fn no_secret_is_in_a_core_of_the_agent_nor_in_its_memory_once_its_session_is_over() -> Result<()> {
+    let _machine = machine();
+    let scratch = Scratch::new("tls-core")?;
+    let at = Endpoint::free()?;
+    let _server = Server::Threads.start("1.3", &at, &scratch)?;
+    let log = scratch.join("keys");
+    let agent = Agent::start(&Options::new(&scratch))?;
+    // Ten sessions that last until the client ends.
+    let mut command = python(&["slow-client", &at.port()?.to_string(), "/core", "1200", "10", "1000000"])?;
+    let mut client = Service::start("client", command.env("SSLKEYLOGFILE", &log), &scratch)?;
+    agent.settle_for(200, "/core")?;
+    let secrets = key_log(&log)?;
+    ensure!(secrets.len() >= 40, "only {} secrets in the key log", secrets.len());
+    let held = known_in_process(&secrets, agent.pid())?.len();
+    ensure!(
+        held >= 20,
+        "of {} secrets {held} are found where they must be: the search is at fault",
+        secrets.len()
+    );
+    let core = core_of(agent.pid(), &scratch, "core")?;
+    ensure!(core.starts_with(b"\x7fELF") && known_in(&secrets, &core).is_empty(), "a secret is in a core");
+    // And this is what keeps it out.
+    std::fs::write(format!("/proc/{}/coredump_filter", agent.pid()), "0x33")?;
+    let whole = core_of(agent.pid(), &scratch, "whole")?;
+    ensure!(!known_in(&secrets, &whole).is_empty(), "a core of all memory has none: the search is at fault");
+    ensure!(client.wait(Duration::from_secs(60))?.success(), "{}", client.output());
+    agent.settle(|spans| joined(spans, "/core-1199").is_ok())?;
+    std::thread::sleep(Duration::from_secs(2));
+    let left = known_in_process(&secrets, agent.pid())?;
+    ensure!(left.is_empty(), "of {} secrets {left:?} are left when all sessions are over", secrets.len());
+    agent.stop().map(drop)
 }
 
 #[test]
@@ -244,8 +436,6 @@ fn no_secret_is_in_anything_that_the_agent_says_or_leaves() -> Result<()> {
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", agent.pid()))?;
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap_or_default();
     ensure!(core.split_whitespace().nth(4) == Some("0"), "a core could be written: {core:?}");
-    let filter = std::fs::read_to_string(format!("/proc/{}/coredump_filter", agent.pid()))?;
-    ensure!(filter.trim().chars().all(|digit| digit == '0'), "its memory would be in a core: {filter}");
     let outcome = agent.stop()?;
     judge(&Verdict::of(&outcome.spans, "/secret", 50, "1.3"), &outcome, 100)?;
     let secrets = key_log(&log)?;

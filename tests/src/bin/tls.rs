@@ -68,9 +68,9 @@ const PROGRAMS: [(&str, Server, Client, &str, usize); 21] = [
     ("nginx-java", Server::Nginx, Client::Java, "1.3", 999),
 ];
 
-/// With `--tls probes`: what OpenSSL and GnuTLS read and write. The only session of wget begins before its probes are there, so
-/// its end joins nothing.
-const PROBES: [(&str, Server, Client, &str, usize); 9] = [
+/// With `--tls probes`: what OpenSSL, GnuTLS and Go read and write. The only session of wget begins before its probes are there,
+/// so its end joins nothing.
+const PROBES: [(&str, Server, Client, &str, usize); 12] = [
     ("threads", Server::Threads, Client::Threads, "1.3", 999),
     ("threads-1.2", Server::Threads, Client::Threads, "1.2", 999),
     ("asyncio", Server::Asyncio, Client::Asyncio, "1.3", 999),
@@ -80,6 +80,9 @@ const PROBES: [(&str, Server, Client, &str, usize); 9] = [
     ("nginx-curl-1.2", Server::Nginx, Client::Curl, "1.2", 999),
     ("nginx-wget", Server::Nginx, Client::Wget, "1.3", 0),
     ("apache", Server::Apache, Client::Threads, "1.3", 999),
+    ("go", Server::Go, Client::Go, "1.3", 999),
+    ("go-1.2", Server::Go, Client::Go, "1.2", 999),
+    ("calls", Server::Calls, Client::Calls, "1.3", 999),
 ];
 
 /// What hits of probes are divided by.

@@ -65,6 +65,7 @@ pub enum Server {
     Go,
     Rustls,
     Java,
+    Calls,
 }
 
 /// What asks.
@@ -80,6 +81,7 @@ pub enum Client {
     Rustls,
     Java,
     JavaUrl,
+    Calls,
 }
 
 /// Another Node than the one on `PATH`.
@@ -116,6 +118,11 @@ fn rust() -> Result<Command> {
             .map(drop)
     })?;
     Ok(Command::new(program))
+}
+
+/// All the calls of OpenSSL that move plaintext.
+fn calls() -> Result<Command> {
+    Ok(Command::new(apps::c_program("tls_calls", &["-lssl", "-lcrypto"])?))
 }
 
 fn go() -> Result<Command> {
@@ -196,6 +203,11 @@ impl Server {
                 command.args((version == "1.2").then_some("TLSv1.2"));
                 command
             }
+            Self::Calls => {
+                let mut command = calls()?;
+                command.args(["serve", &port]).arg(certificate).arg(key);
+                command
+            }
             Self::Nginx => nginx(&made, version, &port, scratch)?,
             Self::Apache => apache(&made, version, &port, scratch)?,
         };
@@ -210,7 +222,7 @@ impl Client {
         self.over(at, prefix, count, 50, 40)
     }
 
-    /// The same, so many at a time, so many over a connection; neither counts for curl and wget.
+    /// The same, so many at a time, so many over a connection; neither counts for curl, wget and [`Self::Calls`].
     pub fn over(
         self,
         at: &Endpoint,
@@ -245,6 +257,11 @@ impl Client {
                 let mut command = java()?;
                 let style = if self == Self::Java { "client" } else { "client-url" };
                 command.arg(style).args(usual);
+                command
+            }
+            Self::Calls => {
+                let mut command = calls()?;
+                command.args(["client", &port, prefix, &count]);
                 command
             }
             Self::Wget => {
@@ -379,16 +396,26 @@ impl Verdict {
 
 /// Runs a client against a server that is there already, the agent started between the two.
 pub fn run(
-    (server, client): (Server, Client),
+    programs: (Server, Client),
     version: &str,
     count: usize,
+    options: &[String],
+) -> Result<(Verdict, Outcome)> {
+    run_over(programs, version, (count, 50, 40), options)
+}
+
+/// The same, so many at a time, so many over a connection.
+pub fn run_over(
+    (server, client): (Server, Client),
+    version: &str,
+    (count, concurrency, per_connection): (usize, usize, usize),
     options: &[String],
 ) -> Result<(Verdict, Outcome)> {
     let scratch = Scratch::new("tls")?;
     let at = Endpoint::free()?;
     let _server = server.start(version, &at, &scratch)?;
     let prefix = format!("/{server:?}").to_lowercase();
-    let mut client = client.command(&at, &prefix, count)?;
+    let mut client = client.over(&at, &prefix, count, concurrency, per_connection)?;
     let agent = Agent::start(&Options::new(&scratch).arguments(options.to_vec()))?;
     output(&mut client)?;
     agent.settle_for(2 * count, &prefix)?;
