@@ -202,12 +202,13 @@ impl Report for pipeline::Ledger {
 
 impl Report for sessions::Ledger {
     fn counters(&self, out: &mut Vec<Counter>) {
-        let Self { looked, planned, without, probed, failed } = *self;
+        let Self { looked, planned, without, probed, failed, learned } = *self;
         let unread = looked.saturating_sub(planned).saturating_sub(without);
         let causes = [("planned", planned), ("without", without), ("unread", unread)];
         push_by(out, "spandrel_tls_looks_total", causes);
         out.push(Counter::new("spandrel_tls_held_probes", probed));
         out.push(Counter::new("spandrel_tls_failed_libraries_total", failed));
+        out.push(Counter::new("spandrel_tls_learned_programs_total", learned));
     }
 }
 

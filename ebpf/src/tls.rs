@@ -13,8 +13,8 @@ use aya_ebpf::maps::{Array, HashMap};
 use spandrel_proto::call;
 use spandrel_proto::counter::Counter;
 use spandrel_proto::tls::{
-    CALLS, Found, FoundKey, KIND_SLICES, NOWHERE, PENDING, PROCESSES, Pending, Plan, SEARCHED, SESSIONS,
-    SLOTS, TRIES,
+    CALLS, Found, FoundKey, KIND_BLOCKS, KIND_SLICES, NOWHERE, PATHS, PENDING, PROCESSES, Path, Pending,
+    Plan, SEARCHED, SESSIONS, SLOTS, STACK_WORDS, STACKS, Stack, TRIES, may_be_pointer,
 };
 
 use crate::maps::{add, count};
@@ -48,6 +48,14 @@ static TLS_SECRETS: HashMap<FoundKey, Found> =
 #[map]
 static TLS_SCRATCH: Array<Found> = Array::with_max_entries(2, 0);
 
+/// What stacks point to, by connection, on its way to the agent, which removes it.
+#[map]
+static TLS_STACKS: HashMap<u64, Stack> = HashMap::with_max_entries(STACKS, 1 /* BPF_F_NO_PREALLOC */);
+
+/// Where that is put together, one per CPU and way; the agent sets the number.
+#[map]
+static TLS_STACK: Array<Stack> = Array::with_max_entries(2, 0);
+
 /// A session has begun in this process.
 #[inline(always)]
 pub fn begun(pid: u32, session: u64) {
@@ -80,6 +88,17 @@ pub extern "C" fn tls_seek(index: u32, pid: u32, stack: u64, connection: u64, de
     let mut taken = 0u64;
     // SAFETY: the entries are in the maps.
     unsafe {
+        if (*plan).kind == KIND_BLOCKS {
+            for path in 0..PATHS as u32 {
+                tls_take_blocks(index, pid, stack, connection, path);
+            }
+            if (*plan).sampled == 0 {
+                return 1;
+            }
+            tls_sample(index, pid, stack, connection);
+            // A search takes some calls to find what this stack may lead to.
+            return PLANLESS;
+        }
         for place in 0..SLOTS {
             let slot = read_volatile((addr_of!((*plan).slots) as *const u32).add(place));
             if slot == 0 {
@@ -157,7 +176,7 @@ pub fn begins_plain(registers: Registers) -> bool {
         && user::<u32>(buffer).is_some_and(spandrel_proto::tls::is_request)
 }
 
-/// What a call of a process without a plan adds.
+/// What a call of a process without a plan adds, or with one that is not complete.
 const PLANLESS: u32 = 1 << 16;
 /// More such calls, and the socket's process is none that has TLS.
 const MAX_PLANLESS: u32 = 256;
@@ -222,8 +241,7 @@ pub extern "C" fn tls_search(index: u32, pid: u32, stack: u64, connection: u64, 
     for step in 0..(SEARCHED.end - SEARCHED.start) / 8 {
         let place = SEARCHED.start + step * 8;
         let Some(session) = user::<u64>(stack + place as u64) else { return 0 };
-        // No object lies in the first page, or where no program's memory is.
-        if session < 4096 || session >> 47 != 0 || session & 7 != 0 {
+        if !may_be_pointer(session) {
             continue;
         }
         let guarded = (descriptor != NO_DESCRIPTOR) as u32 * GUARDED;
@@ -280,21 +298,74 @@ pub extern "C" fn tls_take_slices(index: u32, pid: u32, session: u64, connection
                 return 0;
             }
         }
-        for word in 0..6 {
-            (addr_of_mut!((*found).master) as *mut u64).add(word).write_volatile(0);
-        }
-        let random = addr_of_mut!((*found).random) as *mut u64;
-        random.write_volatile(connection);
-        // What is not certain must not take the place of what is.
-        random.add(1).write_volatile((guarded != GUARDED) as u64);
-        for word in 2..4 {
-            random.add(word).write_volatile(0);
-        }
-        addr_of_mut!((*found).connection).write_volatile(connection);
+        nameless(found, connection, (guarded != GUARDED) as u64);
         addr_of_mut!((*found).pid).write_volatile(pid);
         hand_over(found);
     }
     SOME
+}
+
+/// Takes what lies at the end of this path, if it is two blocks with as much used of each: whose it is, a record's tag must tell, since
+/// stacks are full of what earlier calls have left there. A global function, as `record`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tls_take_blocks(index: u32, pid: u32, stack: u64, connection: u64, path: u32) -> u32 {
+    let Some(plan) = TLS_PLANS.get_ptr(pid) else { return 0 };
+    let Some(found) = TLS_SCRATCH.get_ptr_mut(index) else { return 0 };
+    // SAFETY: map memory; the mask keeps the path within the plan, and each read is as long as its place.
+    unsafe {
+        let path = (addr_of!((*plan).paths) as *const Path).add(path as usize & (PATHS - 1));
+        let (slot, step) = (read_volatile(addr_of!((*path).slot)), read_volatile(addr_of!((*path).step)));
+        if slot == 0 {
+            return 0;
+        }
+        let Some(mut at) = user::<u64>(stack + slot as u64) else { return 0 };
+        if step != NOWHERE && may_be_pointer(at) {
+            let Some(next) = user::<u64>(at + step as u64) else { return 0 };
+            at = next;
+        }
+        if !may_be_pointer(at) {
+            return 0;
+        }
+        at += read_volatile(addr_of!((*path).secrets)) as u64;
+        // The length of one of them lies between the two, whether lengths stand before the bytes or behind them.
+        let Some(used @ (32 | 48)) = user::<u64>(at + 64) else { return 0 };
+        for block in 0..2 {
+            let to = (addr_of_mut!((*found).traffic) as *mut [u8; 64]).add(block);
+            let unused = (to as *const u64).add(core::hint::black_box(used >> 3) as usize & 7);
+            if !copy(to as *mut c_void, 64, at, 72 * block as u32) || read_volatile(unused) != 0 {
+                return 0;
+            }
+        }
+        nameless(found, connection, SOME as u64);
+        addr_of_mut!((*found).pid).write_volatile(pid);
+        hand_over(found);
+    }
+    SOME
+}
+
+/// Tells what this stack points to. A global function, as `record`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tls_sample(index: u32, pid: u32, stack: u64, connection: u64) -> u32 {
+    let Some(sample) = TLS_STACK.get_ptr_mut(index) else { return 0 };
+    // SAFETY: map memory; the helper writes as many bytes as there is room for.
+    unsafe {
+        let words = addr_of_mut!((*sample).words) as *mut u64;
+        if bpf_probe_read_user(words as *mut c_void, STACK_WORDS as u32 * 8, stack as *const c_void) != 0 {
+            return 0;
+        }
+        for place in 0..STACK_WORDS {
+            if !may_be_pointer(read_volatile(words.add(place))) {
+                words.add(place).write_volatile(0);
+            }
+        }
+        addr_of_mut!((*sample).connection).write_volatile(connection);
+        addr_of_mut!((*sample).pid).write_volatile(pid);
+        let value: &Stack = &*sample;
+        let _ = TLS_STACKS.insert(connection, value, 0);
+    }
+    0
 }
 
 /// Whether a `*tls.Conn` of Go lies over this descriptor: `Conn.conn` is an interface, whose word is a `*net.TCPConn`, whose
@@ -312,6 +383,28 @@ fn tls_is_of(session: u64, descriptor: u32) -> bool {
 const GUARDED: u32 = 1;
 /// What [`tls_search`] is told to take whatever has the shape of a session.
 const NO_DESCRIPTOR: u32 = u32::MAX;
+
+/// Says of traffic secrets beside which no random bytes lie that they are this connection's, or may be.
+///
+/// # Safety
+/// `found` must be map memory of this CPU.
+#[inline(always)]
+unsafe fn nameless(found: *mut Found, connection: u64, doubtful: u64) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        for word in 0..6 {
+            (addr_of_mut!((*found).master) as *mut u64).add(word).write_volatile(0);
+        }
+        let random = addr_of_mut!((*found).random) as *mut u64;
+        random.write_volatile(connection);
+        // What is not certain must not take the place of what is.
+        random.add(1).write_volatile(doubtful);
+        for word in 2..4 {
+            random.add(word).write_volatile(0);
+        }
+        addr_of_mut!((*found).connection).write_volatile(connection);
+    }
+}
 
 /// Puts what was found where the agent takes it from.
 ///

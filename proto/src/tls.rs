@@ -66,6 +66,52 @@ pub struct Plan {
     pub parties: [u32; 2],
     /// With [`KIND_CLEAR`], set by the kernel side: bytes were moved that were not counted, of which session is not known.
     pub torn: u32,
+    /// With [`KIND_BLOCKS`]: whether what the stacks point to is told ([`Stack`]), 1 or 0.
+    pub sampled: u32,
+    /// With [`KIND_BLOCKS`]: the ways from a stack to the secrets; a slot of 0 for none.
+    pub paths: [Path; PATHS],
+    /// Spelled-out padding.
+    pub reserved: u32,
+}
+
+/// A way from the stack at a socket call to a session's secrets that a search has found.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Path {
+    /// Where a pointer lies, above the stack pointer.
+    pub slot: u32,
+    /// Where behind it a pointer to what holds the secrets lies; [`NOWHERE`] if it points to that itself.
+    pub step: u32,
+    /// Where in that the first secret begins.
+    pub secrets: u32,
+}
+
+/// Ways to secrets that a plan may name.
+pub const PATHS: usize = 8;
+/// Words of a stack that are told: the frames between a system call and a library's own.
+pub const STACK_WORDS: usize = 256;
+/// Stacks that may wait for the agent. What finds no room is one of many.
+pub const STACKS: u32 = 64;
+
+/// What a stack points to at a socket call, from the stack pointer on.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Stack {
+    /// The call's connection.
+    pub connection: u64,
+    /// Whose.
+    pub pid: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Its words, 0 for those that [`may_be_pointer`] denies: they may be anything, secrets among it.
+    pub words: [u64; STACK_WORDS],
+}
+
+/// Whether a word may be the address of something that a program has allocated: aligned, not in the first page, and below what is the
+/// kernel's.
+#[inline(always)]
+pub const fn may_be_pointer(word: u64) -> bool {
+    word >= 4096 && word >> 47 == 0 && word & 7 == 0
 }
 
 /// The secrets lie in the session, beside the random bytes.
@@ -77,7 +123,11 @@ pub const KIND_SLICES: u32 = 1;
 /// and `guard` is where a `netFD` of Go has what the runtime polls it by.
 pub const KIND_CLEAR: u32 = 2;
 
-const _: () = assert!(size_of::<Plan>() == 88);
+/// The secrets are two blocks of 64 bytes, each with how much of it is used, 72 bytes apart, at the end of a path: rustls. There are
+/// no random bytes, so the connection says whose they are, and nothing that they are this one's.
+pub const KIND_BLOCKS: u32 = 3;
+
+const _: () = assert!(size_of::<Plan>() == 96 + PATHS * 12 && size_of::<Stack>() == 16 + STACK_WORDS * 8);
 
 /// Set in a process's number where its plan is for GnuTLS: a program may have both libraries. No process's number is as large
 /// (`PID_MAX_LIMIT`, include/linux/threads.h).

@@ -3,7 +3,7 @@
     tls_service.py threads|asyncio PORT CERTIFICATE KEY [1.2]    serves 200 bytes at any path
     tls_service.py client PORT PREFIX COUNT CONCURRENCY PER_CONNECTION    GETs PREFIX-0, PREFIX-1, …
     tls_service.py slow-client …    the same, with a pause after each request
-    tls_service.py asyncio-client PORT PREFIX COUNT CONCURRENCY PER_CONNECTION
+    tls_service.py asyncio-client|uvloop-client PORT PREFIX COUNT CONCURRENCY PER_CONNECTION
 """
 
 import asyncio
@@ -159,5 +159,9 @@ if __name__ == "__main__":
         client(*arguments)
     elif style == "slow-client":
         client(*arguments, pause=0.05)
+    elif style == "uvloop-client":
+        import uvloop
+
+        uvloop.run(asyncio_client(*arguments))
     else:
         asyncio.run(asyncio_client(*arguments))

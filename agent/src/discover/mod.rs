@@ -27,6 +27,7 @@ pub mod maps;
 pub mod memory;
 pub mod naming;
 pub mod openssl;
+pub mod paths;
 pub mod plaintext;
 pub mod proc;
 pub mod resource;

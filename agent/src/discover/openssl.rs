@@ -1,9 +1,10 @@
-//! Where OpenSSL and its kin keep a session's secrets: read out of the library's own accessors.
+//! Where OpenSSL and its kin, and GnuTLS, keep a session's secrets: read out of the library's own accessors.
 //!
 //! ```text
 //!   SSL_get_client_random ─▶ lea K(%rdi)             the random bytes are at K
 //!   SSL_get_session       ─▶ mov K(%rdi),%rax        the pointer to the SSL_SESSION
 //!   SSL_SESSION_get_master_key ─▶ lea K(%rdi)        the master secret in it
+//!   gnutls_session_get_random ─▶ lea K(%rdi),%rax    the random bytes of GnuTLS
 //! ```
 //! No accessor exists for the traffic secrets of TLS 1.3; they lie at a constant distance from what is known, by a
 //! table that is no more than a first guess: the tag of the first record is what proves it. Nothing here reads a process,
@@ -55,9 +56,37 @@ const TABLE: [(u32, u32, [u32; 2], &str); 4] = [
     (NOWHERE, 0x188, [0x77c, 0x7bc], "OpenSSL 3.5"),
 ];
 
+/// From the random bytes of GnuTLS 3.7 to `key.proto.tls13.ap_ckey` and `ap_skey` (`lib/gnutls_int.h`), and its line of versions.
+const GNUTLS: ([u32; 2], &str) = ([0x17c4, 0x1804], "GnuTLS");
+
 impl Library {
     /// Reads it out of a file; none if the file has no such accessors.
     pub fn of(elf: &Elf) -> Option<Self> {
+        Self::of_openssl(elf).or_else(|| Self::of_gnutls(elf))
+    }
+
+    /// True if TLS 1.2 is found by a search alone, and what the table says of 1.3 is true of few builds.
+    pub fn is_gnutls(&self) -> bool {
+        self.kind == GNUTLS.1
+    }
+
+    fn of_gnutls(elf: &Elf) -> Option<Self> {
+        let random = super::plaintext::gnutls_random(elf)?;
+        let ([client, server], kind) = GNUTLS;
+        // Called once for each session, or some times if it would block: sessions that have begun are looked for by content.
+        let begins = elf.file_offset(elf.symbol_within("gnutls_handshake", MAX_DEBUG_NAMES)?.address)?;
+        Some(Self {
+            random_base: NOWHERE,
+            random,
+            traffic: [random + client, random + server],
+            master_base: NOWHERE,
+            master: NOWHERE,
+            begins: vec![begins],
+            kind,
+        })
+    }
+
+    fn of_openssl(elf: &Elf) -> Option<Self> {
         let code = |name: &str| {
             let symbol = elf.symbol_within(name, MAX_DEBUG_NAMES)?;
             Some((symbol.address, elf.bytes_at(symbol.address, LOOKED_AT)?))

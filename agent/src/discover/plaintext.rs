@@ -86,8 +86,7 @@ impl Functions {
     }
 
     fn of_gnutls(elf: &Elf) -> Option<Self> {
-        let (at, code) = code_of(elf, "gnutls_session_get_random")?;
-        let random = address(at, &code)?;
+        let random = gnutls_random(elf)?;
         Some(Self {
             random_base: NOWHERE,
             random,
@@ -142,6 +141,12 @@ fn go_returns(elf: &Elf, function: Function) -> Option<Vec<u64>> {
     let found = code::returns(address, size, &|address, length| elf.bytes_at(address, length)).ok()?;
     let end = address.checked_add(size)?;
     Some(found.into_iter().map(|at| at.address).filter(|at| (address..end).contains(at)).collect())
+}
+
+/// Where a session of GnuTLS keeps the ClientHello's random bytes.
+pub(super) fn gnutls_random(elf: &Elf) -> Option<u32> {
+    let (at, code) = code_of(elf, "gnutls_session_get_random")?;
+    address(at, &code)
 }
 
 fn symbol(elf: &Elf, name: &str) -> Option<Symbol> {

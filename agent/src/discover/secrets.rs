@@ -24,7 +24,7 @@ pub const MAX_SEARCHED: u64 = 1 << 30;
 pub const MAX_GUESSES: usize = 1024;
 /// Keys of AES that one search gives: a process of thousands of sessions has some for each.
 pub const MAX_KEYS: usize = 8192;
-/// Places of one needle that are looked at.
+/// Places of one needle that are looked at, and of two blocks that are told.
 const MAX_PLACES: usize = 4;
 
 /// A secret, with zeroes behind it.
@@ -37,6 +37,8 @@ pub struct Guess {
     pub session: Option<usize>,
     /// The secrets of both directions, of TLS 1.3.
     pub traffic: Vec<Bytes>,
+    /// Where they lie, the first of them: blocks alone, whose places tell those of others.
+    pub places: Vec<u64>,
 }
 
 /// Where the secrets lie, relative to the random bytes, and how long the room for each is.
@@ -109,7 +111,7 @@ pub fn find(
             pieces(memory, range, &mut piece, &mut found, &mut |at, bytes, found| {
                 needles.find(memory, at, bytes, found);
                 match shapes {
-                    Shapes::Blocks => blocks(bytes, found),
+                    Shapes::Blocks => blocks(at, bytes, found),
                     Shapes::Arrays => arrays(bytes, found),
                     Shapes::None => {}
                 }
@@ -207,14 +209,15 @@ fn beside(memory: &dyn ReadMemory, at: u64, sessions: &[usize], found: &mut Foun
         };
         if let Some((one, other)) = read(one).zip(read(other)) {
             for &session in sessions {
-                found.add(Guess { session: Some(session), traffic: vec![one.clone(), other.clone()] });
+                let traffic = vec![one.clone(), other.clone()];
+                found.add(Guess { session: Some(session), traffic, places: Vec::new() });
             }
         }
     }
 }
 
 /// Looks for two blocks side by side that are as much used.
-fn blocks(bytes: &[u8], found: &mut Found) {
+fn blocks(start: u64, bytes: &[u8], found: &mut Found) {
     let word = |at: usize| {
         let bytes = bytes.get(at..at.checked_add(8)?)?;
         Some(u64::from_le_bytes(bytes.try_into().ok()?))
@@ -235,7 +238,8 @@ fn blocks(bytes: &[u8], found: &mut Found) {
         // The length may stand behind the bytes or before them.
         for begin in [at.checked_sub(64), Some(at + 8)].into_iter().flatten() {
             if let Some(traffic) = secret(begin, used as usize).zip(secret(begin + BLOCK, used as usize)) {
-                found.add(Guess { session: None, traffic: vec![traffic.0, traffic.1] });
+                let places = vec![start + begin as u64];
+                found.add(Guess { session: None, traffic: vec![traffic.0, traffic.1], places });
             }
         }
     }
@@ -258,7 +262,7 @@ fn arrays(bytes: &[u8], found: &mut Found) {
         for (to, from) in secret.iter_mut().zip(data) {
             *to = *from;
         }
-        found.add(Guess { session: None, traffic: vec![secret] });
+        found.add(Guess { session: None, traffic: vec![secret], places: Vec::new() });
     }
 }
 
@@ -275,8 +279,12 @@ fn is_random(bytes: &[u8]) -> bool {
 
 impl Found {
     fn add(&mut self, guess: Guess) {
-        let same = |known: &Guess| known.session == guess.session && known.traffic == guess.traffic;
-        if self.guesses.len() < MAX_GUESSES && !self.guesses.iter().any(same) {
+        let same = |known: &&mut Guess| known.session == guess.session && known.traffic == guess.traffic;
+        if let Some(known) = self.guesses.iter_mut().find(same) {
+            if known.places.len() < MAX_PLACES {
+                known.places.extend(&guess.places);
+            }
+        } else if self.guesses.len() < MAX_GUESSES {
             self.guesses.push(guess);
         }
     }

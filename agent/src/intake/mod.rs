@@ -22,7 +22,7 @@ use aya::{Ebpf, Pod};
 use spandrel_proto::counter::{CALL_NUMBERS, Counter};
 use spandrel_proto::policy::Policy;
 use spandrel_proto::record::{Loss, Record, decode};
-use spandrel_proto::tls::{ClearSession, Found, FoundKey, LIBRARIES, Plan, SESSIONS};
+use spandrel_proto::tls::{ClearSession, Found, FoundKey, LIBRARIES, Plan, SESSIONS, STACKS, Stack};
 use zeroize::Zeroize as _;
 
 use crate::discover::runtimes::ProbeSet;
@@ -31,6 +31,7 @@ use crate::probe::attach::Attached;
 use crate::probe::load::load;
 use crate::probe::pod::{
     PodClearCall, PodClearCount, PodClearFrame, PodClearSession, PodFound, PodLoss, PodPending, PodPlan,
+    PodStack,
 };
 use policies::Policies;
 pub use uprobes::Ledger as UprobeLedger;
@@ -89,6 +90,7 @@ impl Kernel {
                 plans: hash(&mut ebpf, "TLS_PLANS")?,
                 pending: hash(&mut ebpf, "TLS_PENDING")?,
                 secrets: hash(&mut ebpf, "TLS_SECRETS")?,
+                stacks: hash(&mut ebpf, "TLS_STACKS")?,
                 clear_calls: hash(&mut ebpf, "CLEAR_CALLS")?,
                 clear_counts: hash(&mut ebpf, "CLEAR_COUNTS")?,
             },
@@ -299,6 +301,19 @@ impl Kernel {
         }
     }
 
+    /// Takes what stacks point to out of their map.
+    pub fn take_stacks(&mut self, handle: &mut dyn FnMut(&Stack)) {
+        for _ in 0..STACKS {
+            let Some(Ok(key)) = self.sessions.stacks.keys().next() else { break };
+            if let Ok(stack) = self.sessions.stacks.get(&key, 0) {
+                handle(&stack.0);
+            }
+            if self.sessions.stacks.remove(&key).is_err() {
+                break;
+            }
+        }
+    }
+
     /// Begins to detach the programs, which takes the kernel tens of milliseconds each. Once the thread has
     /// ended, nothing new is counted or written into the ring. `None` if that was done before.
     pub fn detach(&mut self) -> Option<JoinHandle<()>> {
@@ -323,6 +338,7 @@ struct TlsMaps {
     plans: HashMap<MapData, u32, PodPlan>,
     pending: HashMap<MapData, u32, PodPending>,
     secrets: HashMap<MapData, FoundKey, PodFound>,
+    stacks: HashMap<MapData, u64, PodStack>,
     clear_calls: HashMap<MapData, PodClearFrame, PodClearCall>,
     clear_counts: HashMap<MapData, PodClearSession, PodClearCount>,
 }

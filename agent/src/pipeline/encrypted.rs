@@ -91,7 +91,11 @@ impl Pipeline {
         let Some(searcher) = &mut self.secrets else { return };
         self.behind.search(searcher, self.sessions.as_ref(), now);
         while let Some(answer) = searcher.answer() {
-            self.behind.try_guesses(&answer, searcher, now);
+            for (ask, places) in self.behind.try_guesses(&answer, searcher, now) {
+                if let Some(sessions) = &mut self.sessions {
+                    sessions.found(ask.process, ask.connection, places, &mut self.kernel);
+                }
+            }
         }
     }
 
@@ -112,6 +116,7 @@ impl Pipeline {
         if takes_keys {
             let behind = &mut self.behind;
             self.kernel.take_secrets(&mut |found| behind.secrets(found, now));
+            sessions.learn(&mut self.kernel);
         }
         self.search(now);
         if takes_keys {
@@ -158,6 +163,13 @@ impl Behind {
             }
         }
         if let Some(end) = self.connections.get_mut(&connection)
+            && let Some(random) = random
+            && let Some(proven) = end.layer.take_proven()
+        {
+            // The other end's, too.
+            self.found(random, &proven, moment.time);
+        }
+        if let Some(end) = self.connections.get_mut(&connection)
             && self.tls.searches
             && !end.keyless
             && end.layer.state() == tls::State::Waiting
@@ -178,15 +190,20 @@ impl Behind {
 
     /// Secrets were found beside these random bytes.
     fn secrets(&mut self, found: &spandrel_proto::tls::Found, now: Monotonic) {
-        let secrets = tls::Secrets {
-            traffic: found.traffic.iter().map(|secret| tls::Secret::new(secret)).collect(),
-            master: vec![tls::Secret::new(&found.master)],
-            keys: Vec::new(),
-        };
         let older = ConnectionId(found.connection);
         // Without random bytes, the connection itself says whose they are; with its hello, both ends have them.
         // The byte behind says that only the shape of what was found was right.
         let nameless = found.random.iter().skip(9).all(|&byte| byte == 0);
+        let [client, server] = &found.traffic;
+        let traffic = [tls::Secret::new(client), tls::Secret::new(server)];
+        let secrets = match nameless && found.random[8] != 0 {
+            true => tls::Secrets { guesses: vec![traffic], ..tls::Secrets::default() },
+            false => tls::Secrets {
+                traffic: traffic.to_vec(),
+                master: vec![tls::Secret::new(&found.master)],
+                ..tls::Secrets::default()
+            },
+        };
         let random = match nameless {
             true => self.connections.get(&older).and_then(|end| end.hello),
             false => Some(found.random),

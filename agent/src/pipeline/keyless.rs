@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use super::behind::Behind;
 use crate::discover::searching;
-use crate::discover::secrets::Schedules;
+use crate::discover::secrets::{Guess, Schedules};
 use crate::identity::{ConnectionId, Monotonic, ProcessKey};
 use crate::probe::sessions::Sessions;
 use crate::{stream, tls};
@@ -107,13 +107,14 @@ impl Behind {
         }
     }
 
-    /// Tries what a search has found on the connections that it was made for.
-    pub(super) fn try_guesses(
+    /// Tries what a search has found on the connections that it was made for; those that it opened, and where what did lies.
+    pub(super) fn try_guesses<'a>(
         &mut self,
-        answer: &searching::Answer,
+        answer: &'a searching::Answer,
         searcher: &mut searching::Searcher,
         now: Monotonic,
-    ) {
+    ) -> Vec<(searching::Ask, &'a [u64])> {
+        let mut opened = Vec::new();
         let mut trial = tls::Trial::default();
         for guess in &answer.guesses {
             let traffic = guess.traffic.iter().map(|secret| tls::Secret::new(secret.as_slice())).collect();
@@ -132,7 +133,16 @@ impl Behind {
             {
                 searcher.opened();
                 self.found(ask.random, &secrets, now);
+                let fits = |guess: &&Guess| {
+                    guess
+                        .traffic
+                        .iter()
+                        .any(|one| secrets.traffic.iter().any(|secret| secret.is(one.as_slice())))
+                };
+                let guess = answer.guesses.iter().find(fits);
+                opened.extend(guess.map(|guess| (*ask, guess.places.as_slice())));
             }
         }
+        opened
     }
 }

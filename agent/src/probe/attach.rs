@@ -77,7 +77,8 @@ pub fn attach(plan: &Plan, found: &Found, options: Options) -> anyhow::Result<At
         .map_max_entries("SCRATCH", cpus as u32 * 2)
         .map_max_entries("WALK_STATES", cpus as u32 * spandrel_proto::walk::STATES)
         .map_max_entries("FOLLOWING", cpus as u32 * 2)
-        .map_max_entries("TLS_SCRATCH", cpus as u32 * 2);
+        .map_max_entries("TLS_SCRATCH", cpus as u32 * 2)
+        .map_max_entries("TLS_STACK", cpus as u32 * 2);
     if socket_backend {
         loader.map_max_entries("SOCKETS_BY_ADDRESS", 1);
     }

@@ -7,7 +7,7 @@
 
 use spandrel_proto::layout::{Learned, Offsets, Run};
 use spandrel_proto::record::Loss;
-use spandrel_proto::tls::{ClearCall, ClearCount, ClearFrame, ClearSession, Found, Pending, Plan};
+use spandrel_proto::tls::{ClearCall, ClearCount, ClearFrame, ClearSession, Found, Pending, Plan, Stack};
 use spandrel_proto::walk::{MAX_STEPS, Probed, ProbedAt, Step, Walked};
 
 macro_rules! plain {
@@ -52,6 +52,13 @@ plain! {
     /// [`ClearCount`], as a map value.
     PodClearCount(ClearCount);
 }
+
+/// [`Stack`], as a map value: addresses of a program, which nobody need see.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub struct PodStack(pub Stack);
+// SAFETY: as above.
+unsafe impl aya::Pod for PodStack {}
 
 /// [`Found`], as a map value; it has secrets in it, so it cannot be printed, and whoever takes it overwrites it.
 #[repr(transparent)]

@@ -5,7 +5,8 @@
 //!                                                          └▶ a probe where sessions begin (once a file)
 //! ```
 //! A library is read once, whoever maps it, and probed once: a probe covers the file, in all processes. It is taken off
-//! half a minute after the last process that was seen with it has ended. Nothing here reads a secret.
+//! half a minute after the last process that was seen with it has ended. Where a search has found what no library is known
+//! for, the way to it is learned (`discover::paths`), once a program. Nothing here reads a secret.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -13,15 +14,20 @@ use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
 use aya::programs::uprobe::UProbeLink;
-use spandrel_proto::tls::{KIND_CLEAR, KIND_PLACES, KIND_SLICES, NOWHERE, OF_GO, Plan, SLOTS};
+use spandrel_proto::tls::{
+    KIND_BLOCKS, KIND_CLEAR, KIND_PLACES, KIND_SLICES, NOWHERE, OF_GO, PATHS, Path, Plan, SLOTS,
+};
 
 use crate::discover::elf::Elf;
 use crate::discover::go_tls::Go;
 use crate::discover::maps::{self, FileKey, Maps};
+use crate::discover::memory::ProcessMemory;
 use crate::discover::openssl::Library;
+use crate::discover::paths::Lesson;
 use crate::discover::plaintext::Functions;
+use crate::discover::proc::is_meant;
 use crate::discover::tls_modes::Mode;
-use crate::identity::Monotonic;
+use crate::identity::{ConnectionId, Monotonic, ProcessKey};
 use crate::intake::Kernel;
 use crate::tls::Version;
 use crate::{clock, log};
@@ -31,6 +37,11 @@ const MAX_FILES: usize = 4096;
 
 /// How often a file's probes may be refused before it is left alone.
 const MAX_REFUSED: usize = 8;
+
+/// Processes of which something is learned at once.
+const MAX_LESSONS: usize = 16;
+/// How often something is learned of a program: as a server, as a client, and once more.
+const LESSONS: usize = 4;
 
 /// How long a file's probe stays when the last process that was seen with it has ended.
 const KEPT: Duration = Duration::from_secs(30);
@@ -48,6 +59,8 @@ pub struct Ledger {
     pub probed: u64,
     /// Libraries that could not be read or probed.
     pub failed: u64,
+    /// Times that a program's ways from the stack to secrets were learned.
+    pub learned: u64,
 }
 
 /// What is known of files and processes.
@@ -56,6 +69,8 @@ pub struct Sessions {
     files: HashMap<Used, File>,
     /// Processes with a plan, the files that it is for, and since when it is complete for each, probes included.
     processes: HashMap<u32, Vec<(Used, Monotonic)>>,
+    /// Processes whose stacks are looked at.
+    lessons: HashMap<u32, (ProcessKey, Lesson)>,
     ledger: Ledger,
 }
 
@@ -68,6 +83,8 @@ enum Maker {
     OpenSsl(Library),
     Go(Go),
     Clear(Functions),
+    /// A program of which a search has found, and stacks have told, where the secrets lie.
+    Blocks(Vec<Path>),
 }
 
 impl Maker {
@@ -76,13 +93,14 @@ impl Maker {
             Self::OpenSsl(library) => library.kind,
             Self::Go(_) => "Go's crypto/tls",
             Self::Clear(functions) => functions.kind,
+            Self::Blocks(_) => "what keeps secrets as rustls does",
         }
     }
 
     /// Whether it is known where it keeps the secrets of this version.
     fn reads(&self, version: Option<Version>) -> bool {
         match (self, version) {
-            (Self::Go(_), version) => version != Some(Version::Tls12),
+            (Self::Go(_) | Self::Blocks(_), version) => version != Some(Version::Tls12),
             (Self::OpenSsl(library), Some(Version::Tls13)) => library.traffic != [NOWHERE; 2],
             (Self::OpenSsl(library), Some(Version::Tls12)) => library.master != NOWHERE,
             (Self::OpenSsl(_), None) | (Self::Clear(_), _) => true,
@@ -93,7 +111,7 @@ impl Maker {
     fn probes(&self) -> Vec<(&'static str, u64)> {
         match self {
             Self::OpenSsl(library) => library.begins.iter().map(|at| ("session_begun", *at)).collect(),
-            Self::Go(_) => Vec::new(),
+            Self::Go(_) | Self::Blocks(_) => Vec::new(),
             Self::Clear(functions) => functions.probes.clone(),
         }
     }
@@ -101,7 +119,7 @@ impl Maker {
     /// What is set in the key of a plan for it.
     fn library(&self) -> u32 {
         match self {
-            Self::OpenSsl(_) | Self::Go(_) => 0,
+            Self::OpenSsl(_) | Self::Go(_) | Self::Blocks(_) => 0,
             Self::Clear(functions) => functions.library,
         }
     }
@@ -123,6 +141,8 @@ struct File {
     probes: Vec<UProbeLink>,
     /// How often they were refused.
     refused: usize,
+    /// How often something was learned of it.
+    lessons: usize,
 }
 
 impl Sessions {
@@ -152,7 +172,11 @@ impl Sessions {
         let known = self.processes.get(&pid).cloned().unwrap_or_default();
         let Ok(maps) = Maps::of(pid) else { return false };
         let mut chosen: Vec<(Used, &maps::Mapping)> = Vec::new();
-        for (file, mapping) in maps.programs().filter(|(_, mapping)| may_be_library(&maps, mapping)) {
+        let mut files: Vec<_> =
+            maps.programs().filter(|(_, mapping)| may_be_library(&maps, mapping)).collect();
+        // Of keys a process has one plan. What has both OpenSSL and GnuTLS (curl, whose librtmp brings it) speaks by the former.
+        files.sort_by_key(|(_, mapping)| memchr::memmem::find(&mapping.path, b"gnutls").is_some());
+        for (file, mapping) in files {
             let key = (file, mode);
             if let Entry::Vacant(entry) = self.files.entry(key) {
                 let (library, opened) = read(pid, mapping, mode).unzip();
@@ -248,6 +272,82 @@ impl Sessions {
         true
     }
 
+    /// A search has found secrets of a process's connection at these places, and they have opened it: the stacks of its calls may
+    /// tell where those of others lie.
+    pub fn found(
+        &mut self,
+        process: ProcessKey,
+        connection: ConnectionId,
+        places: &[u64],
+        kernel: &mut Kernel,
+    ) {
+        let pid = process.pid;
+        if !self.lessons.contains_key(&pid) {
+            if self.lessons.len() >= MAX_LESSONS {
+                return;
+            }
+            let Some(file) = program(pid).and_then(|key| self.files.get_mut(&key)) else { return };
+            let paths = match &file.library {
+                None => [Path::default(); PATHS],
+                Some(Maker::Blocks(known)) => paths(known),
+                Some(_) => return,
+            };
+            let plan = Plan { kind: KIND_BLOCKS, paths, sampled: 1, ..NOTHING };
+            if file.lessons >= LESSONS || !kernel.plan_sessions(pid, &plan) {
+                return;
+            }
+            file.lessons += 1;
+            self.lessons.insert(pid, (process, Lesson::default()));
+        }
+        if let Some((_, lesson)) = self.lessons.get_mut(&pid) {
+            lesson.found(connection, places);
+        }
+    }
+
+    /// Looks at stacks of processes of which something may be learned.
+    pub fn learn(&mut self, kernel: &mut Kernel) {
+        if self.lessons.is_empty() {
+            return;
+        }
+        let lessons = &mut self.lessons;
+        kernel.take_stacks(&mut |stack| {
+            if let Some((process, lesson)) = lessons.get_mut(&stack.pid)
+                && let Some(memory) = ProcessMemory::of(stack.pid).filter(|_| is_meant(*process))
+            {
+                lesson.stack(stack, &memory);
+            }
+        });
+        let learned = lessons.iter().filter_map(|(pid, (_, lesson))| Some((*pid, lesson.learned()?)));
+        for (pid, paths) in learned.collect::<Vec<_>>() {
+            self.lessons.remove(&pid);
+            self.learned(pid, paths, kernel);
+        }
+    }
+
+    /// From now on these paths lead to the secrets of this process's sessions, and of others of the same program.
+    fn learned(&mut self, pid: u32, learned: Vec<Path>, kernel: &mut Kernel) {
+        log::debug(format_args!("TLS: of process {pid} was learned: {learned:?}"));
+        let key = program(pid);
+        let Some((key, file)) = key.and_then(|key| Some((key, self.files.get_mut(&key)?))) else { return };
+        self.ledger.learned += u64::from(!learned.is_empty());
+        let mut all = match file.library.take() {
+            Some(Maker::Blocks(known)) => known,
+            _ => Vec::new(),
+        };
+        all.extend(learned.into_iter().filter(|path| !all.contains(path)).collect::<Vec<_>>());
+        if all.is_empty() {
+            return kernel.forget_sessions(pid);
+        }
+        let library = Maker::Blocks(all);
+        if kernel.plan_sessions(pid, &plan(&library, 0..0))
+            && let Entry::Vacant(entry) = self.processes.entry(pid)
+        {
+            entry.insert(vec![(key, clock::monotonic())]);
+            (file.users, file.left) = (file.users + 1, None);
+        }
+        file.library = Some(library);
+    }
+
     /// Since when a process's sessions of this library are looked into, with all that is needed for it.
     pub fn since(&self, pid: u32, library: u32) -> Option<Monotonic> {
         let of_library = |key: &Used| {
@@ -260,6 +360,7 @@ impl Sessions {
     /// A process has ended.
     pub fn exited(&mut self, pid: u32, kernel: &mut Kernel) {
         kernel.forget_sessions(pid);
+        self.lessons.remove(&pid);
         let Some(keys) = self.processes.remove(&pid) else { return };
         if keys.iter().any(|((_, mode), _)| *mode == Mode::Probes) {
             kernel.forget_clear_process(pid);
@@ -296,7 +397,8 @@ impl Sessions {
 
     /// Whether there is a process whose sessions' keys are looked for: without one, none is found.
     pub fn takes_keys(&self) -> bool {
-        self.processes.values().flatten().any(|((_, mode), _)| *mode == Mode::Keys)
+        let planned = self.processes.values().flatten().any(|((_, mode), _)| *mode == Mode::Keys);
+        planned || !self.lessons.is_empty()
     }
 
     /// The books.
@@ -328,10 +430,14 @@ pub fn describe(pid: u32, mode: Mode) -> &'static str {
                 "of Go, read by probes at the calls of crypto/tls.Conn"
             }
             Maker::Clear(_) => "of GnuTLS, read by probes at its calls",
+            Maker::OpenSsl(library) if library.is_gnutls() => {
+                "of GnuTLS, read by the keys of its sessions: 1.2 by a search for the key of AES (--tls-search)"
+            }
             Maker::OpenSsl(library) if library.traffic[0] == NOWHERE => {
                 "1.2 only, by the keys of its sessions: this build of OpenSSL is not known"
             }
             Maker::OpenSsl(_) => "of OpenSSL, read by the keys of its sessions",
+            Maker::Blocks(_) => "read by the keys of its sessions",
             Maker::Go(_) => {
                 "of Go, read by the keys of its sessions: 1.2 by a search for the key of AES (--tls-search)"
             }
@@ -405,6 +511,7 @@ fn plan(maker: &Maker, code: std::ops::Range<u64>) -> Plan {
             kind: KIND_SLICES,
             ..NOTHING
         },
+        Maker::Blocks(known) => Plan { kind: KIND_BLOCKS, paths: paths(known), ..NOTHING },
         Maker::Clear(functions) => Plan {
             guard: functions.polled,
             random_base: functions.random_base,
@@ -431,7 +538,23 @@ const NOTHING: Plan = Plan {
     party: NOWHERE,
     parties: [0; 2],
     torn: 0,
+    sampled: 0,
+    paths: [Path { slot: 0, step: 0, secrets: 0 }; PATHS],
+    reserved: 0,
 };
+
+/// The file that a process runs, whose sessions are read by their keys.
+fn program(pid: u32) -> Option<Used> {
+    Some((Maps::of(pid).ok()?.iter().find_map(maps::Mapping::file)?, Mode::Keys))
+}
+
+fn paths(known: &[Path]) -> [Path; PATHS] {
+    let mut paths = [Path::default(); PATHS];
+    for (to, from) in paths.iter_mut().zip(known) {
+        *to = *from;
+    }
+    paths
+}
 
 /// Distances measured between the stack pointer at a socket call and the session, in programs with one thread and
 /// with several (glibc's cancellable calls take 40 bytes more).

@@ -78,8 +78,12 @@ pub fn fuzz_layer(data: &[u8]) {
                 }
                 let secret = Secret::new(&[operation; 48]);
                 let key = Secret::new(&[operation; 44]);
-                let secrets =
-                    Secrets { traffic: vec![secret.clone()], master: vec![secret], keys: vec![key] };
+                let secrets = Secrets {
+                    guesses: vec![[secret.clone(), key.clone()]],
+                    traffic: vec![secret.clone()],
+                    master: vec![secret],
+                    keys: vec![key],
+                };
                 layer.secrets(&secrets, &mut out);
             }
         }

@@ -75,9 +75,11 @@ impl Keys {
         self.make_room();
         let session =
             self.sessions.entry(random).or_insert_with(|| Session { since: now, ..Session::default() });
-        let first = session.secrets.is_none();
-        self.ledger.found += u64::from(first);
-        match session.secrets.get_or_insert_default().add(secrets) {
+        let known = session.secrets.get_or_insert_default();
+        let guessed = known.is_guessed();
+        let new = known.add(secrets);
+        self.ledger.found += u64::from(guessed && !known.is_guessed());
+        match new {
             true => &session.connections,
             false => &[],
         }
@@ -110,7 +112,8 @@ impl Keys {
         let Some(session) = self.sessions.get_mut(random) else { return };
         session.connections.retain(|other| *other != connection);
         if session.connections.is_empty() {
-            self.ledger.keyless += u64::from(session.secrets.is_none() && !session.read);
+            let found = session.secrets.as_ref().is_some_and(|secrets| !secrets.is_guessed());
+            self.ledger.keyless += u64::from(!found && !session.read);
             self.sessions.remove(random);
         }
     }

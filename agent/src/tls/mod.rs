@@ -153,6 +153,11 @@ impl Layer {
         }
     }
 
+    /// Guesses at its secrets that a record has proven since this was asked last.
+    pub fn take_proven(&mut self) -> Option<Secrets> {
+        self.session.as_mut().and_then(|session| session.take_proven())
+    }
+
     /// What of the guesses at the session with this number opens records that wait: what was found together opens together. Nothing
     /// is consumed, and none if it is not enough to go on with.
     pub fn fits(&self, trial: &mut Trial, number: usize) -> Option<Secrets> {

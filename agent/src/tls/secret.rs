@@ -28,6 +28,11 @@ impl Secret {
         Self(kept)
     }
 
+    /// True if it is these bytes.
+    pub fn is(&self, bytes: &[u8]) -> bool {
+        self.0.as_slice() == bytes
+    }
+
     /// All of it.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.0
@@ -64,10 +69,15 @@ pub struct Secrets {
     pub master: Vec<Secret>,
     /// Keys of AES-GCM, each of one direction, with its IV (TLS 1.3) or salt (TLS 1.2) behind it: what is found without a secret.
     pub keys: Vec<Secret>,
+    /// Traffic secrets of both directions that are as likely another session's: none is one of this before a record proves it.
+    pub guesses: Vec<[Secret; 2]>,
 }
 
 /// How many of each kind are kept for one session: both directions of two generations.
 pub const MAX_CANDIDATES: usize = 4;
+
+/// How many guesses are kept: what the stack has of other sessions at some calls.
+const MAX_GUESSES: usize = 16;
 
 impl Secrets {
     /// True if it is enough to go on with: of TLS 1.3 both directions are needed, or the records of one would be taken for the
@@ -79,10 +89,30 @@ impl Secrets {
         }
     }
 
+    /// True if nothing of it is more than a guess.
+    pub(super) fn is_guessed(&self) -> bool {
+        self.traffic.is_empty() && self.master.is_empty() && self.keys.is_empty()
+    }
+
+    /// With guesses taken for what they may be: where tags decide of each whether it is.
+    pub(super) fn all(&self) -> Self {
+        let traffic = self.guesses.iter().flatten().chain(&self.traffic).cloned().collect();
+        Self { traffic, master: self.master.clone(), keys: self.keys.clone(), guesses: Vec::new() }
+    }
+
     /// Adds what is not known yet; the oldest goes if there are too many. False if nothing was new.
     pub fn add(&mut self, other: &Self) -> bool {
         let mut new = false;
-        let Self { traffic, master, keys } = other;
+        let Self { traffic, master, keys, guesses } = other;
+        for guess in guesses {
+            if !self.guesses.iter().any(|known| known[0].0 == guess[0].0) {
+                if self.guesses.len() >= MAX_GUESSES {
+                    self.guesses.remove(0);
+                }
+                self.guesses.push(guess.clone());
+                new = true;
+            }
+        }
         for (mine, others) in
             [(&mut self.traffic, traffic), (&mut self.master, master), (&mut self.keys, keys)]
         {
@@ -110,6 +140,19 @@ mod tests {
         let secrets = Secrets { traffic: vec![Secret::new(&[0xab; 48])], ..Secrets::default() };
         assert!(!format!("{secrets:?}").contains("171"), "{secrets:?}");
         assert_eq!(format!("{:?}", secrets.traffic), "[Secret]");
+    }
+
+    #[test]
+    fn guesses_are_kept_apart_and_bounded() {
+        let pair = |byte| [Secret::new(&[byte; 32]), Secret::new(&[!byte; 32])];
+        let mut secrets = Secrets::default();
+        for byte in 1..=2 * MAX_GUESSES as u8 {
+            let guess = Secrets { guesses: vec![pair(byte)], ..Secrets::default() };
+            assert!(secrets.add(&guess) && !secrets.add(&guess));
+        }
+        assert_eq!((secrets.guesses.len(), secrets.is_guessed()), (MAX_GUESSES, true));
+        assert!(!secrets.is_enough(Version::Tls13));
+        assert_eq!(secrets.all().traffic.len(), 2 * MAX_GUESSES);
     }
 
     #[test]

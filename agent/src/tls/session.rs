@@ -59,6 +59,8 @@ pub(super) struct Session {
     random: Option<Random>,
     server: Option<ServerHello>,
     secrets: Secrets,
+    /// Guesses that a record has proven, until they are asked for.
+    proven: Option<Secrets>,
     waiting: VecDeque<(Direction, Waiting)>,
     waiting_bytes: usize,
     /// No key is waited for any longer.
@@ -114,6 +116,7 @@ impl Session {
             random: None,
             server: None,
             secrets: Secrets::default(),
+            proven: None,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             given_up: false,
@@ -131,7 +134,7 @@ impl Session {
     /// One whose handshake was not seen, with secrets that may be its own.
     pub fn late(direction: Direction, offset: u64, secrets: &Secrets) -> Self {
         let mut session = Self::new(direction, offset, false);
-        session.secrets.add(secrets);
+        session.secrets.add(&secrets.all());
         (session.late, session.genuine) = (true, true);
         session
     }
@@ -266,11 +269,35 @@ impl Session {
             ledger.seal(Sealed::Lost, held);
         }
         self.way(direction).framer = Some(framer);
+        self.prove(ledger, out);
+    }
+
+    /// Tries guesses on what waits: those that open something are this session's secrets.
+    fn prove(&mut self, ledger: &mut Ledger, out: &mut Sink<'_>) {
+        if self.secrets.guesses.is_empty() || !self.waits() {
+            return;
+        }
+        let mut trial = Trial::default();
+        for traffic in &self.secrets.guesses {
+            trial.add(None, Secrets { traffic: traffic.to_vec(), ..Secrets::default() });
+        }
+        if let Some(proven) = self.fits(&mut trial, 0) {
+            self.secrets.guesses.clear();
+            self.secrets.add(&proven);
+            self.proven = Some(proven);
+            self.pump(ledger, out);
+        }
+    }
+
+    /// Guesses that a record has proven since this was asked last.
+    pub fn take_proven(&mut self) -> Option<Secrets> {
+        self.proven.take()
     }
 
     /// Secrets that may be this session's.
     pub fn secrets(&mut self, secrets: &Secrets, ledger: &mut Ledger, out: &mut Sink<'_>) {
-        if self.secrets.add(secrets) {
+        let all = self.is_guessed().then(|| secrets.all());
+        if self.secrets.add(all.as_ref().unwrap_or(secrets)) {
             if self.is_guessed() && self.renewals < MAX_RENEWALS {
                 (self.guesses, self.given_up) = (0, false);
                 self.renewals += 1;
@@ -278,6 +305,7 @@ impl Session {
             self.send.revive();
             self.receive.revive();
             self.pump(ledger, out);
+            self.prove(ledger, out);
         }
     }
 
@@ -287,25 +315,29 @@ impl Session {
         let suite = self.suite()?;
         let mut fitting = Secrets::default();
         for direction in [Direction::Send, Direction::Receive] {
+            if suite.version == Version::Tls13 {
+                let records = self.waiting.iter().filter(|(of, _)| *of == direction);
+                let records = records.filter_map(|(_, waiting)| match waiting {
+                    Waiting::Record(record) => Some(record),
+                    Waiting::Lost { .. } => None,
+                });
+                let whole = |record: &&Record| record.kind() == APPLICATION_DATA && record.missing.is_none();
+                let short = |record: &&Record| record.body.len() <= MAX_GUESSED;
+                let records: Vec<&Record> =
+                    records.filter(whole).filter(short).take(GUESSED_RECORDS).collect();
+                // A secret is worth more than a key: of it come those of later generations.
+                if let Some(found) = trial.opening(suite, &records, number) {
+                    fitting.add(found);
+                    if fitting.traffic.len() >= 2 {
+                        break;
+                    }
+                    continue;
+                }
+            }
             if self.wants_key()
                 && let Some(key) = trial.proving(suite, &self.sealed(direction))
             {
                 fitting.keys.push(key);
-                continue;
-            }
-            if suite.version != Version::Tls13 {
-                continue;
-            }
-            let records = self.waiting.iter().filter(|(of, _)| *of == direction);
-            let records = records.filter_map(|(_, waiting)| match waiting {
-                Waiting::Record(record) => Some(record),
-                Waiting::Lost { .. } => None,
-            });
-            let whole = |record: &&Record| record.kind() == APPLICATION_DATA && record.missing.is_none();
-            let short = |record: &&Record| record.body.len() <= MAX_GUESSED;
-            let records: Vec<&Record> = records.filter(whole).filter(short).take(GUESSED_RECORDS).collect();
-            if let Some(found) = trial.opening(suite, &records, number) {
-                fitting.add(found);
             }
         }
         fitting.is_enough(suite.version).then_some(fitting)

@@ -44,11 +44,12 @@ struct Arguments {
 
 /// Server, client, version of TLS, and how many of 1,000 requests must be joined: keys of sessions that are over before a search
 /// are not found.
-const PROGRAMS: [(&str, Server, Client, &str, usize); 21] = [
+const PROGRAMS: [(&str, Server, Client, &str, usize); 22] = [
     ("threads", Server::Threads, Client::Threads, "1.3", 999),
     ("threads-1.2", Server::Threads, Client::Threads, "1.2", 999),
     ("asyncio", Server::Asyncio, Client::Asyncio, "1.3", 999),
     ("uvicorn-uvloop", Server::Uvicorn, Client::Asyncio, "1.3", 999),
+    ("uvloop", Server::Uvicorn, Client::Uvloop, "1.3", 999),
     ("gunicorn", Server::Gunicorn, Client::Threads, "1.3", 999),
     ("gunicorn-threads", Server::GunicornThreads, Client::Threads, "1.3", 999),
     ("node", Server::Node, Client::Node, "1.3", 999),

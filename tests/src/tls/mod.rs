@@ -74,6 +74,7 @@ pub enum Server {
 pub enum Client {
     Threads,
     Asyncio,
+    Uvloop,
     Node,
     Curl,
     Wget,
@@ -238,6 +239,11 @@ impl Client {
         Ok(match self {
             Self::Threads => python(&[&["client"], &usual[..]].concat())?,
             Self::Asyncio => python(&[&["asyncio-client"], &usual[..]].concat())?,
+            Self::Uvloop => {
+                let mut command = Command::new(apps::virtual_environment()?.join("bin/python"));
+                command.arg(apps::source("tls_service.py")).arg("uvloop-client").args(usual);
+                command
+            }
             Self::Node => {
                 let mut command = node()?;
                 command.arg(apps::source("tls_service.js")).arg("client").args(usual);

@@ -112,6 +112,34 @@ fn of_guesses_those_come_out_that_open_a_session_in_both_directions() {
     }
 }
 
+#[test]
+fn a_guess_at_another_session_takes_nothing_of_what_its_own_opens() {
+    for suite in suites() {
+        let mut wire = Wire::new(suite);
+        wire.client(b"GET / HTTP/1.1\r\n\r\n");
+        wire.server(b"HTTP/1.1 200 OK\r\n\r\n");
+        let pair = |secrets: &Secrets| <[Secret; 2]>::try_from(secrets.traffic.clone()).ok();
+        let (Some(own), Some(other)) = (pair(&wire.secrets), pair(&Wire::new(suite).secrets)) else {
+            // TLS 1.2 has none.
+            continue;
+        };
+        wire.secrets = Secrets { guesses: vec![other.clone(), own], ..Secrets::default() };
+        for after in 0..wire.pieces.len() + 1 {
+            wire.secrets_after = after;
+            check(&wire, Cut::Nowhere);
+            check(&wire, Cut::Every(5));
+        }
+        wire.secrets = Secrets { guesses: vec![other], ..Secrets::default() };
+        wire.secrets_after = 0;
+        let (out, ledger) = wire.run(Cut::Nowhere);
+        assert_eq!((out, ledger.plaintext), (Default::default(), 0));
+        assert!(
+            ledger.sealed(Sealed::NoKey) > 0,
+            "what waits for its own is not the handshake's: {ledger:?}"
+        );
+    }
+}
+
 /// The keys of both directions, as a library expands them, without IV or salt.
 fn keys(wire: &Wire, secrets: &Secrets, suite: &suite::Suite) -> Vec<Vec<u8>> {
     let (hash, length) = (suite.hash, suite.bulk.key_length());
