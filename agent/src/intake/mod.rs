@@ -320,7 +320,7 @@ impl Kernel {
         let mut attached = self.attached.take()?;
         let links = self.uprobes.take_all(&mut attached);
         let detach = move || {
-            uprobes::end(links);
+            drop(links);
             drop(attached);
         };
         // Where there is no thread to be had, the closure is dropped, and with it the programs.

@@ -45,7 +45,8 @@ pub struct Ledger {
 }
 
 /// Where links end: on a thread of its own, begun with the first. The kernel waits at each until no processor can be in its
-/// handler any more, some ten milliseconds, and a process may have a dozen. What waits is no more than was attached.
+/// handler any more, some 70 ms, and holds a lock meanwhile (`perf_uprobe_destroy`: `event_mutex`), so that more threads would not end
+/// them sooner; a process may have two dozen. What waits is no more than was attached.
 #[derive(Default)]
 struct Off(Option<Sender<UProbeLink>>);
 
@@ -177,25 +178,6 @@ impl Uprobes {
         self.ledger
     }
 }
-
-/// Ends links, many at a time: those that wait in the kernel at once wait as long as one.
-pub fn end(links: Vec<UProbeLink>) {
-    let each = links.len().div_ceil(AT_ONCE).max(1);
-    let mut links = links.into_iter();
-    std::thread::scope(|scope| {
-        loop {
-            let some: Vec<_> = links.by_ref().take(each).collect();
-            if some.is_empty() {
-                return;
-            }
-            // Where there is no thread to be had, the closure is dropped, and with it the links.
-            let _ = std::thread::Builder::new().spawn_scoped(scope, move || drop(some));
-        }
-    });
-}
-
-/// Threads that end links at the agent's end.
-const AT_ONCE: usize = 16;
 
 fn hits(walks: &WalkMaps, process: ProcessKey, set: &Attached) -> u64 {
     set.points.iter().flat_map(|(addresses, _)| addresses).map(|&at| walks.hits(process, at)).sum()
