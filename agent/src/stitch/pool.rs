@@ -20,7 +20,7 @@ use foldhash::HashMap;
 
 use super::graph::{Choice, allowed};
 use super::ledger::Orphan;
-use super::node::{Node, NodeId, Process, Wait};
+use super::node::{NodeId, Process, Wait};
 use super::span::LinkMethod;
 use super::stitcher::Stitcher;
 use super::{Output, Serving};
@@ -112,9 +112,11 @@ impl Stitcher {
             return;
         };
         let before = std::mem::replace(&mut worker.answered, at.time);
-        let under_way = |call: &Node| call.is_open() && call.answered.is_none();
         let not_for_this = |&(began, call): &(Monotonic, Option<NodeId>)| {
-            began < read || call.and_then(|call| self.nodes.get(&call)).is_some_and(under_way)
+            began < read
+                || call
+                    .and_then(|call| self.nodes.get(&call))
+                    .is_some_and(|call| call.is_open() && call.answered.is_none())
         };
         if worker.calls.iter().any(not_for_this) {
             return self.refute(at.process, out);
@@ -152,7 +154,7 @@ impl Stitcher {
 
     fn decide_workers(&mut self, calls: &Calls, choice: Choice, out: &mut Vec<Output>) {
         for call in calls.iter().filter_map(|&(_, call)| call) {
-            if self.nodes.get(&call).and_then(Node::wait) == Some(Wait::Worker) {
+            if self.nodes.get(&call).and_then(|call| call.wait()) == Some(Wait::Worker) {
                 self.decide(call, choice, out);
             }
         }

@@ -37,7 +37,8 @@ pub struct Stitcher {
     pub(super) clock: Monotonic,
     pub(super) wall_offset: u64,
     pub(super) next: u64,
-    pub(super) nodes: HashMap<NodeId, Node>,
+    /// Each by itself: a table of them would grow by megabytes at a peak, and keep them.
+    pub(super) nodes: HashMap<NodeId, Box<Node>>,
     pub(super) by_exchange: HashMap<ExchangeId, NodeId>,
     pub(super) connections: HashMap<ConnectionId, Connection>,
     pub(super) connections_by_age: BTreeMap<u64, ConnectionId>,
@@ -226,7 +227,7 @@ impl Stitcher {
         self.connection(id.connection).open.push(node);
         self.nodes.insert(
             node,
-            Node {
+            Box::new(Node {
                 exchange: id,
                 role,
                 process: at.process,
@@ -249,7 +250,7 @@ impl Stitcher {
                 told: Told::default(),
                 other: Other::default(),
                 bytes,
-            },
+            }),
         );
         match role {
             Role::Server => {
@@ -360,6 +361,6 @@ struct Opening {
     serving: Serving,
 }
 
-fn held_role(nodes: &HashMap<NodeId, Node>, node: NodeId) -> Option<Role> {
+fn held_role(nodes: &HashMap<NodeId, Box<Node>>, node: NodeId) -> Option<Role> {
     nodes.get(&node).map(|node| node.role)
 }
