@@ -237,6 +237,10 @@ fn blocks(start: u64, bytes: &[u8], found: &mut Found) {
         }
         // The length may stand behind the bytes or before them.
         for begin in [at.checked_sub(64), Some(at + 8)].into_iter().flatten() {
+            // The second and third of three: the third is for exporting keys, and opens nothing.
+            if begin.checked_sub(BLOCK).and_then(|before| secret(before, used as usize)).is_some() {
+                continue;
+            }
             if let Some(traffic) = secret(begin, used as usize).zip(secret(begin + BLOCK, used as usize)) {
                 let places = vec![start + begin as u64];
                 found.add(Guess { session: None, traffic: vec![traffic.0, traffic.1], places });
@@ -364,6 +368,21 @@ mod tests {
         for behind in [true, false] {
             let mut memory = vec![0; 0x1000];
             for (n, seed) in [1u8, 2].into_iter().enumerate() {
+                let at = 0x208 + 72 * n;
+                let (bytes, used) = if behind { (at, at + 64) } else { (at + 8, at) };
+                memory[bytes..bytes + 48].copy_from_slice(&hash(seed, 48));
+                memory[used] = 48;
+            }
+            let got = guesses(0x7000, &memory, &[], Shapes::Blocks);
+            assert_eq!(got, [(None, hash(1, 4), 2)], "{behind}");
+        }
+    }
+
+    #[test]
+    fn of_three_blocks_the_first_two_are_a_session_s() {
+        for behind in [true, false] {
+            let mut memory = vec![0; 0x1000];
+            for (n, seed) in [1u8, 2, 3].into_iter().enumerate() {
                 let at = 0x208 + 72 * n;
                 let (bytes, used) = if behind { (at, at + 64) } else { (at + 8, at) };
                 memory[bytes..bytes + 48].copy_from_slice(&hash(seed, 48));
