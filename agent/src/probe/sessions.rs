@@ -100,7 +100,9 @@ impl Maker {
     /// Whether it is known where it keeps the secrets of this version.
     fn reads(&self, version: Option<Version>) -> bool {
         match (self, version) {
-            (Self::Go(_) | Self::Blocks(_), version) => version != Some(Version::Tls12),
+            (Self::Go(_), version) => version != Some(Version::Tls12),
+            // What was learned of a server does not hold for the same program as a client: nothing may wait for it.
+            (Self::Blocks(_), _) => false,
             (Self::OpenSsl(library), Some(Version::Tls13)) => library.traffic != [NOWHERE; 2],
             (Self::OpenSsl(library), Some(Version::Tls12)) => library.master != NOWHERE,
             (Self::OpenSsl(_), None) | (Self::Clear(_), _) => true,
