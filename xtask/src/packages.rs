@@ -85,7 +85,7 @@ fn program_of(package: &str) -> Option<&str> {
         "nginx-light" => Some("nginx"),
         "util-linux" => Some("unshare"),
         // The programs of PHP and PostgreSQL have a version in their names or folders.
-        "libc6-dev" | "php-fpm" | "postgresql" | "python3-venv" => None,
+        "libc6-dev" | "libssl-dev" | "php-fpm" | "postgresql" | "python3-venv" => None,
         package => Some(package),
     }
 }
@@ -101,9 +101,11 @@ fn is_there(need: &Need) -> bool {
         Some(program) if program.starts_with('/') => Path::new(program).exists(),
         Some(program) => command::exists(program),
         // Nothing to be seen of it: Debian knows, elsewhere the test that lacks it will say.
-        None => !is_debian() || need.package.as_deref().is_some_and(is_installed),
+        None => !is_debian(),
     };
-    program && need.version.is_none_or(|oldest| version_of(need).is_some_and(|version| version >= oldest))
+    // Nor is a package missing that is installed, whatever its programs are called.
+    let there = program || need.package.as_deref().is_some_and(is_installed);
+    there && need.version.is_none_or(|oldest| version_of(need).is_some_and(|version| version >= oldest))
 }
 
 fn is_installed(package: &str) -> bool {
@@ -211,6 +213,11 @@ mod tests {
             remedy(&missing),
             "missing: no-such-a, /no/such/b. On Debian: apt-get install --no-install-recommends tool"
         );
+    }
+
+    #[test]
+    fn a_package_that_is_installed_is_there_whatever_its_programs_are_called() {
+        assert_eq!(is_there(&need("no-such-program", "dpkg")), is_debian());
     }
 
     #[test]
