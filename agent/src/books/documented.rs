@@ -133,6 +133,10 @@ pub const DOCUMENTED: &[(&str, &str)] = &[
     ("spandrel_tls_held_probes", "Files with a probe where TLS sessions begin"),
     ("spandrel_tls_failed_libraries_total", "Libraries that could not be probed or planned for"),
     (
+        "spandrel_tls_learned_programs_total",
+        "Times that it was learned where, seen from the stack of a socket call, the secrets of a program's sessions lie",
+    ),
+    (
         "spandrel_tls_searched_sessions_total",
         "Ends of sessions whose secrets were searched for in their program's memory; refused for want of room; opened by what was found",
     ),
