@@ -25,6 +25,8 @@ pub const MAX_SECTIONS: usize = 1024;
 pub const MAX_SYMBOLS: usize = 1 << 20;
 /// Bytes of symbol names that are read: Node's are 20 MiB.
 pub const MAX_NAMES: u64 = 64 << 20;
+/// The longest name: a million symbols that share one of megabytes would take minutes.
+const MAX_NAME: usize = 16 << 10;
 /// Bytes that [`Elf::section_bytes`] and [`Elf::bytes_at`] read at once.
 pub const MAX_BYTES: usize = 64 << 20;
 /// Bytes of the names of sections that are read.
@@ -326,8 +328,9 @@ impl Elf {
     /// these: those of a large program take tens of MiB.
     pub fn symbol_within(&self, name: &str, most: u64) -> Option<Symbol> {
         let mut found = None;
-        self.symbols_within(most, &mut |candidate, symbol| {
-            if found.is_none() && candidate == name.as_bytes() {
+        self.symbols_within(most, &mut |names, symbol| {
+            // Its end is not looked for: it may be far away.
+            if names.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&0)) {
                 found = Some(*symbol);
             }
             found.is_none()
@@ -338,9 +341,13 @@ impl Elf {
     /// Shows each defined symbol with its name, the dynamic ones first, until `visit` says false. Returns whether
     /// all were shown: not so beyond [`MAX_SYMBOLS`] or [`MAX_NAMES`], or where a table cannot be read.
     pub fn symbols(&self, visit: &mut dyn FnMut(&[u8], &Symbol) -> bool) -> bool {
-        self.symbols_within(u64::MAX, visit)
+        self.symbols_within(u64::MAX, &mut |names, symbol| match first_name(names) {
+            Some(name) if !name.is_empty() => visit(name, symbol),
+            _ => true,
+        })
     }
 
+    /// The same; `visit` gets the names from the symbol's own on.
     fn symbols_within(&self, most: u64, visit: &mut dyn FnMut(&[u8], &Symbol) -> bool) -> bool {
         let names =
             |table: &Section| usize::try_from(table.link).ok().and_then(|names| self.sections.get(names));
@@ -381,8 +388,8 @@ impl Elf {
                     is_function: kind == elf::STT_FUNC || kind == elf::STT_GNU_IFUNC,
                     is_tls: kind == elf::STT_TLS,
                 };
-                let Some(name) = name_at(&names, raw.st_name.get(LE)) else { continue };
-                if !name.is_empty() && !visit(name, &symbol) {
+                let name = usize::try_from(raw.st_name.get(LE)).ok().and_then(|at| names.get(at..));
+                if name.is_some_and(|name| !visit(name, &symbol)) {
                     return Some(Shown::Enough);
                 }
             }
@@ -462,8 +469,13 @@ fn pread(file: &File, offset: u64, length: usize) -> std::io::Result<Vec<u8>> {
 }
 
 fn name_at(names: &[u8], offset: u32) -> Option<&[u8]> {
-    let rest = names.get(usize::try_from(offset).ok()?..)?;
-    rest.get(..memchr::memchr(0, rest)?)
+    first_name(names.get(usize::try_from(offset).ok()?..)?)
+}
+
+/// Up to its 0; none if it is too long for a name.
+fn first_name(names: &[u8]) -> Option<&[u8]> {
+    let names = names.get(..MAX_NAME).unwrap_or(names);
+    names.get(..memchr::memchr(0, names)?)
 }
 
 /// Fuzz body: no file makes the reader panic, read without a bound, or return what is not in the file.
