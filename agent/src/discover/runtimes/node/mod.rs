@@ -7,7 +7,7 @@
 //! ```
 //! The words are four doubles outside of V8's heap: current id, its trigger, the last id given out, and a default.
 //! They are found by what they look like, in the heap of the C library: a default of -1 behind three whole numbers
-//! of which the last is the largest. Only the main thread is followed: what a worker thread sends is an orphan.
+//! of which the last is the largest, which goes on counting. Only the main thread is followed: what a worker thread sends is an orphan.
 //!
 //! What a handler calls before it returns to the event loop is a `task`'s. What a timer or the callback of another call
 //! goes on to call is `inferred`: a timer that one request set may call for all that came meanwhile.
@@ -74,9 +74,16 @@ impl Runtime for Node {
         let Some(bias) = load_bias(&elf, process.maps, file) else {
             return Outcome::Refused("its program is mapped in an unusual way".into());
         };
-        let ids = match async_ids(process.maps, &process.memory) {
-            Ok(address) => address,
-            Err(why) => return Outcome::Later(RETRY, why.into()),
+        let mut found = async_ids(process.maps, &process.memory);
+        if found.len() > 1 {
+            // Copies are left over elsewhere at times, but stand still.
+            std::thread::sleep(AGAIN);
+            found.retain(|words| counts_on(words, &process.memory));
+        }
+        let ids = match found[..] {
+            [(address, _)] => address,
+            [] => return Outcome::Later(RETRY, "no place looks like its async ids".into()),
+            _ => return Outcome::Later(RETRY, "more than one place looks like its async ids".into()),
         };
         let point = |place: &Place| {
             let file_offset = elf.file_offset(place.address)?;
@@ -167,20 +174,18 @@ fn walk(mark: Mark, ids: u64, main: u32) -> Walk {
     Walk { tag: mark as u16, steps }
 }
 
-/// Where the words are: the one place in the C library's heap that looks like them.
-fn async_ids(maps: &Maps, memory: &dyn ReadMemory) -> Result<u64, &'static str> {
-    let mut found = None;
+/// Where the words may be: the places in the C library's heap that look like them, with the last id given out.
+fn async_ids(maps: &Maps, memory: &dyn ReadMemory) -> Vec<(u64, u64)> {
+    let mut found = Vec::new();
     let heap = maps.iter().filter(|mapping| mapping.path == b"[heap]" && mapping.write);
     for mapping in heap {
         let mut at = mapping.start;
         let end = mapping.end.min(mapping.start.saturating_add(MAX_HEAP));
-        while at < end {
+        while at < end && found.len() < MAX_COPIES {
             let length = usize::try_from(end - at).unwrap_or(0).min(MAX_READ);
             let Some(bytes) = memory.bytes(at, length) else { break };
             for (place, words) in bytes.windows(32).enumerate().step_by(8) {
-                if looks_like_ids(words) && found.replace(at + place as u64).is_some() {
-                    return Err("more than one place looks like its async ids");
-                }
+                found.extend(last_id(words).map(|last| (at + place as u64, last)));
             }
             if length < MAX_READ {
                 break;
@@ -188,23 +193,21 @@ fn async_ids(maps: &Maps, memory: &dyn ReadMemory) -> Result<u64, &'static str> 
             at += (length - 32) as u64 + 8;
         }
     }
-    found.ok_or("no place looks like its async ids")
+    found
 }
 
-fn looks_like_ids(words: &[u8]) -> bool {
-    let Some((words, [])) = words.split_at_checked(32) else { return false };
-    let mut numbers = words.chunks_exact(8).map(|word| {
-        let word: [u8; 8] = word.try_into().unwrap_or_default();
-        u64::from_le_bytes(word)
-    });
-    let (Some(id), Some(trigger), Some(counter), Some(default)) =
-        (numbers.next(), numbers.next(), numbers.next(), numbers.next())
-    else {
-        return false;
-    };
-    default == (-1.0f64).to_bits()
-        && machine::Words::of([id, trigger, counter])
-            .is_some_and(|words| (LEAST_IDS..MOST_IDS).contains(&words.counter))
+/// Whether ids were given out at this place since it was read.
+fn counts_on(&(address, before): &(u64, u64), memory: &dyn ReadMemory) -> bool {
+    memory.bytes(address, 32).and_then(|words| last_id(&words)).is_some_and(|now| now > before)
+}
+
+/// The last id given out, if these look like the words.
+fn last_id(words: &[u8]) -> Option<u64> {
+    let [id, trigger, counter, default] = words.as_chunks().0 else { return None };
+    let words = machine::Words::of([id, trigger, counter].map(|word| u64::from_le_bytes(*word)))?;
+    let ids = LEAST_IDS..MOST_IDS;
+    (u64::from_le_bytes(*default) == (-1.0f64).to_bits() && ids.contains(&words.counter))
+        .then_some(words.counter)
 }
 
 /// Ids that Node has given out by the time it runs a program.
@@ -213,6 +216,10 @@ const LEAST_IDS: u64 = 3;
 const MOST_IDS: u64 = 1 << 32;
 /// How much of the heap is looked through.
 const MAX_HEAP: u64 = 256 << 20;
+/// Places that may be looked at once more.
+const MAX_COPIES: usize = 16;
+/// How long after: a process that serves gives ids out meanwhile.
+const AGAIN: Duration = Duration::from_millis(50);
 /// How soon to look again.
 const RETRY: Duration = Duration::from_millis(500);
 /// Hits a second of the event loop's probes: some six a request.

@@ -2,7 +2,8 @@
 
 use super::super::starts::Starts;
 use super::machine::{By, Event, Machine, Owner, Watched, Words};
-use super::{looks_like_ids, promises::Promises};
+use super::{counts_on, last_id, promises::Promises};
+use crate::discover::memory::Image;
 
 /// A thread with a counter, two server connections that have been there since before (1 and 2, parsers 3 and 4), and
 /// client connections from 50 on.
@@ -386,10 +387,19 @@ fn words_that_are_no_ids_are_none() {
     assert!(words([0.5, 1.0, 3.0]).is_none());
     assert!(words([f64::NAN, 1.0, 3.0]).is_none());
     let bytes = |numbers: [f64; 4]| -> Vec<u8> { numbers.iter().flat_map(|n| n.to_le_bytes()).collect() };
-    assert!(looks_like_ids(&bytes([0.0, 0.0, 65.0, -1.0])));
-    assert!(!looks_like_ids(&bytes([0.0, 0.0, 2.0, -1.0])));
-    assert!(!looks_like_ids(&bytes([0.0, 0.0, 65.0, 0.0])));
-    assert!(!looks_like_ids(&bytes([6585623210375.0, 6585903543973.0, 6586009918833.0, -1.0])));
+    assert_eq!(last_id(&bytes([0.0, 0.0, 65.0, -1.0])), Some(65));
+    assert_eq!(last_id(&bytes([0.0, 0.0, 2.0, -1.0])), None);
+    assert_eq!(last_id(&bytes([0.0, 0.0, 65.0, 0.0])), None);
+    assert_eq!(last_id(&bytes([6585623210375.0, 6585903543973.0, 6586009918833.0, -1.0])), None);
+}
+
+#[test]
+fn of_places_that_look_like_ids_the_one_that_goes_on_counting_is_theirs() {
+    let words = |last: f64| [0.0, 0.0, last, -1.0].map(f64::to_bits);
+    let mut image = Image::default();
+    image.put_words(0x1000, &words(70.0)).put_words(0x2000, &words(65.0));
+    let found = [(0x1000, 65), (0x2000, 65), (0x3000, 65)];
+    assert_eq!(found.map(|words| counts_on(&words, &image)), [true, false, false]);
 }
 
 /// Enough registrations that constants are known.
