@@ -229,6 +229,9 @@ pub struct Found {
     pub traffic: [[u8; 64]; 2],
     /// The master secret of TLS 1.2.
     pub master: [u8; 48],
+    /// What lies before and behind traffic secrets that are blocks side by side: of which two of these are the right ones, a record's
+    /// tag must tell.
+    pub beside: [[u8; 64]; 2],
     /// The connection at whose call the session's address was on the stack; 0 if it was found elsewhere.
     pub connection: u64,
     /// Whose.
@@ -252,7 +255,7 @@ impl Found {
 /// What a session's secrets lie under in the map: its random bytes and the mark.
 pub type FoundKey = [u8; 40];
 
-const _: () = assert!(size_of::<Found>() == 232);
+const _: () = assert!(size_of::<Found>() == 232 + 128);
 
 #[cfg(test)]
 mod tests {

@@ -2,7 +2,7 @@
 //! joined by their connection; and no secret of theirs is in anything that the agent says. It must never take a span for
 //! seen that is of another request.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -363,11 +363,11 @@ fn known_in(secrets: &[Vec<u8>], memory: &[u8]) -> HashSet<usize> {
     likely.filter_map(|word| secrets.iter().position(|secret| secret.starts_with(word))).collect()
 }
 
-/// Which of them are in what a process could write.
-fn known_in_process(secrets: &[Vec<u8>], pid: u32) -> Result<HashSet<usize>> {
+/// Which of them are in what a process could write, and in which of its mappings.
+fn known_in_process(secrets: &[Vec<u8>], pid: u32) -> Result<HashMap<usize, String>> {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
     let memory = std::fs::File::open(format!("/proc/{pid}/mem"))?;
-    let mut known = HashSet::new();
+    let mut known = HashMap::new();
     for line in maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|may| may.starts_with("rw"))) {
         let (range, _) = line.split_once(' ').context("a line of maps")?;
         let (start, end) = range.split_once('-').context("a range of maps")?;
@@ -375,7 +375,7 @@ fn known_in_process(secrets: &[Vec<u8>], pid: u32) -> Result<HashSet<usize>> {
         let mut bytes = vec![0; usize::try_from(end - start)?];
         // What is mapped of a device cannot be read.
         if memory.read_exact_at(&mut bytes, start).is_ok() {
-            known.extend(known_in(secrets, &bytes));
+            known.extend(known_in(secrets, &bytes).into_iter().map(|secret| (secret, line.to_owned())));
         }
     }
     Ok(known)

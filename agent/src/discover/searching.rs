@@ -4,7 +4,9 @@
 //! never hold up the pipeline, read a process that is not the one meant, or search for more than a tenth of the time.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher as _, RandomState};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use super::answering::Answering;
@@ -12,8 +14,9 @@ use super::maps::Maps;
 use super::memory::ProcessMemory;
 use super::proc::is_meant;
 use super::schedules::Key;
-use super::secrets::{Found, Guess, Schedules, Shapes, find};
+use super::secrets::{Found, Guess, MAX_KEYS, Schedules, Shapes, find};
 use crate::identity::{ConnectionId, Monotonic, ProcessKey};
+use crate::tls::overwrite_stack;
 use crate::{clock, log};
 
 /// Questions that wait. Beyond: [`Ledger::unasked`].
@@ -21,6 +24,8 @@ const MAX_ASKS: usize = 1024;
 /// Keys of a process that are known for older ones, and how many processes': a process has some for each session.
 const MAX_SEEN: usize = 65_536;
 const MAX_SEEN_PROCESSES: usize = 256;
+/// For how long a key is kept that a search has seen and no session has asked for yet, nanoseconds.
+const YOUNG: u64 = 500_000_000;
 /// Sessions looked for in one search.
 const MAX_NEEDLES: usize = 256;
 /// How long questions are gathered before a search.
@@ -90,7 +95,15 @@ impl Searcher {
             Answering::<Ask, (Answer, u64)>::start("spandrel-secrets", MAX_ASKS, |asked, answer| {
                 let mut seen = Seen::default();
                 let mut credit = Credit::full(Instant::now());
-                while let Ok(ask) = asked.recv() {
+                loop {
+                    let ask = match asked.recv_timeout(Duration::from_nanos(YOUNG)) {
+                        Ok(ask) => ask,
+                        Err(RecvTimeoutError::Timeout) => {
+                            seen.expire();
+                            continue;
+                        }
+                        Err(RecvTimeoutError::Disconnected) => return,
+                    };
                     std::thread::sleep(GATHER);
                     let mut asks = vec![ask];
                     asks.extend(asked.try_iter().take(MAX_ASKS));
@@ -100,7 +113,9 @@ impl Searcher {
                         asks = elsewhere;
                         asks.extend(here.split_off(here.len().min(MAX_NEEDLES)));
                         let began = Instant::now();
-                        if answer.send(search(process, here, &mut seen)).is_err() {
+                        let answered = answer.send(search(process, here, &mut seen));
+                        overwrite_stack();
+                        if answered.is_err() {
                             return;
                         }
                         std::thread::sleep(credit.spend(began, Instant::now()));
@@ -139,19 +154,23 @@ impl Searcher {
     }
 }
 
-/// When keys were seen first, by process. A key is kept as a number that says nothing of it.
+/// When keys were seen first, by process; as numbers that say nothing of them. And those that are young: a session may be over, and its
+/// memory another's, before its records are read where there is much to do, and any search of its process has seen its keys.
 #[derive(Default)]
 struct Seen {
     hasher: RandomState,
     keys: HashMap<ProcessKey, HashMap<u64, Monotonic>>,
+    young: HashMap<ProcessKey, Vec<(Monotonic, Key)>>,
 }
 
 impl Seen {
-    /// Drops keys that were there before the oldest of the sessions looked for had begun: the process keeps those of all its
-    /// sessions, and some of those that are over.
-    fn drop_older(&mut self, process: ProcessKey, keys: &mut Vec<Key>, oldest: Monotonic) {
+    /// Adds those that were seen a moment ago, and drops those that were there before the oldest of the sessions looked for had begun: the
+    /// process keeps those of all its sessions, and some of those that are over.
+    fn complete(&mut self, process: ProcessKey, keys: &mut Vec<Key>, oldest: Monotonic) {
+        self.expire();
         if self.keys.len() >= MAX_SEEN_PROCESSES && !self.keys.contains_key(&process) {
             self.keys.clear();
+            self.young.clear();
         }
         let seen = self.keys.entry(process).or_default();
         // What is forgotten is tried once more.
@@ -159,7 +178,32 @@ impl Seen {
             seen.clear();
         }
         let now = clock::monotonic();
-        keys.retain(|key| *seen.entry(self.hasher.hash_one(key.as_slice())).or_insert(now) >= oldest);
+        let (young, mut kept) = (self.young.entry(process).or_default(), Vec::new());
+        for key in keys.drain(..) {
+            match seen.entry(self.hasher.hash_one(key.as_slice())) {
+                Entry::Vacant(new) => {
+                    new.insert(now);
+                    if young.len() < MAX_KEYS {
+                        young.push((now, key));
+                    }
+                }
+                Entry::Occupied(first) if now.since(*first.get()) >= YOUNG && *first.get() >= oldest => {
+                    kept.push(key);
+                }
+                Entry::Occupied(_) => {}
+            }
+        }
+        kept.extend(young.iter().filter(|(first, _)| *first >= oldest).map(|(_, key)| key.clone()));
+        *keys = kept;
+    }
+
+    /// Drops those that are young no more.
+    fn expire(&mut self) {
+        let now = clock::monotonic();
+        self.young.retain(|_, keys| {
+            keys.retain(|(first, _)| now.since(*first) < YOUNG);
+            !keys.is_empty()
+        });
     }
 }
 
@@ -186,7 +230,8 @@ impl Credit {
     }
 }
 
-/// Searches a process; finds nothing if it is not there any more.
+/// Searches a process; finds nothing if it is not there any more. Its frame is its own, to be overwritten.
+#[inline(never)]
 fn search(process: ProcessKey, asks: Vec<Ask>, seen: &mut Seen) -> (Answer, u64) {
     let nothing = |asks| (Answer { asks, guesses: Vec::new(), keys: Vec::new() }, 0);
     let Some(memory) = ProcessMemory::of(process.pid).filter(|_| is_meant(process)) else {
@@ -214,7 +259,7 @@ fn search(process: ProcessKey, asks: Vec<Ask>, seen: &mut Seen) -> (Answer, u64)
         began.elapsed().as_millis()
     ));
     if let Some(oldest) = asks.iter().map(|ask| ask.since).min() {
-        seen.drop_older(process, &mut keys, oldest);
+        seen.complete(process, &mut keys, oldest);
     }
     // What was read of another process that got its pid is nothing.
     if !is_meant(process) {
@@ -254,12 +299,13 @@ mod tests {
         let mut seen = Seen::default();
         let left = |seen: &mut Seen, process, bytes: &[u8], oldest| {
             let mut keys: Vec<Key> = bytes.iter().map(|&byte| key(byte)).collect();
-            seen.drop_older(process, &mut keys, oldest);
+            seen.complete(process, &mut keys, oldest);
             keys.iter().map(|key| key[0]).collect::<Vec<u8>>()
         };
         let before = clock::monotonic();
         assert_eq!(left(&mut seen, process, &[1, 2], before), [1, 2]);
         assert_eq!(left(&mut seen, process, &[1, 2, 3], before), [1, 2, 3], "the session is as old");
+        assert_eq!(left(&mut seen, process, &[], before), [1, 2, 3], "they are overwritten, and young");
         let later = Monotonic(clock::monotonic().0 + 1);
         assert_eq!(left(&mut seen, process, &[1, 2, 3], later), [0; 0]);
         let other = ProcessKey { pid: 2, ..process };
@@ -267,6 +313,9 @@ mod tests {
         for pid in 0..2 * MAX_SEEN_PROCESSES as u32 {
             left(&mut seen, ProcessKey { pid, ..process }, &[1], before);
         }
-        assert!(seen.keys.len() <= MAX_SEEN_PROCESSES);
+        assert!(seen.keys.len() <= MAX_SEEN_PROCESSES && seen.young.len() <= MAX_SEEN_PROCESSES);
+        std::thread::sleep(Duration::from_nanos(YOUNG));
+        seen.expire();
+        assert!(seen.young.is_empty(), "no key outlives its session by more");
     }
 }

@@ -35,9 +35,9 @@ pub type Bytes = Zeroizing<[u8; 64]>;
 pub struct Guess {
     /// Of the session with this number among those looked for; of any if none.
     pub session: Option<usize>,
-    /// The secrets of both directions, of TLS 1.3.
+    /// The secrets of both directions, of TLS 1.3, and what lies side by side with them.
     pub traffic: Vec<Bytes>,
-    /// Where they lie, the first of them: blocks alone, whose places tell those of others.
+    /// Where they lie, the first of them: blocks alone, [`BLOCK`] bytes apart, whose places tell those of others.
     pub places: Vec<u64>,
 }
 
@@ -56,8 +56,10 @@ const DISTANCES: [(i64, i64, usize); 6] = [
     (0xf0, 0x130, 64),
 ];
 
-/// What rustls keeps a traffic secret in: `tls13::key_schedule::OkmBlock`, 64 bytes of which so many are used.
-const BLOCK: usize = 72;
+/// What rustls keeps a traffic secret in: `crypto::tls13::OkmBlock`, 64 bytes of which so many are used.
+pub const BLOCK: usize = 72;
+/// Blocks side by side: `tls13::key_schedule::KeyScheduleTrafficWithClientFinishedPending` of rustls has four.
+const MAX_RUN: u64 = 5;
 
 /// A shape that lies across two pieces is seen from the second.
 const OVERLAP: usize = schedules::LONGEST;
@@ -111,7 +113,7 @@ pub fn find(
             pieces(memory, range, &mut piece, &mut found, &mut |at, bytes, found| {
                 needles.find(memory, at, bytes, found);
                 match shapes {
-                    Shapes::Blocks => blocks(at, bytes, found),
+                    Shapes::Blocks => blocks(memory, at, bytes, found),
                     Shapes::Arrays => arrays(bytes, found),
                     Shapes::None => {}
                 }
@@ -216,37 +218,57 @@ fn beside(memory: &dyn ReadMemory, at: u64, sessions: &[usize], found: &mut Foun
     }
 }
 
-/// Looks for two blocks side by side that are as much used.
-fn blocks(start: u64, bytes: &[u8], found: &mut Found) {
-    let word = |at: usize| {
-        let bytes = bytes.get(at..at.checked_add(8)?)?;
-        Some(u64::from_le_bytes(bytes.try_into().ok()?))
-    };
-    let secret = |at: usize, length: usize| {
-        let block = bytes.get(at..at.checked_add(64)?)?;
-        let (used, unused) = block.split_at_checked(length)?;
-        let is_one = is_random(used) && unused.iter().all(|&byte| byte == 0);
-        let mut secret: Bytes = Zeroizing::new([0; 64]);
-        secret.get_mut(..length)?.copy_from_slice(used);
-        is_one.then_some(secret)
-    };
+/// Looks for blocks side by side that are as much used: two traffic secrets, behind a secret of the handshake as long as that lasts, and
+/// before that for exporting keys.
+fn blocks(memory: &dyn ReadMemory, start: u64, bytes: &[u8], found: &mut Found) {
+    let here = (start, bytes);
     for at in (0..bytes.len().saturating_sub(BLOCK)).step_by(8) {
-        let Some(used @ (32 | 48)) = word(at) else { continue };
-        if word(at + BLOCK) != Some(used) {
+        let length = |at: usize| bytes.get(at..)?.first_chunk().map(|word| u64::from_le_bytes(*word));
+        let Some(used @ (32 | 48)) = length(at) else { continue };
+        if length(at + BLOCK) != Some(used) {
             continue;
         }
+        let is_used =
+            |address| read(memory, here, address).map(|word| u64::from_le_bytes(*word)) == Some(used);
+        let at = start + at as u64;
         // The length may stand behind the bytes or before them.
-        for begin in [at.checked_sub(64), Some(at + 8)].into_iter().flatten() {
-            // The second and third of three: the third is for exporting keys, and opens nothing.
-            if begin.checked_sub(BLOCK).and_then(|before| secret(before, used as usize)).is_some() {
+        for (begin, behind) in [(at.checked_sub(64), true), (at.checked_add(8), false)] {
+            let Some(begin) = begin.filter(|begin| *begin > BLOCK as u64) else { continue };
+            // Not the first of them, or of the other kind.
+            if secret(memory, here, begin - BLOCK as u64, used).is_some() || behind && is_used(begin - 8) {
                 continue;
             }
-            if let Some(traffic) = secret(begin, used as usize).zip(secret(begin + BLOCK, used as usize)) {
-                let places = vec![start + begin as u64];
-                found.add(Guess { session: None, traffic: vec![traffic.0, traffic.1], places });
+            let addresses = (0..MAX_RUN).map(|number| begin + number * BLOCK as u64);
+            let used_of = |address: u64| if behind { address + 64 } else { address - 8 };
+            let blocks = addresses.take_while(|address| is_used(used_of(*address)));
+            let traffic: Vec<Bytes> =
+                blocks.map_while(|address| secret(memory, here, address, used)).collect();
+            if traffic.len() > 1 {
+                found.add(Guess { session: None, traffic, places: vec![begin] });
             }
         }
     }
+}
+
+/// The secret that is so long in the 64 bytes at this address.
+fn secret(memory: &dyn ReadMemory, here: (u64, &[u8]), address: u64, used: u64) -> Option<Bytes> {
+    let bytes = read::<64>(memory, here, address)?;
+    let (secret, unused) = bytes.split_at_checked(usize::try_from(used).ok()?)?;
+    (is_random(secret) && unused.iter().all(|&byte| byte == 0)).then_some(bytes)
+}
+
+/// The bytes at this address: of those that are at hand, which begin at `start`, or of the memory.
+fn read<const N: usize>(
+    memory: &dyn ReadMemory,
+    (start, bytes): (u64, &[u8]),
+    address: u64,
+) -> Option<Zeroizing<[u8; N]>> {
+    let at = address.checked_sub(start).and_then(|at| usize::try_from(at).ok());
+    if let Some(here) = at.and_then(|at| bytes.get(at..)?.first_chunk()) {
+        return Some(Zeroizing::new(*here));
+    }
+    let mut read = Zeroizing::new([0; N]);
+    memory.read(address, read.as_mut_slice()).then_some(read)
 }
 
 /// Looks for arrays of bytes of HotSpot, whose head is a mark (unlocked: 1), a class in 4 bytes and a length in 4.
@@ -379,17 +401,18 @@ mod tests {
     }
 
     #[test]
-    fn of_three_blocks_the_first_two_are_a_session_s() {
-        for behind in [true, false] {
-            let mut memory = vec![0; 0x1000];
-            for (n, seed) in [1u8, 2, 3].into_iter().enumerate() {
-                let at = 0x208 + 72 * n;
+    fn blocks_side_by_side_are_one_guess_wherever_pieces_end() {
+        let places = (MAX_READ - 400..MAX_READ + 8).step_by(8);
+        for (behind, at) in places.flat_map(|at| [(true, at), (false, at)]) {
+            let mut memory = vec![0; MAX_READ * 2];
+            for (n, seed) in [1u8, 2, 3, 4].into_iter().enumerate() {
+                let at = at + 72 * n;
                 let (bytes, used) = if behind { (at, at + 64) } else { (at + 8, at) };
                 memory[bytes..bytes + 48].copy_from_slice(&hash(seed, 48));
                 memory[used] = 48;
             }
             let got = guesses(0x7000, &memory, &[], Shapes::Blocks);
-            assert_eq!(got, [(None, hash(1, 4), 2)], "{behind}");
+            assert_eq!(got, [(None, hash(1, 4), 4)], "{at}, {behind}");
         }
     }
 

@@ -294,6 +294,7 @@ impl Kernel {
                 handle(&found.0);
                 found.0.traffic.zeroize();
                 found.0.master.zeroize();
+                found.0.beside.zeroize();
             }
             if self.sessions.secrets.remove(&key).is_err() {
                 break;

@@ -93,7 +93,7 @@ impl Pipeline {
         while let Some(answer) = searcher.answer() {
             for (ask, places) in self.behind.try_guesses(&answer, searcher, now) {
                 if let Some(sessions) = &mut self.sessions {
-                    sessions.found(ask.process, ask.connection, places, &mut self.kernel);
+                    sessions.found(ask.process, ask.connection, &places, &mut self.kernel);
                 }
             }
         }
@@ -194,12 +194,17 @@ impl Behind {
         // Without random bytes, the connection itself says whose they are; with its hello, both ends have them.
         // The byte behind says that only the shape of what was found was right.
         let nameless = found.random.iter().skip(9).all(|&byte| byte == 0);
-        let [client, server] = &found.traffic;
-        let traffic = [tls::Secret::new(client), tls::Secret::new(server)];
+        let traffic = |blocks: &[[u8; 64]]| -> Vec<tls::Secret> {
+            blocks.iter().map(|block| tls::Secret::new(block)).collect()
+        };
         let secrets = match nameless && found.random[8] != 0 {
-            true => tls::Secrets { guesses: vec![traffic], ..tls::Secrets::default() },
+            true => {
+                let [mut guess, beside] = [traffic(&found.traffic), traffic(&found.beside)];
+                guess.extend(beside);
+                tls::Secrets { guesses: vec![guess], ..tls::Secrets::default() }
+            }
             false => tls::Secrets {
-                traffic: traffic.to_vec(),
+                traffic: traffic(&found.traffic),
                 master: vec![tls::Secret::new(&found.master)],
                 ..tls::Secrets::default()
             },

@@ -8,13 +8,14 @@ use std::collections::HashSet;
 
 use super::behind::Behind;
 use crate::discover::searching;
-use crate::discover::secrets::{Guess, Schedules};
+use crate::discover::secrets::{BLOCK, Guess, Schedules};
 use crate::identity::{ConnectionId, Monotonic, ProcessKey};
 use crate::probe::sessions::Sessions;
 use crate::{stream, tls};
 
-/// When the secrets of a session are searched for, nanoseconds after they were first missing, and after the search before.
-const SEARCHES: [u64; 4] = [3_000_000, 100_000_000, 1_000_000_000, 5_000_000_000];
+/// When the secrets of a session are searched for, nanoseconds after what could prove them first waited, and after the search
+/// before.
+const SEARCHES: [u64; 4] = [3_000_000, 50_000_000, 500_000_000, 5_000_000_000];
 /// When they are in a program whose sessions are looked into at their calls: a handshake among many may take long.
 const PLANNED: u64 = 150_000_000;
 /// How long a connection that is over is kept at the most, nanoseconds, for a last search at each end: what a program has allocated
@@ -61,6 +62,7 @@ impl Behind {
             let (state, random) = (end.layer.state(), end.hello);
             let searched_now = random.is_some_and(|random| under_way.contains(&random));
             let waits = state == tls::State::Waiting;
+            let provable = end.layer.is_provable();
             let version = end.layer.version();
             let schedules = match end.layer.wants_key() {
                 true => Schedules::Wanted,
@@ -84,9 +86,12 @@ impl Behind {
             let delay = SEARCHES.get(keyless.searched).copied().unwrap_or(u64::MAX);
             let delay = if planned { delay.max(PLANNED) } else { delay };
             let last = keyless.closed.is_some();
+            if !provable && !last {
+                keyless.since = now;
+            }
             if !searched_now
                 && !keyless.last
-                && (last || now.since(keyless.since) >= delay)
+                && (last || provable && now.since(keyless.since) >= delay)
                 && let ([Some(process), _], Some(random)) = (processes, random)
                 && self.may_look_into(process)
             {
@@ -108,17 +113,17 @@ impl Behind {
     }
 
     /// Tries what a search has found on the connections that it was made for; those that it opened, and where what did lies.
-    pub(super) fn try_guesses<'a>(
+    pub(super) fn try_guesses(
         &mut self,
-        answer: &'a searching::Answer,
+        answer: &searching::Answer,
         searcher: &mut searching::Searcher,
         now: Monotonic,
-    ) -> Vec<(searching::Ask, &'a [u64])> {
+    ) -> Vec<(searching::Ask, Vec<u64>)> {
         let mut opened = Vec::new();
         let mut trial = tls::Trial::default();
         for guess in &answer.guesses {
             let traffic = guess.traffic.iter().map(|secret| tls::Secret::new(secret.as_slice())).collect();
-            trial.add(guess.session, tls::Secrets { traffic, ..tls::Secrets::default() });
+            trial.add(guess.session, traffic);
         }
         answer.keys.iter().for_each(|key| trial.add_key(key));
         let answered: HashSet<ConnectionId> = answer.asks.iter().map(|ask| ask.connection).collect();
@@ -127,22 +132,30 @@ impl Behind {
         }
         for (number, ask) in answer.asks.iter().enumerate() {
             let Some(end) = self.connections.get(&ask.connection) else { continue };
-            if end.layer.state() == tls::State::Waiting
-                && end.hello == Some(ask.random)
-                && let Some(secrets) = end.layer.fits(&mut trial, number)
-            {
-                searcher.opened();
-                self.found(ask.random, &secrets, now);
-                let fits = |guess: &&Guess| {
-                    guess
-                        .traffic
-                        .iter()
-                        .any(|one| secrets.traffic.iter().any(|secret| secret.is(one.as_slice())))
-                };
-                let guess = answer.guesses.iter().find(fits);
-                opened.extend(guess.map(|guess| (*ask, guess.places.as_slice())));
+            if end.layer.state() != tls::State::Waiting || end.hello != Some(ask.random) {
+                continue;
+            }
+            match end.layer.fits(&mut trial, number) {
+                tls::Fits::Nothing => {}
+                tls::Fits::OneDirection(guesses) => self.found(ask.random, &guesses, now),
+                tls::Fits::Both { secrets, client } => {
+                    searcher.opened();
+                    self.found(ask.random, &secrets, now);
+                    opened.extend(client.map(|client| (*ask, places(&answer.guesses, &client))));
+                }
             }
         }
         opened
     }
+}
+
+/// Where this traffic secret lies: the client's, behind which is the server's.
+fn places(guesses: &[Guess], client: &tls::Secret) -> Vec<u64> {
+    let places = guesses.iter().flat_map(|guess| {
+        let number = guess.traffic.iter().position(|secret| client.is(secret.as_slice()));
+        number
+            .into_iter()
+            .flat_map(|number| guess.places.iter().map(move |place| place + (number * BLOCK) as u64))
+    });
+    places.collect()
 }

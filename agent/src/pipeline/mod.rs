@@ -36,7 +36,7 @@ use crate::screen::Screen;
 use crate::stitch::{Input, Output, Stitcher};
 use crate::stream::Streams;
 use crate::sum::Sum as _;
-use crate::{clock, log};
+use crate::{clock, log, tls};
 
 use behind::{Behind, Gone};
 
@@ -182,6 +182,16 @@ impl Pipeline {
 
     /// Does what there is to do now; how many records there were.
     pub fn turn(&mut self) -> usize {
+        let taken = self.take();
+        if self.sessions.is_some() {
+            tls::overwrite_stack();
+        }
+        taken
+    }
+
+    /// What a turn does; no part of its caller, so that all that it leaves on the stack lies below that.
+    #[inline(never)]
+    fn take(&mut self) -> usize {
         let mut taken = 0;
         let step = if self.sessions.is_some() { STEP } else { BATCH };
         let read = loop {

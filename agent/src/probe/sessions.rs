@@ -35,6 +35,9 @@ use crate::{clock, log};
 /// Files that are remembered. Beyond, no further library is looked into, which is counted.
 const MAX_FILES: usize = 4096;
 
+/// How long a process is not looked at again in which nothing was found, unless it may have loaded something.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// How often a file's probes may be refused before it is left alone.
 const MAX_REFUSED: usize = 8;
 
@@ -71,6 +74,8 @@ pub struct Sessions {
     processes: HashMap<u32, Vec<(Used, Monotonic)>>,
     /// Processes whose stacks are looked at.
     lessons: HashMap<u32, (ProcessKey, Lesson)>,
+    /// When those without one were looked at last.
+    without: HashMap<u32, Instant>,
     ledger: Ledger,
 }
 
@@ -156,16 +161,33 @@ impl Sessions {
         if self.processes.contains_key(&pid) {
             return true;
         }
+        // It begins sessions all the time, perhaps, and what it has loaded takes a moment to find out.
+        if self.without.get(&pid).is_some_and(|looked| looked.elapsed() < PAUSE) {
+            return false;
+        }
+        self.look_anew(pid, mode, kernel)
+    }
+
+    fn look_anew(&mut self, pid: u32, mode: Mode, kernel: &mut Kernel) -> bool {
         self.ledger.looked += 1;
-        self.look_for_more(pid, mode, kernel)
+        let found = self.look_for_more(pid, mode, kernel);
+        if found {
+            self.without.remove(&pid);
+        } else {
+            if self.without.len() >= MAX_FILES {
+                self.without.clear();
+            }
+            self.without.insert(pid, Instant::now());
+        }
+        found
     }
 
     /// Looks at a process that may have loaded a library since the last look.
     pub fn look_again(&mut self, pid: u32, mode: Mode, kernel: &mut Kernel) {
-        if mode == Mode::Probes && self.processes.contains_key(&pid) {
-            self.look_for_more(pid, mode, kernel);
-        } else {
-            self.look(pid, mode, kernel);
+        match self.processes.contains_key(&pid) {
+            true if mode == Mode::Probes => _ = self.look_for_more(pid, mode, kernel),
+            false if mode != Mode::Off => _ = self.look_anew(pid, mode, kernel),
+            _ => {}
         }
     }
 
@@ -363,6 +385,7 @@ impl Sessions {
     pub fn exited(&mut self, pid: u32, kernel: &mut Kernel) {
         kernel.forget_sessions(pid);
         self.lessons.remove(&pid);
+        self.without.remove(&pid);
         let Some(keys) = self.processes.remove(&pid) else { return };
         if keys.iter().any(|((_, mode), _)| *mode == Mode::Probes) {
             kernel.forget_clear_process(pid);

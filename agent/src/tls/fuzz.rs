@@ -6,7 +6,7 @@
 use super::handshake::{Hello, MAX_HELLO, Reader};
 use super::record::{Framed, Framer, MAX_BODY};
 use super::testing::moment;
-use super::{Layer, MAX_WAITING_BYTES, May, Secret, Secrets, Trial};
+use super::{Fits, Layer, MAX_WAITING_BYTES, May, Secret, Secrets, Trial};
 use crate::identity::Direction;
 use crate::stream::{Content, GapCause, Piece};
 
@@ -73,13 +73,17 @@ pub fn fuzz_layer(data: &[u8]) {
                 let mut trial = Trial::default();
                 trial.add_key(&[operation; 16]);
                 trial.add_key(&[operation; 32]);
-                if let Some(found) = layer.fits(&mut trial, 0) {
-                    assert!(found.traffic.is_empty() && !found.keys.is_empty());
+                match layer.fits(&mut trial, 0) {
+                    Fits::Both { secrets, .. } => {
+                        assert!(secrets.traffic.is_empty() && !secrets.keys.is_empty())
+                    }
+                    Fits::OneDirection(_) => panic!("there is no guess"),
+                    Fits::Nothing => {}
                 }
                 let secret = Secret::new(&[operation; 48]);
                 let key = Secret::new(&[operation; 44]);
                 let secrets = Secrets {
-                    guesses: vec![[secret.clone(), key.clone()]],
+                    guesses: vec![vec![secret.clone(), key.clone()]],
                     traffic: vec![secret.clone()],
                     master: vec![secret],
                     keys: vec![key],

@@ -36,8 +36,8 @@ mod trial;
 mod way;
 
 pub use ledger::{Ledger, Sealed};
-pub use secret::{MAX_SECRET, Random, Secret, Secrets};
-pub use session::{Agreed, MAX_WAITING_BYTES, MAX_WAITING_RECORDS};
+pub use secret::{MAX_SECRET, Random, Secret, Secrets, overwrite_stack};
+pub use session::{Agreed, Fits, MAX_WAITING_BYTES, MAX_WAITING_RECORDS};
 pub use suite::Version;
 pub use trial::Trial;
 
@@ -158,10 +158,14 @@ impl Layer {
         self.session.as_mut().and_then(|session| session.take_proven())
     }
 
-    /// What of the guesses at the session with this number opens records that wait: what was found together opens together. Nothing
-    /// is consumed, and none if it is not enough to go on with.
-    pub fn fits(&self, trial: &mut Trial, number: usize) -> Option<Secrets> {
-        self.session.as_ref().and_then(|session| session.fits(trial, number))
+    /// What of the guesses at the session with this number opens records that wait. Nothing is consumed.
+    pub fn fits(&self, trial: &mut Trial, number: usize) -> Fits {
+        self.session.as_ref().map_or(Fits::Nothing, |session| session.fits(trial, number))
+    }
+
+    /// True if what waits for secrets is enough to prove them by.
+    pub fn is_provable(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.is_provable())
     }
 
     /// The version that was agreed on, as far as it was seen.

@@ -40,9 +40,9 @@ impl Secret {
 
     /// It, and these bytes behind it.
     pub(super) fn followed_by(&self, more: &[u8]) -> Self {
-        let mut both = self.clone();
+        // With room for all: what grows is moved, and left where it was.
+        let mut both = Self::new(&self.0);
         let room = MAX_SECRET.saturating_sub(both.0.len());
-        both.0.reserve_exact(room);
         both.0.extend(more.iter().take(room));
         both
     }
@@ -69,12 +69,13 @@ pub struct Secrets {
     pub master: Vec<Secret>,
     /// Keys of AES-GCM, each of one direction, with its IV (TLS 1.3) or salt (TLS 1.2) behind it: what is found without a secret.
     pub keys: Vec<Secret>,
-    /// Traffic secrets of both directions that are as likely another session's: none is one of this before a record proves it.
-    pub guesses: Vec<[Secret; 2]>,
+    /// Secrets that lie side by side, traffic secrets of both directions among them, and that are as likely another session's: none is
+    /// one of this before a record proves it. The first tells one guess from another.
+    pub guesses: Vec<Vec<Secret>>,
 }
 
-/// How many of each kind are kept for one session: both directions of two generations.
-pub const MAX_CANDIDATES: usize = 4;
+/// How many of each kind are kept for one session: both directions of two generations, or two guesses of four.
+pub const MAX_CANDIDATES: usize = 8;
 
 /// How many guesses are kept: what the stack has of other sessions at some calls.
 const MAX_GUESSES: usize = 16;
@@ -100,12 +101,19 @@ impl Secrets {
         Self { traffic, master: self.master.clone(), keys: self.keys.clone(), guesses: Vec::new() }
     }
 
+    /// Puts guesses that are known behind all others: they go last.
+    pub(super) fn renew(&mut self, guesses: Self) {
+        let renewed = |known: &Vec<Secret>| guesses.guesses.iter().any(|guess| is_same(known, guess));
+        self.guesses.retain(|known| !renewed(known));
+        self.guesses.extend(guesses.guesses);
+    }
+
     /// Adds what is not known yet; the oldest goes if there are too many. False if nothing was new.
     pub fn add(&mut self, other: &Self) -> bool {
         let mut new = false;
         let Self { traffic, master, keys, guesses } = other;
         for guess in guesses {
-            if !self.guesses.iter().any(|known| known[0].0 == guess[0].0) {
+            if !guess.is_empty() && !self.guesses.iter().any(|known| is_same(known, guess)) {
                 if self.guesses.len() >= MAX_GUESSES {
                     self.guesses.remove(0);
                 }
@@ -131,6 +139,22 @@ impl Secrets {
     }
 }
 
+/// Whether two guesses begin alike.
+fn is_same(one: &[Secret], other: &[Secret]) -> bool {
+    one.first().zip(other.first()).is_some_and(|(one, other)| one.0 == other.0)
+}
+
+/// How far below its caller a thread's stack is overwritten, in bytes: deeper than secrets are ever passed.
+const DEPTH: usize = 64 << 10;
+
+/// Overwrites what calls that are over have left on this thread's stack. Secrets are passed through it, on their way from the
+/// kernel and within the ciphers, and what is left of a call is overwritten by the next that is as deep, or by none.
+#[inline(never)]
+pub fn overwrite_stack() {
+    let below = [0u8; DEPTH];
+    std::hint::black_box(&below);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,7 +168,7 @@ mod tests {
 
     #[test]
     fn guesses_are_kept_apart_and_bounded() {
-        let pair = |byte| [Secret::new(&[byte; 32]), Secret::new(&[!byte; 32])];
+        let pair = |byte| vec![Secret::new(&[byte; 32]), Secret::new(&[!byte; 32])];
         let mut secrets = Secrets::default();
         for byte in 1..=2 * MAX_GUESSES as u8 {
             let guess = Secrets { guesses: vec![pair(byte)], ..Secrets::default() };

@@ -11,7 +11,7 @@ use super::cipher::{Opener, Party};
 use super::handshake::{Hello, ServerHello};
 use super::ledger::{Ledger, Sealed};
 use super::record::{APPLICATION_DATA, CHANGE_CIPHER_SPEC, Framed, Framer, HANDSHAKE, HEADER, Record};
-use super::secret::{Random, Secrets};
+use super::secret::{Random, Secret, Secrets};
 use super::suite::{Bulk, SUITES, Suite, Version, suite};
 use super::trial::{self, Trial};
 use super::way::{Epoch, Numbers, Tried, Way};
@@ -28,8 +28,10 @@ const MAX_GUESSES: u32 = 8;
 /// How often other secrets may begin that anew: a program whose sessions cannot be told apart brings one's at each call of another.
 const MAX_RENEWALS: u32 = 16;
 
-/// Records of a direction on which guesses are tried, and how long they may be: a handshake's come first.
+/// Records of a direction on which guesses are tried, and how long they may be: a handshake's come first, of which the client has one, or
+/// with a certificate three.
 const GUESSED_RECORDS: usize = 8;
+const GUESSED_OF_CLIENT: usize = 4;
 const MAX_GUESSED: usize = 4096;
 
 /// How many records may wait. More: no key is waited for any longer.
@@ -48,6 +50,23 @@ pub struct Agreed {
 
 /// Where plaintext goes.
 pub(super) type Sink<'a> = dyn FnMut(Direction, Piece<'_>) + 'a;
+
+/// What of a trial's guesses opens records of a session.
+#[derive(Debug)]
+pub enum Fits {
+    /// None.
+    Nothing,
+    /// Those that open one direction, as guesses still: copies of secrets lie about of which one is overwritten already, and with
+    /// the right one of the other direction its records would be taken for the handshake's.
+    OneDirection(Secrets),
+    /// Those that open it.
+    Both {
+        /// With all that lay beside them.
+        secrets: Secrets,
+        /// Of a guess that keeps the client's traffic secret before the server's, the client's.
+        client: Option<Secret>,
+    },
+}
 
 /// A TLS connection.
 #[derive(Debug)]
@@ -139,6 +158,13 @@ impl Session {
         session
     }
 
+    fn of(&self, direction: Direction) -> &Way {
+        match direction {
+            Direction::Send => &self.send,
+            Direction::Receive => &self.receive,
+        }
+    }
+
     fn way(&mut self, direction: Direction) -> &mut Way {
         match direction {
             Direction::Send => &mut self.send,
@@ -204,11 +230,7 @@ impl Session {
 
     /// True if the headers of records tell how much plaintext this direction has.
     pub fn is_measured(&self, direction: Direction) -> bool {
-        let way = match direction {
-            Direction::Send => &self.send,
-            Direction::Receive => &self.receive,
-        };
-        matches!(&way.epoch, Epoch::Open(opener) if opener.length_is_exact())
+        matches!(&self.of(direction).epoch, Epoch::Open(opener) if opener.length_is_exact())
     }
 
     /// The version that was agreed on.
@@ -272,20 +294,27 @@ impl Session {
         self.prove(ledger, out);
     }
 
-    /// Tries guesses on what waits: those that open something are this session's secrets.
+    /// Tries guesses on what waits: those that open both directions are this session's secrets.
     fn prove(&mut self, ledger: &mut Ledger, out: &mut Sink<'_>) {
-        if self.secrets.guesses.is_empty() || !self.waits() {
+        if self.secrets.guesses.is_empty() || !self.waits() || !self.is_provable() {
             return;
         }
         let mut trial = Trial::default();
         for traffic in &self.secrets.guesses {
-            trial.add(None, Secrets { traffic: traffic.to_vec(), ..Secrets::default() });
+            trial.add(None, traffic.clone());
         }
-        if let Some(proven) = self.fits(&mut trial, 0) {
-            self.secrets.guesses.clear();
-            self.secrets.add(&proven);
-            self.proven = Some(proven);
-            self.pump(ledger, out);
+        match self.fits(&mut trial, 0) {
+            Fits::Nothing => {}
+            Fits::OneDirection(guesses) => self.secrets.renew(guesses),
+            Fits::Both { secrets, .. } => {
+                // They may be the handshake's, and the others those of what follows.
+                self.secrets.add(&secrets);
+                self.proven = Some(secrets);
+                self.pump(ledger, out);
+                if self.send.data && self.receive.data {
+                    self.secrets.guesses.clear();
+                }
+            }
         }
     }
 
@@ -309,35 +338,76 @@ impl Session {
         }
     }
 
-    /// What of these guesses opens the first record of a direction that waits: its number is 0. One of TLS 1.3 that is alone must
-    /// have the other direction's beside it: without it, that direction's records would be taken for the handshake's.
-    pub fn fits(&self, trial: &mut Trial, number: usize) -> Option<Secrets> {
-        let suite = self.suite()?;
-        let mut fitting = Secrets::default();
-        for direction in [Direction::Send, Direction::Receive] {
-            if suite.version == Version::Tls13 {
-                let records = self.waiting.iter().filter(|(of, _)| *of == direction);
-                let records = records.filter_map(|(_, waiting)| match waiting {
-                    Waiting::Record(record) => Some(record),
-                    Waiting::Lost { .. } => None,
-                });
-                let whole = |record: &&Record| record.kind() == APPLICATION_DATA && record.missing.is_none();
-                let short = |record: &&Record| record.body.len() <= MAX_GUESSED;
-                let records: Vec<&Record> =
-                    records.filter(whole).filter(short).take(GUESSED_RECORDS).collect();
-                // A secret is worth more than a key: of it come those of later generations.
-                if let Some(found) = trial.opening(suite, &records, number) {
-                    fitting.add(found);
-                    continue;
+    /// What of these guesses opens records that wait, as the first of their direction. In TLS 1.3 both directions must be opened, or the
+    /// records of the other would be taken for the handshake's.
+    pub fn fits(&self, trial: &mut Trial, number: usize) -> Fits {
+        let Some(suite) = self.suite() else { return Fits::Nothing };
+        let (mut fitting, mut guesses, mut client) = (Secrets::default(), Secrets::default(), None);
+        // A handshake's secret is the client's as well, and comes before.
+        let (mut opened, mut furthest) = (0, 0);
+        let client_direction = self.client.unwrap_or(Direction::Send);
+        for direction in [client_direction, client_direction.opposite()] {
+            // What was opened before, and goes on when the other does.
+            if self.of(direction).proven && self.waiting.front().is_none_or(|(of, _)| *of != direction) {
+                opened += 1;
+                continue;
+            }
+            let is_client = self.client == Some(direction);
+            // A secret is worth more than a key: of it come those of later generations. What opens nothing of the client's is not
+            // tried on the server's, whose handshake may be long.
+            if suite.version == Version::Tls13
+                && (is_client || opened > 0)
+                && let Some((traffic, which)) = trial.opening(suite, &self.guessed(direction), number)
+            {
+                let at = if is_client { Some(which) } else { which.checked_sub(1) };
+                if let Some(at) = at.filter(|at| client.is_none() || *at > furthest) {
+                    (client, furthest) = (traffic.get(at).cloned(), at);
                 }
+                fitting.add(&Secrets { traffic: traffic.to_vec(), ..Secrets::default() });
+                guesses.guesses.push(traffic.to_vec());
+                opened += 1;
+                continue;
             }
             if self.wants_key()
                 && let Some(key) = trial.proving(suite, &self.sealed(direction))
             {
                 fitting.keys.push(key);
+                opened += 1;
             }
         }
-        fitting.is_enough(suite.version).then_some(fitting)
+        match suite.version {
+            Version::Tls13 if opened < 2 && guesses.guesses.is_empty() => Fits::Nothing,
+            Version::Tls13 if opened < 2 => Fits::OneDirection(guesses),
+            version if fitting.is_enough(version) => Fits::Both { secrets: fitting, client },
+            _ => Fits::Nothing,
+        }
+    }
+
+    /// True if what waits is enough to prove guesses by, should they be right: in TLS 1.3 something of the client's that its handshake's
+    /// secret does not seal. Before, the client may not have derived what is looked for.
+    pub fn is_provable(&self) -> bool {
+        let by_client = |(direction, waiting): &&(Direction, Waiting)| {
+            self.client == Some(*direction)
+                && matches!(waiting, Waiting::Record(record) if record.kind() == APPLICATION_DATA)
+        };
+        let proven = self.client.is_some_and(|client| self.of(client).proven);
+        match self.version() {
+            // Its Finished is one record (RFC 8446 §4.4.4).
+            Some(Version::Tls13) if !proven => self.waiting.iter().filter(by_client).nth(1).is_some(),
+            _ => self.waits(),
+        }
+    }
+
+    /// The records of a direction on which guesses are tried.
+    fn guessed(&self, direction: Direction) -> Vec<&Record> {
+        let most = if self.client == Some(direction) { GUESSED_OF_CLIENT } else { GUESSED_RECORDS };
+        let records = self.waiting.iter().filter(|(of, _)| *of == direction);
+        let records = records.filter_map(|(_, waiting)| match waiting {
+            Waiting::Record(record) => Some(record),
+            Waiting::Lost { .. } => None,
+        });
+        let whole = records.filter(|record| record.kind() == APPLICATION_DATA && record.missing.is_none());
+        whole.filter(|record| record.body.len() <= MAX_GUESSED).take(most).collect()
     }
 
     /// True if a key of AES, without a secret, could open it.
@@ -347,10 +417,7 @@ impl Session {
 
     /// The sealed records of a direction that wait, from the first on, as far as their numbers are certain.
     fn sealed(&self, direction: Direction) -> Vec<trial::Sealed<'_>> {
-        let (way, version) = match direction {
-            Direction::Send => (&self.send, self.suite().map(|suite| suite.version)),
-            Direction::Receive => (&self.receive, self.suite().map(|suite| suite.version)),
-        };
+        let (way, version) = (self.of(direction), self.suite().map(|suite| suite.version));
         let first = if matches!(way.epoch, Epoch::Sealed) { way.number } else { 0 };
         let waiting = self.waiting.iter().filter(|(of, _)| *of == direction).map(|(_, waiting)| waiting);
         let kinds = waiting.take_while(|waiting| match waiting {

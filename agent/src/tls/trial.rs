@@ -6,7 +6,7 @@
 use super::cipher::Opener;
 use super::nonce::Gcm;
 use super::record::{HANDSHAKE, Record};
-use super::secret::{Secret, Secrets};
+use super::secret::Secret;
 use super::suite::{Suite, Version};
 
 /// The guesses of one search.
@@ -20,9 +20,9 @@ pub struct Trial {
 struct Guess {
     /// Which of the sessions that were looked for it is of; any if none.
     session: Option<usize>,
-    secrets: Secrets,
-    /// Its keys, once they were needed, for the suite with this number.
-    openers: Option<(u16, Vec<Opener>)>,
+    traffic: Vec<Secret>,
+    /// The key of each, once they were needed, for the suite with this number.
+    openers: Option<(u16, Vec<Option<Opener>>)>,
 }
 
 /// A key of AES, of any session or of none.
@@ -49,9 +49,9 @@ const TAG: usize = 16;
 const MAX_TRIED: usize = 4096;
 
 impl Trial {
-    /// Adds a guess at the secrets of this session, or of any.
-    pub fn add(&mut self, session: Option<usize>, secrets: Secrets) {
-        self.guesses.push(Guess { session, secrets, openers: None });
+    /// Adds a guess at the traffic secrets of this session, or of any.
+    pub fn add(&mut self, session: Option<usize>, traffic: Vec<Secret>) {
+        self.guesses.push(Guess { session, traffic, openers: None });
     }
 
     /// Adds a key of AES, of 16 or 32 bytes.
@@ -61,32 +61,36 @@ impl Trial {
         }
     }
 
-    /// The guess of which one opens one of these records of this session as the first of its direction.
+    /// The guess of which one opens one of these records of this session as the first of its direction, and which of it.
     pub(super) fn opening(
         &mut self,
         suite: &'static Suite,
         records: &[&Record],
         session: usize,
-    ) -> Option<&Secrets> {
-        let opening = self.guesses.iter_mut().filter(|guess| !records.is_empty() && guess.may_be(session));
-        let mut opening = opening.filter_map(|guess| {
+    ) -> Option<(&[Secret], usize)> {
+        if records.is_empty() {
+            return None;
+        }
+        // First those that have opened the other direction, or are this session's anyway.
+        let may_be = self.guesses.iter_mut().filter(|guess| guess.session.is_none_or(|of| of == session));
+        let (own, any): (Vec<_>, Vec<_>) = may_be.partition(|guess| guess.session.is_some());
+        let (guess, opened) = own.into_iter().chain(any).find_map(|guess| {
             if guess.openers.as_ref().is_none_or(|(number, _)| *number != suite.number) {
-                let secrets = guess.secrets.traffic.iter();
-                let secrets = secrets.filter_map(|secret| secret.prefix(suite.hash.length()));
-                let openers = secrets.filter_map(|secret| Opener::of_traffic_secret(suite, secret)).collect();
-                guess.openers = Some((suite.number, openers));
+                let opener =
+                    |secret: &Secret| Opener::of_traffic_secret(suite, secret.prefix(suite.hash.length())?);
+                guess.openers = Some((suite.number, guess.traffic.iter().map(opener).collect()));
             }
-            let openers = guess.openers.iter().flat_map(|(_, openers)| openers);
+            let (_, openers) = guess.openers.as_ref()?;
             let opens = |opener: &Opener| {
                 records.iter().any(|record| opener.open(0, &record.header, &record.body).is_some())
             };
-            let fits = openers.into_iter().any(opens);
-            fits.then_some(guess)
-        });
-        let guess = opening.next()?;
+            // A secret of the handshake, which opens as well, comes before.
+            let opened = openers.iter().rposition(|opener| opener.as_ref().is_some_and(opens))?;
+            Some((guess, opened))
+        })?;
         // The other direction of the same session may need it still.
         guess.session = Some(session);
-        Some(&guess.secrets)
+        Some((&guess.traffic, opened))
     }
 
     /// The key that opens these records of one direction, which wait in this order, with what makes nonces of it: the salt in TLS 1.2,
@@ -110,12 +114,6 @@ impl Trial {
         })?;
         key.taken = true;
         Some(found)
-    }
-}
-
-impl Guess {
-    fn may_be(&self, session: usize) -> bool {
-        self.session.is_none_or(|of| of == session)
     }
 }
 

@@ -89,14 +89,17 @@ fn of_guesses_those_come_out_that_open_a_session_in_both_directions() {
             continue;
         }
         let mut trial = Trial::default();
-        trial.add(None, other);
-        assert!(layer.fits(&mut trial, 0).is_none(), "{suite:?}");
-        trial.add(Some(7), secrets.clone());
-        assert!(layer.fits(&mut trial, 0).is_none(), "{suite:?}: of another session");
+        trial.add(None, other.traffic);
+        assert!(matches!(layer.fits(&mut trial, 0), Fits::Nothing), "{suite:?}");
+        trial.add(Some(7), secrets.traffic.clone());
+        assert!(matches!(layer.fits(&mut trial, 0), Fits::Nothing), "{suite:?}: of another session");
         for secret in &secrets.traffic {
-            trial.add(None, Secrets { traffic: vec![secret.clone()], ..Secrets::default() });
+            trial.add(None, vec![secret.clone()]);
         }
-        let found = layer.fits(&mut trial, 0).expect("both directions' secrets are there");
+        let Fits::Both { secrets: found, client } = layer.fits(&mut trial, 0) else {
+            panic!("both directions' secrets are there: {suite:?}");
+        };
+        assert!(client.is_some_and(|client| client.is(secrets.traffic[0].bytes())), "{suite:?}");
         let mut plaintext = Vec::new();
         layer.secrets(&found, &mut |_, piece| {
             if let crate::stream::Content::Bytes(bytes) = piece.content {
@@ -105,10 +108,11 @@ fn of_guesses_those_come_out_that_open_a_session_in_both_directions() {
         });
         assert_eq!(plaintext, b"GET / HTTP/1.1\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", "{suite:?}");
         let mut one = Trial::default();
-        one.add(None, Secrets { traffic: secrets.traffic[..1].to_vec(), ..Secrets::default() });
+        one.add(None, secrets.traffic[..1].to_vec());
         let mut wire = Wire::new(suite);
         wire.client(b"GET / HTTP/1.1\r\n\r\n");
-        assert!(wire.waiting().0.fits(&mut one, 0).is_none(), "{suite:?}: one direction");
+        let one = wire.waiting().0.fits(&mut one, 0);
+        assert!(!matches!(one, Fits::Both { .. }), "{suite:?}: one direction");
     }
 }
 
@@ -118,16 +122,25 @@ fn a_guess_at_another_session_takes_nothing_of_what_its_own_opens() {
         let mut wire = Wire::new(suite);
         wire.client(b"GET / HTTP/1.1\r\n\r\n");
         wire.server(b"HTTP/1.1 200 OK\r\n\r\n");
-        let pair = |secrets: &Secrets| <[Secret; 2]>::try_from(secrets.traffic.clone()).ok();
-        let (Some(own), Some(other)) = (pair(&wire.secrets), pair(&Wire::new(suite).secrets)) else {
+        let (own, other) = (wire.secrets.traffic.clone(), Wire::new(suite).secrets.traffic);
+        let [client, server] = own.as_slice() else {
             // TLS 1.2 has none.
             continue;
         };
-        wire.secrets = Secrets { guesses: vec![other.clone(), own], ..Secrets::default() };
-        for after in 0..wire.pieces.len() + 1 {
-            wire.secrets_after = after;
-            check(&wire, Cut::Nowhere);
-            check(&wire, Cut::Every(5));
+        // What lies beside is told with it: a pair that is another than meant has one of the two, and the other beside it.
+        let exporter = Secret::new(&[0x5a; 48]);
+        let shifted = vec![server.clone(), exporter.clone(), client.clone()];
+        let earlier = vec![exporter.clone(), client.clone(), Secret::new(&[0; 64]), server.clone()];
+        // And of a copy one may be overwritten.
+        let damaged = [vec![exporter.clone(), server.clone()], vec![client.clone(), exporter]];
+        for own in [own, shifted, earlier] {
+            let guesses = [&other, &damaged[0], &own, &damaged[1]].map(Vec::clone);
+            wire.secrets = Secrets { guesses: guesses.to_vec(), ..Secrets::default() };
+            for after in 0..wire.pieces.len() + 1 {
+                wire.secrets_after = after;
+                check(&wire, Cut::Nowhere);
+                check(&wire, Cut::Every(5));
+            }
         }
         wire.secrets = Secrets { guesses: vec![other], ..Secrets::default() };
         wire.secrets_after = 0;
@@ -187,16 +200,17 @@ fn keys_without_a_secret_open_a_session_and_find_its_iv_or_salt() {
             }
             trial.add_key(&[0; 16]);
             trial.add_key(b"not a key");
-            assert!(layer.fits(&mut trial, 0).is_none(), "{suite:?}: of another session");
+            assert!(matches!(layer.fits(&mut trial, 0), Fits::Nothing), "{suite:?}: of another session");
             let right = keys(&wire, &secrets, suite);
             trial.add_key(&right[0]);
             let one = layer.fits(&mut trial, 0);
-            assert_eq!(one.is_some(), suite.version == Version::Tls12, "{suite:?}: one direction");
+            let enough = matches!(one, Fits::Both { .. });
+            assert_eq!(enough, suite.version == Version::Tls12, "{suite:?}: one direction");
             let mut trial = Trial::default();
             right.iter().for_each(|key| trial.add_key(key));
-            let found = layer.fits(&mut trial, 0).expect("both directions' keys are there");
+            let found = both(layer.fits(&mut trial, 0));
             assert_eq!(found.keys.len(), 2);
-            assert!(layer.fits(&mut trial, 0).is_none(), "they are taken");
+            assert!(matches!(layer.fits(&mut trial, 0), Fits::Nothing), "they are taken");
             let mut plaintext = Vec::new();
             layer.secrets(&found, &mut |_, piece| {
                 if let crate::stream::Content::Bytes(bytes) = piece.content {
@@ -210,6 +224,13 @@ fn keys_without_a_secret_open_a_session_and_find_its_iv_or_salt() {
     }
 }
 
+fn both(fits: Fits) -> Secrets {
+    match fits {
+        Fits::Both { secrets, .. } => secrets,
+        other => panic!("the keys of both directions are there: {other:?}"),
+    }
+}
+
 #[test]
 fn behind_a_key_update_a_key_without_a_secret_opens_nothing() {
     for (offered, suite) in gcm().into_iter().filter(|(_, suite)| suite.version == Version::Tls13) {
@@ -219,7 +240,7 @@ fn behind_a_key_update_a_key_without_a_secret_opens_nothing() {
         let (layer, secrets) = wire.waiting();
         let mut trial = Trial::default();
         keys(&wire, &secrets, suite).iter().for_each(|key| trial.add_key(key));
-        wire.secrets = layer.fits(&mut trial, 0).expect("both directions' keys are there");
+        wire.secrets = both(layer.fits(&mut trial, 0));
         wire.update_keys();
         wire.client(b"after");
         wire.server(&[b'x'; 4000]);
