@@ -307,7 +307,6 @@ impl Session {
             Fits::Nothing => {}
             Fits::OneDirection(guesses) => self.secrets.renew(guesses),
             Fits::Both { secrets, .. } => {
-                // They may be the handshake's, and the others those of what follows.
                 self.secrets.add(&secrets);
                 self.proven = Some(secrets);
                 self.pump(ledger, out);
@@ -343,8 +342,7 @@ impl Session {
     pub fn fits(&self, trial: &mut Trial, number: usize) -> Fits {
         let Some(suite) = self.suite() else { return Fits::Nothing };
         let (mut fitting, mut guesses, mut client) = (Secrets::default(), Secrets::default(), None);
-        // A handshake's secret is the client's as well, and comes before.
-        let (mut opened, mut furthest) = (0, 0);
+        let mut opened = 0;
         let client_direction = self.client.unwrap_or(Direction::Send);
         for direction in [client_direction, client_direction.opposite()] {
             // What was opened before, and goes on when the other does.
@@ -360,9 +358,7 @@ impl Session {
                 && let Some((traffic, which)) = trial.opening(suite, &self.guessed(direction), number)
             {
                 let at = if is_client { Some(which) } else { which.checked_sub(1) };
-                if let Some(at) = at.filter(|at| client.is_none() || *at > furthest) {
-                    (client, furthest) = (traffic.get(at).cloned(), at);
-                }
+                client = client.or_else(|| at.and_then(|at| traffic.get(at).cloned()));
                 fitting.add(&Secrets { traffic: traffic.to_vec(), ..Secrets::default() });
                 guesses.guesses.push(traffic.to_vec());
                 opened += 1;
@@ -398,16 +394,20 @@ impl Session {
         }
     }
 
-    /// The records of a direction on which guesses are tried.
+    /// The records of a direction on which guesses are tried: not the first that is sealed, which is the handshake's, whose secrets lie
+    /// about as those of the data do, and are of no use.
     fn guessed(&self, direction: Direction) -> Vec<&Record> {
+        let way = self.of(direction);
+        let sealed = usize::from(!way.proven && way.number == 0);
         let most = if self.client == Some(direction) { GUESSED_OF_CLIENT } else { GUESSED_RECORDS };
         let records = self.waiting.iter().filter(|(of, _)| *of == direction);
         let records = records.filter_map(|(_, waiting)| match waiting {
             Waiting::Record(record) => Some(record),
             Waiting::Lost { .. } => None,
         });
-        let whole = records.filter(|record| record.kind() == APPLICATION_DATA && record.missing.is_none());
-        whole.filter(|record| record.body.len() <= MAX_GUESSED).take(most).collect()
+        let records = records.filter(|record| record.kind() == APPLICATION_DATA).skip(sealed);
+        let whole = records.filter(|record| record.missing.is_none() && record.body.len() <= MAX_GUESSED);
+        whole.take(most).collect()
     }
 
     /// True if a key of AES, without a secret, could open it.
