@@ -379,17 +379,22 @@ impl Session {
         }
     }
 
-    /// True if what waits is enough to prove guesses by, should they be right: in TLS 1.3 something of the client's that its handshake's
-    /// secret does not seal. Before, the client may not have derived what is looked for.
+    /// True if what waits is enough to prove guesses by, should they be right. Before, a program may not have derived what is looked for.
+    /// In TLS 1.3 that is something of the client's behind its Finished, which is one record (RFC 8446 §4.4.4); in TLS 1.2, where each
+    /// direction has a key of its own, something of each.
     pub fn is_provable(&self) -> bool {
-        let by_client = |(direction, waiting): &&(Direction, Waiting)| {
-            self.client == Some(*direction)
-                && matches!(waiting, Waiting::Record(record) if record.kind() == APPLICATION_DATA)
+        let has = |direction: Direction, number: usize| {
+            let sealed = self.waiting.iter().filter(|(of, waiting)| {
+                *of == direction
+                    && matches!(waiting, Waiting::Record(record) if record.kind() != CHANGE_CIPHER_SPEC)
+            });
+            self.of(direction).proven || sealed.count() > number
         };
-        let proven = self.client.is_some_and(|client| self.of(client).proven);
-        match self.version() {
-            // Its Finished is one record (RFC 8446 §4.4.4).
-            Some(Version::Tls13) if !proven => self.waiting.iter().filter(by_client).nth(1).is_some(),
+        match (self.version(), self.client) {
+            (Some(Version::Tls13), Some(client)) => self.waits() && has(client, 1),
+            (Some(Version::Tls12), Some(_)) => {
+                self.waits() && has(Direction::Send, 0) && has(Direction::Receive, 0)
+            }
             _ => self.waits(),
         }
     }
