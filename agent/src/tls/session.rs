@@ -307,12 +307,11 @@ impl Session {
             Fits::Nothing => {}
             Fits::OneDirection(guesses) => self.secrets.renew(guesses),
             Fits::Both { secrets, .. } => {
+                // What else was guessed is others'.
+                self.secrets.guesses.clear();
                 self.secrets.add(&secrets);
                 self.proven = Some(secrets);
                 self.pump(ledger, out);
-                if self.send.data && self.receive.data {
-                    self.secrets.guesses.clear();
-                }
             }
         }
     }
