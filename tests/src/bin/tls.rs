@@ -328,7 +328,7 @@ fn programs(
                 continue;
             }
         };
-        let Verdict { sent, clients, servers, joined, wrong } = &verdict;
+        let Verdict { sent, clients, servers, joined, wrong, failed } = &verdict;
         let sum = |names: &[&str]| outcome.counters.sum(names);
         let sessions = sum(&["spandrel_tls_sessions_total"]) / 2;
         println!(
@@ -343,6 +343,9 @@ fn programs(
                 Per::Request => sum(&["spandrel_kernel_tls_probe_hits_total"]) as f64 / (2 * sent) as f64,
             },
         );
+        if *failed > 0 {
+            println!("    {failed} spans failed");
+        }
         for text in wrong.iter().take(3) {
             println!("    {text}");
         }

@@ -352,6 +352,8 @@ pub struct Verdict {
     pub clients: usize,
     /// Those with a server span.
     pub servers: usize,
+    /// Spans that failed. A client sends a request again whose connection was reset (HttpsURLConnection does), so these count as none.
+    pub failed: usize,
     /// Those with one of each, the one below the other by their connection, `https` and this version.
     pub joined: usize,
     /// Spans that are not of a request or not alone, have another parent than their client, or another version.
@@ -368,6 +370,10 @@ impl Verdict {
         for span in spans.iter().filter(|span| !span.attribute("tls.protocol.version").is_empty()) {
             if !known.contains(span.path()) {
                 verdict.wrong.push(format!("nobody asked for {:?}", span.path()));
+                continue;
+            }
+            if !span.attribute("error.type").is_empty() {
+                verdict.failed += 1;
                 continue;
             }
             *met.entry((span.path(), span.kind)).or_default() += 1;
