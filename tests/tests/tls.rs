@@ -82,7 +82,7 @@ fn probed(
     let (verdict, outcome) = tls::run_over(programs, version, load, &["--tls".into(), "probes".into()])?;
     let sum = |names: &[&str]| outcome.counters.sum(names);
     let late = sum(&["spandrel_tls_clear_sessions_total", "uncounted"]) + sum(&["dropped_bytes", "unknown"]);
-    let Verdict { sent, joined, clients, servers, wrong } = &verdict;
+    let Verdict { sent, joined, clients, servers, wrong, .. } = &verdict;
     ensure!(
         wrong.is_empty() && servers == sent && (joined == clients || late > 0),
         "{verdict:?}\n{}",
