@@ -62,7 +62,6 @@ impl Behind {
             let (state, random) = (end.layer.state(), end.hello);
             let searched_now = random.is_some_and(|random| under_way.contains(&random));
             let waits = state == tls::State::Waiting;
-            let provable = end.layer.is_provable();
             let version = end.layer.version();
             let schedules = match end.layer.wants_key() {
                 true => Schedules::Wanted,
@@ -80,6 +79,7 @@ impl Behind {
                 end.keyless = waits;
                 continue;
             }
+            let provable = end.layer.is_provable();
             let has_plan =
                 |process: &ProcessKey| sessions.is_some_and(|all| all.has_plan(process.pid, version));
             let planned = processes.iter().flatten().any(has_plan);

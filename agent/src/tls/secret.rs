@@ -141,7 +141,7 @@ impl Secrets {
 
 /// Whether two guesses begin alike.
 fn is_same(one: &[Secret], other: &[Secret]) -> bool {
-    one.first().zip(other.first()).is_some_and(|(one, other)| one.0 == other.0)
+    one.first().zip(other.first()).is_some_and(|(one, other)| one.is(other.bytes()))
 }
 
 /// How far below its caller a thread's stack is overwritten, in bytes: deeper than secrets are ever passed.
